@@ -1,0 +1,311 @@
+//! Map keys and values: what is counted in the kernel, and under which identity.
+//!
+//! A key holds exactly what a metric's labels are made from, so that a count can be exported
+//! without the ring. All integers are in host order, addresses are 16 bytes in network order with
+//! IPv4 written as `::ffff:a.b.c.d`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::wire_enum;
+
+wire_enum! {
+    /// Why a listener dropped a handshake.
+    DropReason {
+        /// The accept queue was full when a SYN came (`ListenOverflows`).
+        AcceptQueueFullSyn = 0, "accept_queue_full_syn";
+        /// The accept queue was full when the handshake's last ACK came (`ListenOverflows`).
+        AcceptQueueFullAck = 1, "accept_queue_full_ack";
+        /// The SYN queue was full and SYN cookies were off (`TCPReqQFullDrop`).
+        SynQueueFull = 2, "syn_queue_full";
+        /// `ListenDrops` without an overflow: prune, memory, route, ICMP.
+        Other = 3, "other";
+        /// The kernel counted it and no hook could tell why.
+        Unknown = 4, "unknown";
+    }
+}
+
+wire_enum! {
+    /// What made the kernel send a segment again.
+    RetransmitCause {
+        /// A SYN in SYN_SENT, or a SYN-ACK.
+        Syn = 0, "syn";
+        /// The retransmission timer.
+        Rto = 1, "rto";
+        /// Fast retransmit in Recovery.
+        Fast = 2, "fast";
+        /// A tail-loss probe (RFC 8985).
+        TailLossProbe = 3, "tail_loss_probe";
+        /// Further segments after an RTO, in Loss.
+        SlowStart = 4, "slow_start";
+        /// A segment that carries FIN only.
+        Fin = 5, "fin";
+        /// The kernel counted it and no hook saw it.
+        Unknown = 6, "unknown";
+    }
+}
+
+wire_enum! {
+    /// Which end of the connection this socket is.
+    Role {
+        /// Neither could be told; the port stays empty.
+        Unknown = 0, "unknown";
+        /// The socket called `connect()`.
+        Client = 1, "client";
+        /// The socket came from a listener.
+        Server = 2, "server";
+    }
+}
+
+wire_enum! {
+    /// How a `connect()` ended.
+    ConnectResult {
+        /// The handshake completed.
+        Established = 0, "established";
+        /// The peer answered with RST (ECONNREFUSED).
+        Refused = 1, "refused";
+        /// No answer within the retries (ETIMEDOUT).
+        TimedOut = 2, "timed_out";
+        /// ECONNRESET.
+        Reset = 3, "reset";
+        /// ICMP said so, or there is no route (EHOSTUNREACH, ENETUNREACH).
+        Unreachable = 4, "unreachable";
+        /// No ephemeral port was free (EADDRNOTAVAIL).
+        NoPort = 5, "no_port";
+        /// The application closed the socket before an answer came.
+        Abandoned = 6, "abandoned";
+        /// Any other error.
+        Other = 7, "other";
+    }
+}
+
+wire_enum! {
+    /// What a row of the counters map counts; `a` and `b` of [`CounterKey`] depend on it.
+    Counter {
+        /// State changes; `a` = old state, `b` = new state; cgroup 0.
+        Transition = 0, "transition";
+        /// Retransmitted segments; `a` = [`RetransmitCause`]; role and port set.
+        Retransmit = 1, "retransmit";
+        /// Retransmitted segments that did not leave the host (`TCPRetransFail`).
+        RetransmitFailed = 2, "retransmit_failed";
+        /// `connect()` calls by SYN retries; `a` = [`ConnectResult`], `b` = bucket of [`CONNECT_RETRY_BUCKETS`].
+        ConnectRetries = 3, "connect_retries";
+        /// Sum of SYN retries; `a` = [`ConnectResult`].
+        ConnectRetriesSum = 4, "connect_retries_sum";
+        /// Failed `connect()` calls; `a` = [`ConnectResult`]; port set.
+        ConnectFailure = 5, "connect_failure";
+        /// TIME_WAIT sockets that the kernel refused to make (exact rungs).
+        TimeWaitOverflow = 6, "time_wait_overflow";
+        /// Closes that may have overflowed; confirmed against `TCPTimeWaitOverflow` (set_state rung).
+        TimeWaitCandidate = 7, "time_wait_candidate";
+        /// Listener drops that found no room in the listeners map; `a` = [`DropReason`].
+        ListenDrop = 8, "listen_drop";
+        /// Accepted connections that found no room in the listeners map.
+        Accepted = 9, "accepted";
+        /// SYN-ACK retransmits that found no room in the listeners map.
+        SynackRetransmit = 10, "synack_retransmit";
+    }
+}
+
+/// Upper bounds (inclusive) of the SYN-retry histogram; one more bucket takes the rest.
+/// 4 ends the linear retries of Linux ≥ 6.5, 6 is the documents' `tcp_syn_retries`, 10 is where
+/// the ladder of Linux ≥ 6.5 ends.
+pub const CONNECT_RETRY_BUCKETS: [u8; 9] = [0, 1, 2, 3, 4, 6, 8, 10, 15];
+
+/// The cgroup id of rows that found no room under their own key: the `_other` row.
+pub const CGROUP_OTHER: u64 = u64::MAX;
+/// The port of rows of a workload that already has its share of ports.
+pub const PORT_OTHER: u16 = 0;
+/// `role` of a [`CounterKey`] whose port found no room ([`Role`] in the low bits).
+pub const ROLE_PORT_OTHER: u8 = 0x80;
+
+/// A listener as metrics name it. All sockets of a `SO_REUSEPORT` group in one cgroup share a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// Network namespace: `net_cookie`, or the inode number where the kernel has no plain cookie.
+    pub netns: u64,
+    /// cgroup v2 id of the socket (the inode of its directory); 1 is the root.
+    pub cgroup: u64,
+    /// Bound address, network order.
+    pub address: [u32; 4],
+    /// Bound port, host order.
+    pub port: u16,
+    /// Always zero: padding would be part of the key.
+    pub zero: [u16; 3],
+}
+
+/// How many slots of [`PEAK_SLOT_NS`] the peak of a queue is kept for: 2 minutes and the running slot.
+pub const PEAK_SLOTS: usize = 5;
+/// Length of one peak slot in nanoseconds (30 s).
+pub const PEAK_SLOT_NS: u64 = 30_000_000_000;
+
+/// Highest queue length seen during one slot of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Peak {
+    /// Number of the slot: `ktime_ns / PEAK_SLOT_NS`, low 32 bits.
+    pub slot: u32,
+    /// Highest accept-queue length seen in it, in connections.
+    pub length: u32,
+}
+
+/// What is counted for one [`ListenerKey`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerStats {
+    /// Drops by [`DropReason`].
+    pub drops: [u64; DropReason::COUNT],
+    /// Connections that completed the handshake (LISTEN → SYN_RECV → ESTABLISHED).
+    pub accepted: u64,
+    /// SYN-ACKs sent again.
+    pub synack_retransmits: u64,
+    /// `listen()` calls seen that opened a listener.
+    pub opened: u64,
+    /// Listeners seen closing.
+    pub closed: u64,
+    /// Sum of `sk_drops` at close: evidence for the lowest rung, never a count of drops.
+    pub closed_sk_drops: u64,
+    /// Thread-group id of the last caller of `listen()`; 0 when none was seen.
+    pub owner_tgid: u32,
+    /// Backlog of the last listener that closed, to name its limit after its end.
+    pub last_limit: u32,
+    /// `comm` of that thread group's leader (kernel ≥ 5.11; else of the calling thread).
+    pub owner_comm: [u8; 16],
+    /// Peaks of the accept queue, by slot number modulo [`PEAK_SLOTS`].
+    pub peaks: [Peak; PEAK_SLOTS],
+}
+
+/// Key of the counters map: one number per workload and kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CounterKey {
+    /// As in [`ListenerKey::netns`].
+    pub netns: u64,
+    /// cgroup v2 id of the socket, 0 where the counter is per namespace, or [`CGROUP_OTHER`].
+    pub cgroup: u64,
+    /// The server's port in host order, 0 where there is none.
+    pub port: u16,
+    /// [`Role`], or [`ROLE_PORT_OTHER`] set.
+    pub role: u8,
+    /// [`Counter`].
+    pub counter: u8,
+    /// First detail, see [`Counter`].
+    pub a: u8,
+    /// Second detail, see [`Counter`].
+    pub b: u8,
+    /// Always zero.
+    pub zero: u16,
+}
+
+/// Key of the workloads map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WorkloadKey {
+    /// As in [`ListenerKey::netns`].
+    pub netns: u64,
+    /// cgroup v2 id of the socket.
+    pub cgroup: u64,
+}
+
+/// Key of the ports map: a port that a workload has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortKey {
+    /// The workload's namespace.
+    pub netns: u64,
+    /// The workload's cgroup.
+    pub cgroup: u64,
+    /// The server's port, host order.
+    pub port: u16,
+    /// [`Role`].
+    pub role: u8,
+    /// Always zero.
+    pub zero: [u8; 5],
+}
+
+/// What the hooks know of a network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NetnsSeen {
+    /// When a hook first met it, ktime nanoseconds.
+    pub first_ns: u64,
+    /// Inode number, as `/proc/PID/ns/net` shows it.
+    pub inum: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Per-CPU tally of one event kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventTally {
+    /// Records put on the ring.
+    pub emitted: u64,
+    /// Records lost because the ring was full.
+    pub lost_ring: u64,
+    /// Records withheld by the rate limit.
+    pub lost_rate: u64,
+    /// Second (ktime) that `window_count` belongs to.
+    pub window_second: u64,
+    /// Records emitted in that second.
+    pub window_count: u64,
+}
+
+/// What a listener drop looked like while its outcome was still open (packet rung), per CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PendingHandshake {
+    /// The listener that the packet came to.
+    pub listener: ListenerKey,
+    /// When it came, ktime nanoseconds; 0 = nothing is pending.
+    pub since_ns: u64,
+    /// Client's address, network order.
+    pub remote: [u32; 4],
+    /// Address the client called, network order.
+    pub local: [u32; 4],
+    /// Accept-queue length before the packet.
+    pub queue_length: u32,
+    /// Accept-queue limit.
+    pub queue_limit: u32,
+    /// SYN-queue length before the packet.
+    pub syn_queue_length: u32,
+    /// Client's port, host order.
+    pub remote_port: u16,
+    /// [`DropReason`] if no answer follows.
+    pub reason: u8,
+    /// AF_INET (2) or AF_INET6 (10) of the packet.
+    pub family: u8,
+}
+
+/// One socket that a process listens on, as the listener pass writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerSocket {
+    /// Its metric identity.
+    pub key: ListenerKey,
+    /// Address of the kernel's `struct sock`: tells sockets of one key apart, nothing else.
+    pub sock: u64,
+    /// cgroup v2 id of the process that holds it (0 in a namespace-bound walk).
+    pub holder_cgroup: u64,
+    /// Thread-group id of the holder (0 in a namespace-bound walk).
+    pub holder_tgid: u32,
+    /// Network namespace inode number.
+    pub netns_inum: u32,
+    /// `sk_ack_backlog`: connections that wait for `accept()`.
+    pub accept_queue_length: u32,
+    /// `sk_max_ack_backlog`: the queue holds one connection more than this.
+    pub accept_queue_limit: u32,
+    /// `icsk_accept_queue.qlen`: handshakes under way.
+    pub syn_queue_length: u32,
+    /// `sk_drops`, u32, wraps.
+    pub sk_drops: u32,
+    /// `comm` of the holder's thread-group leader.
+    pub holder_comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<ListenerKey>() == 40);
+const _: () = assert!(size_of::<ListenerStats>() == 144);
+const _: () = assert!(size_of::<CounterKey>() == 24);
+const _: () = assert!(size_of::<PortKey>() == 24);
+const _: () = assert!(size_of::<PendingHandshake>() == 96);
+const _: () = assert!(size_of::<ListenerSocket>() == 96);

@@ -1,0 +1,181 @@
+//! Constants handed to the programs in `.rodata` before they are loaded.
+//!
+//! The verifier knows their values, so a field offset becomes part of a direct load, and a branch
+//! on a switch costs nothing: the dead side is removed.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Marks a field that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Declares [`Offsets`] together with the BTF path that each field is resolved from.
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident = $($path:literal)|+;)+) => {
+        /// Byte offsets of kernel fields, from the running kernel's BTF; [`ABSENT`] where it has none.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct Offsets { $($(#[$doc])* pub $name: u32,)+ }
+
+        impl Offsets {
+            /// Every field absent.
+            pub const NONE: Self = Self { $($name: ABSENT,)+ };
+
+            /// Field name and BTF paths (`struct.member.member`), the first that exists is used.
+            pub const PATHS: &'static [(&'static str, &'static [&'static str])] =
+                &[$((stringify!($name), &[$($path),+]),)+];
+
+            /// Builds the table by asking `resolve` for each row of [`Self::PATHS`].
+            pub fn resolve_with(mut resolve: impl FnMut(&'static str, &'static [&'static str]) -> Option<u32>) -> Self {
+                Self { $($name: resolve(stringify!($name), &[$($path),+]).unwrap_or(ABSENT),)+ }
+            }
+        }
+    };
+}
+
+offsets! {
+    /// `u16`, AF_INET or AF_INET6.
+    skc_family = "sock_common.skc_family";
+    /// `u8`.
+    skc_state = "sock_common.skc_state";
+    /// Local port, host order.
+    skc_num = "sock_common.skc_num";
+    /// Remote port, network order.
+    skc_dport = "sock_common.skc_dport";
+    /// Remote IPv4 address.
+    skc_daddr = "sock_common.skc_daddr";
+    /// Bound IPv4 address.
+    skc_rcv_saddr = "sock_common.skc_rcv_saddr";
+    /// Remote IPv6 address; absent without CONFIG_IPV6.
+    skc_v6_daddr = "sock_common.skc_v6_daddr";
+    /// Bound IPv6 address; absent without CONFIG_IPV6.
+    skc_v6_rcv_saddr = "sock_common.skc_v6_rcv_saddr";
+    /// `struct net *`.
+    skc_net = "sock_common.skc_net.net" | "sock_common.skc_net";
+    /// Accept-queue length.
+    sk_ack_backlog = "sock.sk_ack_backlog";
+    /// Accept-queue limit.
+    sk_max_ack_backlog = "sock.sk_max_ack_backlog";
+    /// Packets discarded at this socket.
+    sk_drops = "sock.sk_drops.counter" | "sock.sk_drops";
+    /// Pending error.
+    sk_err = "sock.sk_err";
+    /// `u16`, 6 = TCP.
+    sk_protocol = "sock.sk_protocol";
+    /// `struct cgroup *` (≥ 5.15).
+    sk_cgroup = "sock.sk_cgrp_data.cgroup";
+    /// The same as a tagged integer (5.10).
+    sk_cgroup_val = "sock.sk_cgrp_data.val";
+    /// `u32`, as `/proc/PID/ns/net` shows it.
+    net_inum = "net.ns.inum";
+    /// `u64` (≥ 5.12); before, a lazily made atomic: absent.
+    net_cookie = "net.net_cookie";
+    /// `tcp_syncookies` of the namespace.
+    net_syncookies = "net.ipv4.sysctl_tcp_syncookies";
+    /// `tcp_max_syn_backlog` of the namespace.
+    net_max_syn_backlog = "net.ipv4.sysctl_max_syn_backlog";
+    /// `struct inet_timewait_death_row`, embedded or by pointer.
+    net_death_row = "net.ipv4.tcp_death_row";
+    /// TIME_WAIT sockets plus one (≥ 6.1).
+    tw_refcount = "inet_timewait_death_row.tw_refcount.refs.counter";
+    /// TIME_WAIT sockets (5.10).
+    tw_count = "inet_timewait_death_row.tw_count.counter";
+    /// `tcp_max_tw_buckets`.
+    tw_max_buckets = "inet_timewait_death_row.sysctl_max_tw_buckets";
+    /// Bound port, network order; 0 = none could be had.
+    inet_sport = "inet_sock.inet_sport";
+    /// SYN-queue length.
+    icsk_qlen = "inet_connection_sock.icsk_accept_queue.qlen.counter";
+    /// TCP_DEFER_ACCEPT retries.
+    icsk_defer_accept = "inet_connection_sock.icsk_accept_queue.rskq_defer_accept";
+    /// Which timer is armed.
+    icsk_pending = "inet_connection_sock.icsk_pending";
+    /// Byte whose low five bits are the congestion state.
+    icsk_ca_state = "inet_connection_sock.icsk_ca_state";
+    /// Segments sent again over the socket's life.
+    total_retrans = "tcp_sock.total_retrans";
+    /// On a listener: when its SYN queue last overflowed.
+    ts_recent_stamp = "tcp_sock.rx_opt.ts_recent_stamp";
+    /// EtherType, network order.
+    skb_protocol = "sk_buff.protocol";
+    /// Control block; holds `struct tcp_skb_cb`.
+    skb_cb = "sk_buff.cb";
+    /// `tcp_gso_segs` within the control block.
+    cb_gso_segs = "tcp_skb_cb.tcp_gso_segs";
+    /// `tcp_flags` within the control block (low byte).
+    cb_tcp_flags = "tcp_skb_cb.tcp_flags";
+    /// `struct sock *` of the request's listener.
+    req_listener = "request_sock.__req_common.skc_listener";
+    /// Byte whose upper seven bits count SYN-ACK timeouts.
+    req_num_timeout = "request_sock.num_timeout";
+    /// Receive window offered.
+    req_rcv_wnd = "request_sock.rsk_rcv_wnd";
+    /// Client's initial sequence number.
+    treq_rcv_isn = "tcp_request_sock.rcv_isn";
+    /// Our initial sequence number.
+    treq_snt_isn = "tcp_request_sock.snt_isn";
+    /// Next sequence number expected.
+    treq_rcv_nxt = "tcp_request_sock.rcv_nxt";
+    /// `struct kernfs_node *`.
+    cgroup_kn = "cgroup.kn";
+    /// `u64` id of the directory.
+    kn_id = "kernfs_node.id";
+    /// `struct task_struct *` of the leader.
+    task_group_leader = "task_struct.group_leader";
+    /// Thread-group id.
+    task_tgid = "task_struct.tgid";
+    /// 16 bytes.
+    task_comm = "task_struct.comm";
+    /// `struct css_set *`.
+    task_cgroups = "task_struct.cgroups";
+    /// `struct cgroup *` of the default hierarchy.
+    css_dfl_cgrp = "css_set.dfl_cgrp";
+    /// `struct sock *`.
+    socket_sk = "socket.sk";
+}
+
+/// Switches and limits, fixed at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    /// Records a second, kind and CPU; 0 = no limit.
+    pub rate_limit: u64,
+    /// Bytes in the ring at which the reader is woken.
+    pub wakeup_bytes: u64,
+    /// Ports a workload may have before further ones share a row.
+    pub ports_per_workload: u64,
+    /// Number of `TCP_LISTEN_OVERFLOW` in `enum skb_drop_reason`; [`ABSENT`] before 6.15.
+    pub reason_listen_overflow: u32,
+    /// 1 = `tcp_death_row` is a pointer.
+    pub death_row_is_pointer: u32,
+    /// 1 = `bpf_get_current_task_btf` exists (≥ 5.11).
+    pub has_current_task_btf: u32,
+    /// 1 = the SYN queue is full at its limit, not above it (before the January 2025 fix).
+    pub syn_queue_full_at_limit: u32,
+    /// 1 = kfree_skb counts ACK-stage drops, so the packet rung leaves them alone.
+    pub ack_drops_by_kfree_skb: u32,
+    /// 1 = the time-wait candidates of set_state are wanted (lowest rung of that signal).
+    pub time_wait_candidates: u32,
+    /// 1 = the packet rung is in force, so set_state closes its pending entries.
+    pub packet_rung: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+impl Settings {
+    /// What the object file holds until the agent overrides it.
+    pub const NONE: Self = Self {
+        rate_limit: 0,
+        wakeup_bytes: 0,
+        ports_per_workload: 0,
+        reason_listen_overflow: ABSENT,
+        death_row_is_pointer: 0,
+        has_current_task_btf: 0,
+        syn_queue_full_at_limit: 0,
+        ack_drops_by_kfree_skb: 0,
+        time_wait_candidates: 0,
+        packet_rung: 0,
+        zero: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Settings>() == 56);
