@@ -134,16 +134,18 @@ pub struct ListenerKey {
     pub zero: [u16; 3],
 }
 
-/// How many slots of [`PEAK_SLOT_NS`] the peak of a queue is kept for: 2 minutes and the running slot.
-pub const PEAK_SLOTS: usize = 5;
-/// Length of one peak slot in nanoseconds (30 s).
-pub const PEAK_SLOT_NS: u64 = 30_000_000_000;
+/// Slots in which peaks are kept. A power of two, so that the verifier sees the index's bound.
+pub const PEAK_SLOTS: usize = 8;
+/// A slot lasts 2^35 ns (34 s); a shift is cheaper than a division.
+pub const PEAK_SLOT_SHIFT: u32 = 35;
+/// Slots that count, the running one included: at least the last 2 minutes.
+pub const PEAK_SLOTS_RECENT: u32 = 5;
 
 /// Highest queue length seen during one slot of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Peak {
-    /// Number of the slot: `ktime_ns / PEAK_SLOT_NS`, low 32 bits.
+    /// Number of the slot: `ktime_ns >> PEAK_SLOT_SHIFT`.
     pub slot: u32,
     /// Highest accept-queue length seen in it, in connections.
     pub length: u32,
@@ -269,12 +271,16 @@ pub struct PendingHandshake {
     pub queue_limit: u32,
     /// SYN-queue length before the packet.
     pub syn_queue_length: u32,
+    /// Network namespace inode number.
+    pub netns_inum: u32,
     /// Client's port, host order.
     pub remote_port: u16,
     /// [`DropReason`] if no answer follows.
     pub reason: u8,
     /// AF_INET (2) or AF_INET6 (10) of the packet.
     pub family: u8,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// One socket that a process listens on, as the listener pass writes it.
@@ -304,8 +310,8 @@ pub struct ListenerSocket {
 }
 
 const _: () = assert!(size_of::<ListenerKey>() == 40);
-const _: () = assert!(size_of::<ListenerStats>() == 144);
+const _: () = assert!(size_of::<ListenerStats>() == 168);
 const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
-const _: () = assert!(size_of::<PendingHandshake>() == 96);
+const _: () = assert!(size_of::<PendingHandshake>() == 104);
 const _: () = assert!(size_of::<ListenerSocket>() == 96);

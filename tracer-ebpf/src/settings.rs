@@ -95,6 +95,10 @@ offsets! {
     total_retrans = "tcp_sock.total_retrans";
     /// On a listener: when its SYN queue last overflowed.
     ts_recent_stamp = "tcp_sock.rx_opt.ts_recent_stamp";
+    /// `struct sock_reuseport *` of a group.
+    sk_reuseport_cb = "sock.sk_reuseport_cb";
+    /// When the SYN queue of a group last overflowed.
+    reuse_synq_overflow_ts = "sock_reuseport.synq_overflow_ts";
     /// EtherType, network order.
     skb_protocol = "sk_buff.protocol";
     /// Control block; holds `struct tcp_skb_cb`.
@@ -103,12 +107,16 @@ offsets! {
     cb_gso_segs = "tcp_skb_cb.tcp_gso_segs";
     /// `tcp_flags` within the control block (low byte).
     cb_tcp_flags = "tcp_skb_cb.tcp_flags";
+    /// First sequence number, within the control block.
+    cb_seq = "tcp_skb_cb.seq";
+    /// One past the last sequence number, within the control block.
+    cb_end_seq = "tcp_skb_cb.end_seq";
     /// `struct sock *` of the request's listener.
     req_listener = "request_sock.__req_common.skc_listener";
     /// Byte whose upper seven bits count SYN-ACK timeouts.
     req_num_timeout = "request_sock.num_timeout";
     /// Receive window offered.
-    req_rcv_wnd = "request_sock.rsk_rcv_wnd";
+    req_rcv_wnd = "request_sock.__req_common.skc_rcv_wnd";
     /// Client's initial sequence number.
     treq_rcv_isn = "tcp_request_sock.rcv_isn";
     /// Our initial sequence number.
@@ -151,14 +159,6 @@ pub struct Settings {
     pub has_current_task_btf: u32,
     /// 1 = the SYN queue is full at its limit, not above it (before the January 2025 fix).
     pub syn_queue_full_at_limit: u32,
-    /// 1 = kfree_skb counts ACK-stage drops, so the packet rung leaves them alone.
-    pub ack_drops_by_kfree_skb: u32,
-    /// 1 = the time-wait candidates of set_state are wanted (lowest rung of that signal).
-    pub time_wait_candidates: u32,
-    /// 1 = the packet rung is in force, so set_state closes its pending entries.
-    pub packet_rung: u32,
-    /// Always zero.
-    pub zero: u32,
 }
 
 impl Settings {
@@ -171,11 +171,16 @@ impl Settings {
         death_row_is_pointer: 0,
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
-        ack_drops_by_kfree_skb: 0,
-        time_wait_candidates: 0,
-        packet_rung: 0,
-        zero: 0,
     };
 }
 
-const _: () = assert!(size_of::<Settings>() == 56);
+/// Switches that follow from which hooks attached, and so are set after load: bits of the only
+/// value in the switches map.
+pub mod switch {
+    /// kfree_skb counts ACK-stage drops, so the packet rung leaves them alone.
+    pub const ACK_DROPS_BY_KFREE_SKB: u64 = 1;
+    /// set_state marks candidates for TIME_WAIT overflows.
+    pub const TIME_WAIT_CANDIDATES: u64 = 2;
+}
+
+const _: () = assert!(size_of::<Settings>() == 40);

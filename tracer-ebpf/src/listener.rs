@@ -1,0 +1,130 @@
+//! Counting by listener: drops, accepted connections, SYN-ACK retransmits, peaks and owners.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use tracer_ebpf::{
+    counter::{Counter, CounterKey, DropReason, ListenerKey, ListenerStats, PEAK_SLOT_SHIFT, PEAK_SLOTS, Peak},
+    event::{Connection, Header, Kind, ListenDrop},
+    state,
+};
+
+use crate::{
+    emit::emit,
+    maps::LISTENERS,
+    reader::Reader,
+    sock::{self, Queues},
+    workload::{add, count_other, note_netns},
+};
+
+/// First value of a row; a static because the stack has room for 512 bytes in all.
+#[unsafe(no_mangle)]
+static NO_STATS: ListenerStats = ListenerStats {
+    drops: [0; DropReason::COUNT],
+    accepted: 0,
+    synack_retransmits: 0,
+    opened: 0,
+    closed: 0,
+    closed_sk_drops: 0,
+    owner_tgid: 0,
+    last_limit: 0,
+    owner_comm: [0; 16],
+    peaks: [Peak { slot: 0, length: 0 }; PEAK_SLOTS],
+};
+
+/// The row of a listener, made if there is room.
+#[inline(always)]
+pub fn stats(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
+    match LISTENERS.get_ptr_mut(key) {
+        Some(stats) => Some(stats),
+        None => admit(key, inum),
+    }
+}
+
+#[inline(always)]
+fn admit(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
+    note_netns(key.netns, inum);
+    let _ = LISTENERS.insert(key, &NO_STATS, u64::from(BPF_NOEXIST));
+    LISTENERS.get_ptr_mut(key)
+}
+
+/// Adds one to the namespace's `_other` row of a listener counter.
+#[inline(always)]
+pub fn count_without_row(key: &ListenerKey, counter: Counter, a: u8) {
+    let row = CounterKey { netns: key.netns, cgroup: 0, port: 0, role: 0, counter: counter as u8, a, b: 0, zero: 0 };
+    count_other(&row, 1);
+}
+
+/// Counts one drop.
+#[inline(always)]
+pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queue_length: u32) {
+    let Some(stats) = stats(key, inum) else {
+        count_without_row(key, Counter::ListenDrop, reason as u8);
+        return;
+    };
+    // SAFETY: the look-up did not fail; the index is an enum's.
+    let slot = unsafe { core::ptr::addr_of_mut!((*stats).drops[reason as usize]) };
+    add(slot, 1);
+    note_peak(stats, queue_length);
+}
+
+/// Keeps the highest queue length of the running slot. Plain stores: a race between CPUs can lose
+/// one of two lengths seen in the same instant.
+#[inline(always)]
+pub fn note_peak(stats: *mut ListenerStats, length: u32) {
+    let slot = (sock::now_ns() >> PEAK_SLOT_SHIFT) as u32;
+    // SAFETY: the look-up did not fail; the index is below the array's length.
+    let peak = unsafe { &mut (*stats).peaks[slot as usize & (PEAK_SLOTS - 1)] };
+    if peak.slot != slot {
+        peak.slot = slot;
+        peak.length = length;
+    } else if length > peak.length {
+        peak.length = length;
+    }
+}
+
+/// The client's end of a dropped handshake, as far as the hook can see it.
+#[derive(Clone, Copy)]
+pub struct Client {
+    /// Address, network order.
+    pub address: [u32; 4],
+    /// Port, host order.
+    pub port: u16,
+}
+
+impl Client {
+    /// The hook sees the packet only as an untyped buffer.
+    pub const UNSEEN: Self = Self { address: [0; 4], port: 0 };
+}
+
+/// Counts a drop at the listener `sk` (a `struct tcp_sock *`) and puts it on the ring.
+#[inline(always)]
+pub fn drop_at<R: Reader>(r: R, sk: *const u8, reason: DropReason, client: Client) {
+    let netns = sock::netns(r, sk);
+    let key = sock::listener_key(r, sk, netns);
+    let queues = sock::queues(r, sk);
+    count_drop(&key, netns.inum, reason, queues.accept);
+    let family = sock::family(r, sk) as u8;
+    emit_drop(&key, family, key.address, client, queues, reason, sock::now_ns());
+}
+
+/// Puts a drop on the ring.
+#[inline(always)]
+pub fn emit_drop(key: &ListenerKey, family: u8, local: [u32; 4], client: Client, queues: Queues, reason: DropReason, time_ns: u64) {
+    let record = ListenDrop {
+        header: Header {
+            time_ns,
+            netns: key.netns,
+            cgroup: key.cgroup,
+            kind: Kind::ListenDrop as u8,
+            family,
+            state: state::LISTEN,
+            zero: [0; 5],
+        },
+        connection: Connection { local, remote: client.address, local_port: key.port, remote_port: client.port, zero: 0 },
+        queue_length: queues.accept,
+        queue_limit: queues.limit,
+        syn_queue_length: queues.syn,
+        reason: reason as u8,
+        zero: [0; 3],
+    };
+    emit(Kind::ListenDrop, time_ns, &record);
+}

@@ -1,0 +1,118 @@
+//! Every map, with its size and the reason for it.
+//!
+//! Hash maps are preallocated: before Linux 6.1 a tracing program must not allocate. The sizes here
+//! are the defaults; the agent overrides them from its configuration before load.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use tracer_ebpf::{
+    counter::{CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey},
+    event::Kind,
+};
+
+/// Counts and owners by listener. 10 000: the design's default; the documents speak of thousands of
+/// services on a node, never more.
+#[map]
+pub static LISTENERS: HashMap<ListenerKey, ListenerStats> = HashMap::with_max_entries(10_000, 0);
+
+/// Counts by workload. 16 rows for each of 5 000 workloads.
+#[map]
+pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(80_000, 0);
+
+/// Counts whose own key found no room, by namespace. A kind has few (a, b) pairs, so this holds
+/// hundreds of namespaces.
+#[map]
+pub static OTHER: HashMap<CounterKey, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// Last resort when [`OTHER`] is full too: counts by `Counter`, nothing else. The agent shows it as
+/// a difference, since the namespace is lost.
+#[map]
+pub static LOST_COUNTS: Array<u64> = Array::with_max_entries(16, 0);
+
+/// Workloads admitted; the value is the number of ports admitted for them.
+#[map]
+pub static WORKLOADS: HashMap<WorkloadKey, u64> = HashMap::with_max_entries(5_000, 0);
+
+/// Ports admitted. 4 a workload on average; a single one may have up to the configured limit.
+#[map]
+pub static PORTS: HashMap<PortKey, u64> = HashMap::with_max_entries(20_000, 0);
+
+/// Namespaces that a hook has met. A node has one per pod; 4 096 is eight times a busy node.
+#[map]
+pub static NETNS: HashMap<u64, NetnsSeen> = HashMap::with_max_entries(4_096, 0);
+
+/// The one ring. 4 MiB holds about 40 000 records, so a reader that is late by 10 ms loses nothing
+/// at 4 million events a second.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// What became of the records, by kind.
+#[map]
+pub static TALLIES: PerCpuArray<EventTally> = PerCpuArray::with_max_entries(Kind::COUNT as u32, 0);
+
+/// The handshake in `tcp_conn_request` on this CPU. BH is off there, so it cannot nest.
+#[map]
+pub static CONN_REQUEST: PerCpuArray<ConnRequest> = PerCpuArray::with_max_entries(1, 0);
+
+/// Arguments that a kretprobe needs from its kprobe, by [`Saved`].
+#[map]
+pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+/// The handshake whose outcome the packet rung still waits for on this CPU.
+#[map]
+pub static PENDING: PerCpuArray<PendingHandshake> = PerCpuArray::with_max_entries(1, 0);
+
+/// The last child cloned from a listener on this CPU, to find its listener again when the child
+/// becomes ESTABLISHED a moment later.
+#[map]
+pub static LAST_CHILD: PerCpuArray<LastChild> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether a SYN-ACK was ever seen at egress: 0 = IPv4, 1 = IPv6.
+#[map]
+pub static EGRESS_SEEN: Array<u64> = Array::with_max_entries(2, 0);
+
+/// Which hooks are in force, as bits of `settings::switch`.
+#[map]
+pub static SWITCHES: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Whether a switch is on.
+#[inline(always)]
+pub fn switched_on(switch: u64) -> bool {
+    SWITCHES.get(0).is_some_and(|switches| *switches & switch != 0)
+}
+
+/// Value of [`CONN_REQUEST`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConnRequest {
+    /// The listener, `struct sock *`.
+    pub sk: u64,
+    /// 1 while inside `tcp_conn_request`.
+    pub open: u32,
+    /// Marks set on the way, see `probes::conn_request`.
+    pub marks: u32,
+}
+
+/// Value of [`LAST_CHILD`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LastChild {
+    /// The child, `struct sock *`.
+    pub sk: u64,
+    /// Its listener.
+    pub listener: ListenerKey,
+}
+
+/// Slots of [`SAVED`].
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub enum Saved {
+    /// Listener of `tcp_v4_syn_recv_sock`.
+    V4SynRecvSock = 0,
+    /// Listener of `tcp_v6_syn_recv_sock`.
+    V6SynRecvSock = 1,
+    /// Socket of `inet_twsk_alloc`.
+    TwskAlloc = 2,
+}

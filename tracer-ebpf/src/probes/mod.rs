@@ -1,0 +1,12 @@
+//! The hooks, one subject a file.
+//!
+//! Above each probe stands the kernel prototype that it relies on (`match-proto`), its context, how
+//! often it runs and what it costs in helper calls (h) and map operations (m).
+
+pub mod conn_request;
+pub mod listener_drop;
+pub mod packet;
+pub mod retransmit;
+pub mod snapshot;
+pub mod state;
+pub mod time_wait;

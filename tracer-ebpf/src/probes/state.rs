@@ -1,0 +1,235 @@
+//! `inet_sock_set_state`: transitions, listener lifetimes, accepted connections, connect results
+//! and, on the lowest rung of that signal, candidates for TIME_WAIT overflows.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_log_ebpf::debug;
+use tracer_ebpf::{
+    counter::{CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, ListenerKey, Role},
+    event::{Connect, Kind, Listen, TimeWaitOverflow},
+    settings::switch,
+    state,
+};
+
+use crate::{
+    constants::offset,
+    emit::emit,
+    listener::{self, count_without_row},
+    maps::{LAST_CHILD, LISTENERS, LastChild, switched_on},
+    probes::packet,
+    reader::{Direct, Reader},
+    sock::{self, Netns},
+    workload::{self, add},
+};
+
+// match-proto: 5.10- void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
+/// Context: softirq or process; the caller of listen() or connect() only at CLOSE→LISTEN and
+/// CLOSE→SYN_SENT. Frequency: 5 to 8 a connection. Cost: 1 m; at listen(), connect()'s end and a
+/// child's birth 1 to 4 m and 1 to 4 h more.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    let old = ctx.arg::<i32>(1) as u8;
+    let new = ctx.arg::<i32>(2) as u8;
+    if !sock::is_tcp(Direct, sk) {
+        return 0;
+    }
+    let netns = sock::netns(Direct, sk);
+    workload::count(netns, &workload::key(netns, 0, Counter::Transition, old, new), 1);
+    match (old, new) {
+        (state::CLOSE, state::LISTEN) => opened(&ctx, sk, netns),
+        (state::LISTEN, state::CLOSE) => closed(&ctx, sk, netns),
+        (state::LISTEN, state::SYN_RECV) => child_born(sk, netns),
+        (state::SYN_RECV, state::ESTABLISHED) => child_established(sk, netns),
+        (state::SYN_SENT, state::ESTABLISHED | state::CLOSE) => connect_ended(sk, netns, new),
+        (state::FIN_WAIT2 | state::CLOSING, state::CLOSE) => maybe_time_wait_overflow(sk, netns, old),
+        _ => {}
+    }
+    0
+}
+
+/// The owner is captured here, in process context: a listener may be gone before any pass sees it.
+#[inline(always)]
+fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
+    let key = sock::listener_key(Direct, sk, netns);
+    let (tgid, comm) = sock::current_process();
+    if let Some(stats) = listener::stats(&key, netns.inum) {
+        // SAFETY: the look-up did not fail. Two processes that listen on one key at once leave
+        // either's name.
+        let stats = unsafe { &mut *stats };
+        stats.owner_tgid = tgid;
+        stats.owner_comm = comm;
+        add(&raw mut stats.opened, 1);
+    }
+    debug!(ctx, "listen: port {} tgid {}", key.port, tgid);
+    emit_listen(sk, netns, &key, 1, tgid, comm);
+}
+
+#[inline(always)]
+fn closed(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
+    let key = sock::listener_key(Direct, sk, netns);
+    if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
+        // SAFETY: the look-up did not fail.
+        let stats = unsafe { &mut *stats };
+        stats.last_limit = Direct.load(sk, offset!(sk_max_ack_backlog));
+        add(&raw mut stats.closed_sk_drops, u64::from(Direct.load::<u32>(sk, offset!(sk_drops))));
+        add(&raw mut stats.closed, 1);
+    }
+    debug!(ctx, "close listener: port {}", key.port);
+    emit_listen(sk, netns, &key, 0, 0, [0; 16]);
+}
+
+#[inline(always)]
+fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid: u32, comm: [u8; 16]) {
+    let mut connection = sock::connection(Direct, sk);
+    connection.remote = [0; 4];
+    connection.remote_port = 0;
+    let record = Listen {
+        header: sock::header(Direct, sk, netns, key.cgroup, Kind::Listen, state::LISTEN),
+        connection,
+        opened,
+        zero: [0; 3],
+        tgid,
+        comm,
+    };
+    emit(Kind::Listen, record.header.time_ns, &record);
+}
+
+/// A child is a clone of its listener here: addresses, port and backlog are still the listener's.
+#[inline(always)]
+fn child_born(sk: *const u8, netns: Netns) {
+    let key = sock::listener_key(Direct, sk, netns);
+    packet::child_born(key.port);
+    if let Some(last) = LAST_CHILD.get_ptr_mut(0) {
+        // SAFETY: the look-up did not fail; the value is this CPU's own.
+        unsafe { *last = LastChild { sk: sk as u64, listener: key } };
+    }
+    if let Some(stats) = listener::stats(&key, netns.inum) {
+        let length: u32 = Direct.load(sk, offset!(sk_ack_backlog));
+        listener::note_peak(stats, length + 1);
+    }
+}
+
+/// Counts the child for its listener: the one remembered on this CPU, or (TCP Fast Open) the one
+/// that is bound to its address, then to the wildcards.
+#[inline(always)]
+fn child_established(sk: *const u8, netns: Netns) {
+    if let Some(last) = LAST_CHILD.get_ptr(0) {
+        // SAFETY: the look-up did not fail; the value is this CPU's own.
+        let last = unsafe { &*last };
+        if last.sk == sk as u64 {
+            count_accepted(&last.listener);
+            return;
+        }
+    }
+    let mut key = sock::listener_key(Direct, sk, netns);
+    if LISTENERS.get_ptr(&key).is_none() {
+        key.address = sock::v4_mapped(0);
+        if LISTENERS.get_ptr(&key).is_none() {
+            key.address = [0; 4];
+        }
+    }
+    count_accepted(&key);
+}
+
+#[inline(always)]
+fn count_accepted(key: &ListenerKey) {
+    if let Some(stats) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: the look-up did not fail.
+        add(unsafe { &raw mut (*stats).accepted }, 1);
+    } else {
+        count_without_row(key, Counter::Accepted, 0);
+    }
+}
+
+#[inline(always)]
+fn connect_ended(sk: *const u8, netns: Netns, new: u8) {
+    let tcp = Direct.tcp_sock(sk);
+    if tcp.is_null() {
+        return;
+    }
+    let error: u32 = Direct.load(sk, offset!(sk_err));
+    let retries: u32 = Direct.load(tcp, offset!(total_retrans));
+    let has_port = Direct.load::<u16>(tcp, offset!(inet_sport)) != 0;
+    let result = connect_result(new, error, has_port);
+    let cgroup = sock::cgroup_id(Direct, sk);
+    count_connect(sk, netns, cgroup, result, retries);
+    let record = Connect {
+        header: sock::header(Direct, sk, netns, cgroup, Kind::Connect, new),
+        connection: sock::connection(Direct, sk),
+        retries,
+        error: error as u16,
+        result: result as u8,
+        zero: 0,
+    };
+    emit(Kind::Connect, record.header.time_ns, &record);
+}
+
+#[inline(always)]
+fn count_connect(sk: *const u8, netns: Netns, cgroup: u64, result: ConnectResult, retries: u32) {
+    let bucket = retry_bucket(retries);
+    workload::count(netns, &workload::key(netns, cgroup, Counter::ConnectRetries, result as u8, bucket), 1);
+    if retries > 0 {
+        let sum = workload::key(netns, cgroup, Counter::ConnectRetriesSum, result as u8, 0);
+        workload::count(netns, &sum, u64::from(retries));
+    }
+    if result as u8 != ConnectResult::Established as u8 {
+        let failure = CounterKey {
+            port: sock::remote_port(Direct, sk),
+            role: Role::Client as u8,
+            ..workload::key(netns, cgroup, Counter::ConnectFailure, result as u8, 0)
+        };
+        workload::count(netns, &failure, 1);
+    }
+}
+
+/// `sk_err` is set before the socket is closed. Without one, a socket that never got a port failed
+/// with EADDRNOTAVAIL, and any other was closed by its owner.
+#[inline(always)]
+fn connect_result(new: u8, error: u32, has_port: bool) -> ConnectResult {
+    const ENETUNREACH: u32 = 101;
+    const ECONNRESET: u32 = 104;
+    const ETIMEDOUT: u32 = 110;
+    const ECONNREFUSED: u32 = 111;
+    const EHOSTUNREACH: u32 = 113;
+    if new == state::ESTABLISHED {
+        return ConnectResult::Established;
+    }
+    if !has_port {
+        return ConnectResult::NoPort;
+    }
+    match error {
+        0 => ConnectResult::Abandoned,
+        ECONNREFUSED => ConnectResult::Refused,
+        ETIMEDOUT => ConnectResult::TimedOut,
+        ECONNRESET => ConnectResult::Reset,
+        ENETUNREACH | EHOSTUNREACH => ConnectResult::Unreachable,
+        _ => ConnectResult::Other,
+    }
+}
+
+#[inline(always)]
+fn retry_bucket(retries: u32) -> u8 {
+    let mut index = 0;
+    while index < CONNECT_RETRY_BUCKETS.len() && retries > u32::from(CONNECT_RETRY_BUCKETS[index]) {
+        index += 1;
+    }
+    index as u8
+}
+
+/// The table is at its limit at this close, so the close may have overflowed. The allocation that
+/// reached the limit, and resets at the limit, look the same: the agent confirms the number.
+#[inline(always)]
+fn maybe_time_wait_overflow(sk: *const u8, netns: Netns, old: u8) {
+    if !switched_on(switch::TIME_WAIT_CANDIDATES) || !sock::time_wait_full(Direct, sk) {
+        return;
+    }
+    let cgroup = sock::cgroup_id(Direct, sk);
+    workload::count(netns, &workload::key(netns, cgroup, Counter::TimeWaitCandidate, 0, 0), 1);
+    let record = TimeWaitOverflow {
+        header: sock::header(Direct, sk, netns, cgroup, Kind::TimeWaitOverflow, old),
+        connection: sock::connection(Direct, sk),
+        confirmed: 0,
+        zero: [0; 7],
+    };
+    emit(Kind::TimeWaitOverflow, record.header.time_ns, &record);
+}
