@@ -1,0 +1,488 @@
+//! Loads the eBPF object and climbs down each ladder until a rung holds.
+//!
+//! Owns the loaded programs: dropping [`Kernel`] detaches everything. Maps are made by
+//! [`Kernel::prepare`], hooks attached by [`Kernel::attach`], so that baselines can be read between.
+
+use std::{fs::File, io, io::Read, os::fd::AsFd};
+
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+};
+use thiserror::Error;
+use tracer_ebpf::{
+    counter::ListenerSocket,
+    settings::{ABSENT, Offsets, Settings, switch},
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{
+    btf::Btf,
+    hooks::{Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, Point, Refusal, Report, Rung, Signal, Stage, When, explain},
+    maps::Maps,
+};
+
+/// The eBPF object, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+
+/// Sizes and switches that the caller chooses.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Kinds of hooks not to try.
+    pub disabled: Vec<HookKind>,
+    /// Size of the ring in bytes; a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Records a second, kind and CPU; 0 = no limit.
+    pub rate_limit: u64,
+    /// Listeners with a row of their own.
+    pub listeners_max: u32,
+    /// Workloads with rows of their own.
+    pub workloads_max: u32,
+    /// Ports with rows of their own, for each workload.
+    pub ports_max: u64,
+    /// Whether the SYN queue is full at its limit on this kernel.
+    pub syn_queue_full_at_limit: bool,
+    /// Where cgroup v2 is mounted, if it is.
+    pub cgroup_root: Option<std::path::PathBuf>,
+    /// Whether the programs' debug output is wanted.
+    pub debug: bool,
+}
+
+/// Why nothing could be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// A field that every program needs is not in the kernel's BTF.
+    #[error("the kernel's BTF has no {0}, so this kernel cannot be read; please report its version")]
+    Offset(&'static str),
+    /// The kernel refused the maps or the object's BTF.
+    #[error("the kernel refused the tracer's maps: {0}; give the agent CAP_BPF, and before Linux 5.11 a higher RLIMIT_MEMLOCK (ulimit -l)")]
+    Maps(String),
+    /// The kernel's BTF could not be read a second time.
+    #[error("reading the kernel's BTF for program load: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// A map of the object is not there: the object and the agent are from different builds.
+    #[error("the eBPF object has no map {0}; rebuild with `cargo xtask build`")]
+    MissingMap(&'static str),
+    /// A map could not be opened.
+    #[error("opening a map: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Field offsets that may be absent on some supported kernel; all others are required.
+const OPTIONAL_OFFSETS: &[&str] = &[
+    "skc_v6_daddr",
+    "skc_v6_rcv_saddr",
+    "sk_cgroup",
+    "sk_cgroup_val",
+    "net_cookie",
+    "tw_refcount",
+    "tw_count",
+    "sk_reuseport_cb",
+    "reuse_synq_overflow_ts",
+];
+
+/// What the kernel's BTF says, kept small: the BTF itself is dropped after load.
+struct Facts {
+    offsets: Offsets,
+    death_row_is_pointer: bool,
+    listen_overflow_reason: Option<u32>,
+    has_current_task_btf: bool,
+}
+
+impl Facts {
+    fn read(btf: &Btf) -> Result<Self, LoadError> {
+        let mut missing = None;
+        let offsets = Offsets::resolve_with(|name, paths| {
+            let member = paths.iter().find_map(|path| btf.member(path));
+            if member.is_none() && !OPTIONAL_OFFSETS.contains(&name) {
+                missing = missing.or(paths.first().copied());
+            }
+            member.map(|member| member.offset)
+        });
+        if let Some(path) = missing {
+            return Err(LoadError::Offset(path));
+        }
+        let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW");
+        // The listener came as an argument of its own in 6.12, the reason for it in 6.15.
+        let rx_sk = btf.tracepoint_args("kfree_skb").is_some_and(|args| args >= 4);
+        Ok(Self {
+            offsets: without_lazy_cookie(btf, offsets),
+            death_row_is_pointer: btf.member("net.ipv4.tcp_death_row").is_some_and(|member| member.is_pointer),
+            listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
+            has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
+        })
+    }
+}
+
+/// Before 5.12 the cookie is an atomic that is made on demand: of no use as an identity.
+fn without_lazy_cookie(btf: &Btf, mut offsets: Offsets) -> Offsets {
+    if btf.member("net.net_cookie.counter").is_some() {
+        offsets.net_cookie = ABSENT;
+    }
+    offsets
+}
+
+/// The loaded object.
+pub struct Kernel {
+    ebpf: Ebpf,
+    options: LoadOptions,
+    facts: Facts,
+    shapes: Shapes,
+}
+
+/// Argument counts that decide which of several programs fits.
+struct Shapes(Vec<(Attach, When, bool)>);
+
+impl Shapes {
+    fn read(btf: &Btf, facts: &Facts) -> Self {
+        let hooks = LADDERS
+            .iter()
+            .flat_map(|ladder| ladder.rungs)
+            .flat_map(|rung| rung.points)
+            .flat_map(|point| point.ways)
+            .flat_map(|way| way.iter());
+        Self(hooks.map(|hook| (hook.attach, hook.when, fits(btf, facts, hook))).collect())
+    }
+
+    fn fits(&self, hook: &Hook) -> bool {
+        self.0.iter().any(|&(attach, when, fits)| attach == hook.attach && when == hook.when && fits)
+    }
+}
+
+fn fits(btf: &Btf, facts: &Facts, hook: &Hook) -> bool {
+    match (hook.attach, hook.when) {
+        (_, When::ListenOverflowReason) => facts.listen_overflow_reason.is_some(),
+        (Attach::BtfTracepoint(name), When::TracepointArgs(n)) => btf.tracepoint_args(name) == Some(n),
+        (Attach::BtfTracepoint(name), _) => btf.tracepoint_args(name).is_some(),
+        (Attach::Fentry(name) | Attach::Fexit(name), When::FunctionArgs(n)) => btf.func_args(name) == Some(n),
+        (Attach::Fentry(name) | Attach::Fexit(name), _) => btf.has_func(name),
+        _ => true,
+    }
+}
+
+impl Kernel {
+    /// Makes the maps and hands the constants over; attaches nothing.
+    pub fn prepare(btf: &Btf, options: LoadOptions) -> Result<Self, LoadError> {
+        let facts = Facts::read(btf)?;
+        let settings = Settings {
+            rate_limit: options.rate_limit,
+            wakeup_bytes: u64::from(options.ring_bytes / 8),
+            ports_per_workload: options.ports_max,
+            reason_listen_overflow: facts.listen_overflow_reason.unwrap_or(ABSENT),
+            death_row_is_pointer: facts.death_row_is_pointer.into(),
+            has_current_task_btf: facts.has_current_task_btf.into(),
+            syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
+        };
+        let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };
+        let ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", facts.offsets.as_bytes(), true)
+            .override_global("SETTINGS", settings.as_bytes(), true)
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries("LISTENERS", options.listeners_max)
+            .map_max_entries("WORKLOADS", options.workloads_max)
+            .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(16))
+            .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
+            .load(OBJECT)
+            .map_err(|error| LoadError::Maps(chain(&error)))?;
+        Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts })
+    }
+
+    /// Handles of all maps, independent of the programs' life.
+    pub fn maps(&self) -> Result<Maps, LoadError> {
+        Maps::open(|name| {
+            let map = self.ebpf.map(name).ok_or(LoadError::MissingMap(name))?;
+            let data = map_data(map).ok_or(LoadError::MissingMap(name))?;
+            Ok(data.fd().as_fd().try_clone_to_owned()?)
+        })
+    }
+
+    /// Takes the ring; to be called once.
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::MissingMap("EVENTS"))?;
+        RingBuf::try_from(map).map_err(|error| LoadError::Maps(chain(&error)))
+    }
+
+    /// The object, for the programs' log output.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Whether namespaces are told apart by `net_cookie` (else by inode number).
+    #[must_use]
+    pub fn has_net_cookie(&self) -> bool {
+        self.facts.offsets.net_cookie != ABSENT
+    }
+
+    /// Attaches the best rung of every ladder that holds.
+    pub fn attach(&mut self) -> Result<Report, LoadError> {
+        // Parsed again because aya keeps its own copy to itself; freed when this returns.
+        let btf = AyaBtf::from_sys_fs()?;
+        let mut report = Report::default();
+        for ladder in LADDERS {
+            report.ladders.push(self.climb_down(ladder, &btf));
+        }
+        self.set_switches(&report)?;
+        Ok(report)
+    }
+
+    fn climb_down(&mut self, ladder: &Ladder, btf: &AyaBtf) -> LadderReport {
+        let mut refusals = Vec::new();
+        for (index, rung) in ladder.rungs.iter().enumerate() {
+            if let Some(hooks) = self.try_rung(rung, btf, &mut refusals) {
+                let kinds = kinds_of(&hooks);
+                return LadderReport {
+                    signal: ladder.signal,
+                    rung: Some(index),
+                    in_force: if kinds.is_empty() { rung.name.to_owned() } else { format!("{} ({kinds})", rung.name) },
+                    cost: rung.cost.to_owned(),
+                    hooks: hooks.iter().map(|hook| hook.attach.describe()).collect(),
+                    refusals,
+                };
+            }
+        }
+        LadderReport {
+            signal: ladder.signal,
+            rung: None,
+            in_force: ladder.fallback.to_owned(),
+            cost: "no owner, no reason".to_owned(),
+            hooks: Vec::new(),
+            refusals,
+        }
+    }
+
+    /// Attaches all points of a rung, or none.
+    fn try_rung(&mut self, rung: &Rung, btf: &AyaBtf, refusals: &mut Vec<Refusal>) -> Option<Vec<Hook>> {
+        let mut attached = Vec::new();
+        for point in rung.points {
+            match self.try_point(point, btf, refusals) {
+                Some(hooks) => attached.extend_from_slice(hooks),
+                None if point.optional => {}
+                None => {
+                    for hook in &attached {
+                        self.unload(hook);
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(attached)
+    }
+
+    /// Attaches the first way of a point that holds.
+    fn try_point(&mut self, point: &Point, btf: &AyaBtf, refusals: &mut Vec<Refusal>) -> Option<&'static [Hook]> {
+        let mut missing = None;
+        for way in point.ways {
+            if let Some(hook) = way.iter().find(|hook| !self.shapes.fits(hook)) {
+                missing = Some(hook);
+                continue;
+            }
+            match self.try_way(way, btf) {
+                Ok(()) => return Some(way),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        if let Some(hook) = missing
+            && refusals.is_empty()
+            && !point.optional
+        {
+            refusals.push(explain(hook.attach, Stage::Missing, None, &format!("{:?}", hook.when)));
+        }
+        None
+    }
+
+    fn try_way(&mut self, way: &[Hook], btf: &AyaBtf) -> Result<(), Refusal> {
+        for (index, hook) in way.iter().enumerate() {
+            if let Err(refusal) = self.try_hook(hook, btf) {
+                for earlier in &way[..index] {
+                    self.unload(earlier);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    fn try_hook(&mut self, hook: &Hook, btf: &AyaBtf) -> Result<(), Refusal> {
+        if self.options.disabled.contains(&hook.attach.kind()) {
+            return Err(explain(hook.attach, Stage::SwitchedOff, None, ""));
+        }
+        let cgroup = self.options.cgroup_root.clone();
+        let Some(program) = self.ebpf.program_mut(hook.program) else {
+            return Err(explain(hook.attach, Stage::Missing, None, "not in the eBPF object"));
+        };
+        load(program, hook.attach, btf).map_err(|error| refusal(hook.attach, Stage::Load, &error))?;
+        let attached = attach(program, hook.attach, cgroup.as_deref());
+        attached.map_err(|error| {
+            self.unload(hook);
+            match error {
+                AttachError::Program(error) => refusal(hook.attach, Stage::Attach, &error),
+                AttachError::Io(error) => explain(hook.attach, Stage::Attach, error.raw_os_error(), &error.to_string()),
+            }
+        })
+    }
+
+    /// Detaches and unloads; a program that never got that far has nothing to undo.
+    fn unload(&mut self, hook: &Hook) {
+        if let Some(program) = self.ebpf.program_mut(hook.program)
+            && let Err(error) = program.unload()
+        {
+            tracing::debug!(program = hook.program, %error, "unload");
+        }
+    }
+
+    fn set_switches(&self, report: &Report) -> Result<(), LoadError> {
+        let mut bits = 0;
+        let kfree_skb = Attach::BtfTracepoint("kfree_skb").describe();
+        if report.of(Signal::ListenDrops).is_some_and(|drops| drops.hooks.contains(&kfree_skb)) {
+            bits |= switch::ACK_DROPS_BY_KFREE_SKB;
+        }
+        if report.stands_on(Signal::TimeWaitOverflows, "candidates") {
+            bits |= switch::TIME_WAIT_CANDIDATES;
+        }
+        Ok(self.maps()?.set_switches(bits)?)
+    }
+
+    /// Runs the listener pass. With the task_file walk one call covers the node; with the tcp walk
+    /// the calling thread's namespace.
+    pub fn listeners(&mut self, report: &Report) -> io::Result<Vec<ListenerSocket>> {
+        let program = if report.stands_on(Signal::ListenerPass, "task_file") {
+            "listeners_by_task"
+        } else if report.stands_on(Signal::ListenerPass, "tcp") {
+            "listeners_by_netns"
+        } else {
+            return Ok(Vec::new());
+        };
+        let mut bytes = Vec::new();
+        self.open_iterator(program)?.read_to_end(&mut bytes)?;
+        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
+        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
+    }
+
+    fn open_iterator(&mut self, program: &str) -> io::Result<File> {
+        let Some(Program::Iter(program)) = self.ebpf.program_mut(program) else {
+            return Err(io::Error::other("the iterator is not in the eBPF object"));
+        };
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
+        link.into_file().map_err(io::Error::other)
+    }
+
+    /// Runs and run time of each loaded program, if the kernel keeps them
+    /// (`kernel.bpf_stats_enabled`): name, runs, nanoseconds.
+    #[must_use]
+    pub fn program_stats(&self) -> Vec<(String, u64, u64)> {
+        let loaded = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        loaded
+            .map(|(name, info)| {
+                (name.to_owned(), info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX))
+            })
+            .filter(|(_, runs, _)| *runs > 0)
+            .collect()
+    }
+}
+
+/// The number that aya-log gives to its debug level.
+fn aya_log_debug_level() -> u8 {
+    log::Level::Debug as u8
+}
+
+fn map_data(map: &aya::maps::Map) -> Option<&MapData> {
+    use aya::maps::Map;
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn load(program: &mut Program, attach: Attach, btf: &AyaBtf) -> Result<(), ProgramError> {
+    match (program, attach) {
+        (Program::BtfTracePoint(program), Attach::BtfTracepoint(name)) => program.load(name, btf),
+        (Program::FEntry(program), Attach::Fentry(name)) => program.load(name, btf),
+        (Program::FExit(program), Attach::Fexit(name)) => program.load(name, btf),
+        (Program::KProbe(program), Attach::Kprobe(_) | Attach::Kretprobe(_)) => program.load(),
+        (Program::CgroupSkb(program), Attach::CgroupIngress | Attach::CgroupEgress) => program.load(),
+        (Program::Iter(program), Attach::Iterator(name)) => program.load(name, btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+enum AttachError {
+    Program(ProgramError),
+    Io(io::Error),
+}
+
+impl From<ProgramError> for AttachError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
+}
+
+fn attach(program: &mut Program, attach: Attach, cgroup: Option<&std::path::Path>) -> Result<(), AttachError> {
+    match (program, attach) {
+        (Program::BtfTracePoint(program), _) => drop(program.attach()?),
+        (Program::FEntry(program), _) => drop(program.attach()?),
+        (Program::FExit(program), _) => drop(program.attach()?),
+        (Program::KProbe(program), Attach::Kprobe(name) | Attach::Kretprobe(name)) => drop(program.attach(name, 0)?),
+        (Program::CgroupSkb(program), direction) => {
+            let root = cgroup.ok_or_else(|| io::Error::other("cgroup v2 is not mounted"));
+            let root = root.and_then(File::open).map_err(AttachError::Io)?;
+            let direction = if direction == Attach::CgroupIngress {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
+            drop(program.attach(root, direction, CgroupAttachMode::Single)?);
+        }
+        // Iterators are attached anew for each pass.
+        (Program::Iter(_), _) => {}
+        _ => return Err(ProgramError::UnexpectedProgramType.into()),
+    }
+    Ok(())
+}
+
+fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Refusal {
+    if matches!(error, ProgramError::Btf(_)) {
+        return explain(attach, Stage::Missing, None, &error.to_string());
+    }
+    let detail = match error {
+        ProgramError::LoadError { verifier_log, io_error } => {
+            let log = verifier_log.to_string();
+            let reason = log.lines().rev().find(|line| !line.starts_with("processed ") && !line.trim().is_empty());
+            reason.map_or_else(|| io_error.to_string(), str::to_owned)
+        }
+        other => chain(other),
+    };
+    explain(attach, stage, errno(error), &detail)
+}
+
+/// The errno at the root of an error.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    own.or_else(|| error.source().and_then(errno))
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}
+
+fn kinds_of(hooks: &[Hook]) -> String {
+    let mut kinds: Vec<&str> = Vec::new();
+    for hook in hooks {
+        let kind = hook.attach.kind().name();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds.join(" + ")
+}
