@@ -1,0 +1,502 @@
+//! Whether this process, on this kernel, can do the agent's work, and what to change if not.
+//!
+//! [`Preflight::collect`] reads `/proc`, `/sys` and tries one BPF map; everything after that is
+//! pure. A verdict is about what nothing works without: what merely takes a hook away is for the
+//! hook ladder to find out. Nothing is attached or changed here.
+
+use std::{fmt, fs, io, path::Path};
+
+use super::{sys, version::KernelVersion};
+
+/// The oldest kernel that has what every rung needs: BTF, the ring buffer, BPF iterators.
+const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
+/// The first kernel on which `CAP_BPF` and `CAP_PERFMON` replace `CAP_SYS_ADMIN` for BPF.
+const CAP_BPF_SINCE: KernelVersion = KernelVersion::new(5, 8, 0);
+/// The first kernel that charges BPF maps to the cgroup instead of `RLIMIT_MEMLOCK`.
+const MEMLOCK_UNTIL: KernelVersion = KernelVersion::new(5, 11, 0);
+
+/// The capabilities that matter here, numbered as in the kernel's `include/uapi/linux/capability.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Capability {
+    /// Read the descriptors of other users' processes.
+    DacReadSearch = 2,
+    /// Attach programs to cgroups: the packet rung.
+    NetAdmin = 12,
+    /// Look at other users' processes: `/proc/PID/ns/net`.
+    SysPtrace = 19,
+    /// Enter namespaces; before 5.8 also everything about BPF.
+    SysAdmin = 21,
+    /// Attach programs to tracepoints and functions, read kernel memory.
+    Perfmon = 38,
+    /// Load programs, create maps.
+    Bpf = 39,
+}
+
+impl Capability {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far root is kept from the kernel (`/sys/kernel/security/lockdown`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Not at all, or the kernel does not know lockdown.
+    None,
+    /// Root may not change the running kernel; BPF works.
+    Integrity,
+    /// Nor read its memory: programs that use `bpf_probe_read_kernel` (the kprobe twins) are refused.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// Reads `none [integrity] confidentiality`, where brackets mark what is in force.
+    fn parse(text: &str) -> Self {
+        match text
+            .split_once('[')
+            .and_then(|(_, rest)| rest.split_once(']'))
+        {
+            Some(("integrity", _)) => Self::Integrity,
+            Some(("confidentiality", _)) => Self::Confidentiality,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Why the agent cannot run here: one line with the cause and what to do about it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreflightError {
+    /// A file of `/proc` that everything rests on.
+    #[error(
+        "cannot read {path} ({reason}): mount proc at /proc, and the host's in a container (hostPID: true)"
+    )]
+    Proc {
+        /// The file.
+        path: &'static str,
+        /// What reading it said.
+        reason: String,
+    },
+    /// `uname -r` starts with no version.
+    #[error(
+        "the kernel's release {0:?} has no version in it: report it with the output of `uname -a`"
+    )]
+    UnknownRelease(String),
+    /// Too old for any rung.
+    #[error("kernel {0} is too old: {OLDEST} or later is needed, so upgrade the kernel")]
+    KernelTooOld(KernelVersion),
+    /// Rights that this process lacks.
+    #[error(
+        "missing {}: run as root (`sudo tracer …`), or grant them by securityContext.capabilities.add \
+         or AmbientCapabilities=",
+        names(.0)
+    )]
+    Capabilities(Vec<Capability>),
+    /// No type information.
+    #[error(
+        "the kernel has no type information (/sys/kernel/btf/vmlinux): use one that is built with \
+         CONFIG_DEBUG_INFO_BTF=y, and mount the host's /sys in a container"
+    )]
+    NoBtf,
+    /// `bpf()` does not exist.
+    #[error("the kernel has no bpf(): use one that is built with CONFIG_BPF_SYSCALL=y")]
+    NoBpf,
+    /// Rights that hold only inside a user namespace.
+    #[error(
+        "bpf() is refused because root here is root of a user namespace only: run outside it (not in a rootless container)"
+    )]
+    UserNamespace,
+    /// A seccomp filter stands before the kernel.
+    #[error(
+        "bpf() is refused by a seccomp filter: use a profile that allows bpf, or seccompProfile type Unconfined"
+    )]
+    Seccomp,
+    /// Locked memory, which maps were charged to until 5.11.
+    #[error(
+        "BPF maps are refused for want of lockable memory: raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity)"
+    )]
+    Memlock,
+    /// Anything else that refuses BPF.
+    #[error(
+        "bpf() is refused ({0}) although the capabilities are there: look for a security module's denial in `dmesg`"
+    )]
+    Refused(String),
+}
+
+fn names(missing: &[Capability]) -> String {
+    missing
+        .iter()
+        .map(|capability| capability.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What was found about this process and the kernel it runs on.
+#[derive(Clone, Debug)]
+pub struct Preflight {
+    /// Effective user id.
+    pub euid: u32,
+    /// Effective capabilities, one bit each.
+    pub capabilities: u64,
+    /// `uname -r`.
+    pub release: String,
+    /// The version behind the release, none if it is unintelligible.
+    pub version: Option<KernelVersion>,
+    /// Whether `/sys/kernel/btf/vmlinux` exists.
+    pub btf: bool,
+    /// How far root is kept from the kernel.
+    pub lockdown: Lockdown,
+    /// `kernel.unprivileged_bpf_disabled`; none where it cannot be read.
+    pub unprivileged_bpf_disabled: Option<u8>,
+    /// Whether a seccomp filter applies to this process.
+    pub seccomp: bool,
+    /// Whether this process's root is root of the machine.
+    pub initial_user_namespace: bool,
+    /// The first file of `/proc` that cannot be read, and why.
+    pub proc_unreadable: Option<(&'static str, String)>,
+    /// The error number with which creating a map was refused.
+    pub bpf_refused: Option<i32>,
+}
+
+impl Preflight {
+    /// Looks at this process and this kernel. What cannot be read is left for the verdict to judge.
+    #[must_use]
+    pub fn collect() -> Self {
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        let signature = fs::read_to_string("/proc/version_signature").ok();
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = Status::parse(&status);
+        Self {
+            euid: rustix::process::geteuid().as_raw(),
+            capabilities: status.capabilities,
+            version: KernelVersion::detect(
+                &release,
+                &uname.version().to_string_lossy(),
+                signature.as_deref(),
+            ),
+            release,
+            btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            lockdown: Lockdown::parse(
+                &fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default(),
+            ),
+            unprivileged_bpf_disabled: fs::read_to_string(
+                "/proc/sys/kernel/unprivileged_bpf_disabled",
+            )
+            .ok()
+            .and_then(|text| text.trim().parse().ok()),
+            seccomp: status.seccomp,
+            initial_user_namespace: fs::read_to_string("/proc/self/uid_map")
+                .is_ok_and(|map| maps_every_id(&map)),
+            proc_unreadable: ["/proc/self/status", "/proc/thread-self/net/netstat"]
+                .into_iter()
+                .find_map(|path| Some((path, fs::read(path).err()?.to_string()))),
+            bpf_refused: sys::try_map_create()
+                .err()
+                .map(|error| error.raw_os_error().unwrap_or(0)),
+        }
+    }
+
+    /// Whether the agent can work here at all. The first obstacle is the answer, and those that
+    /// others follow from come first.
+    pub fn verdict(&self) -> Result<(), PreflightError> {
+        if let Some((path, reason)) = &self.proc_unreadable {
+            return Err(PreflightError::Proc {
+                path,
+                reason: reason.clone(),
+            });
+        }
+        let Some(version) = self.version else {
+            return Err(PreflightError::UnknownRelease(self.release.clone()));
+        };
+        if version < OLDEST {
+            return Err(PreflightError::KernelTooOld(version));
+        }
+        let missing = self.missing_capabilities();
+        if !missing.is_empty() {
+            return Err(PreflightError::Capabilities(missing));
+        }
+        if !self.btf {
+            return Err(PreflightError::NoBtf);
+        }
+        self.bpf_refused
+            .map_or(Ok(()), |errno| Err(self.explain_refusal(errno, version)))
+    }
+
+    /// Whether this process has a capability.
+    #[must_use]
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities >> (capability as u8) & 1 == 1
+    }
+
+    /// The capabilities without which nothing works: BPF, other processes' namespaces, `setns()`.
+    fn missing_capabilities(&self) -> Vec<Capability> {
+        let lacks = |capability: &Capability| !self.has(*capability);
+        // CAP_SYS_ADMIN still includes these two.
+        let for_bpf = [Capability::Bpf, Capability::Perfmon]
+            .into_iter()
+            .filter(|_| lacks(&Capability::SysAdmin));
+        let splits_bpf = self.version.is_some_and(|version| version >= CAP_BPF_SINCE);
+        let for_namespaces = [Capability::SysAdmin, Capability::SysPtrace];
+        for_bpf
+            .filter(|_| splits_bpf)
+            .chain(for_namespaces)
+            .filter(lacks)
+            .collect()
+    }
+
+    /// Who refused `bpf()`, given that the capabilities are there.
+    fn explain_refusal(&self, errno: i32, version: KernelVersion) -> PreflightError {
+        match errno {
+            libc::ENOSYS if !self.seccomp => PreflightError::NoBpf,
+            libc::EPERM if !self.initial_user_namespace => PreflightError::UserNamespace,
+            libc::EPERM | libc::EACCES | libc::ENOSYS if self.seccomp => PreflightError::Seccomp,
+            libc::EPERM | libc::ENOMEM if version < MEMLOCK_UNTIL => PreflightError::Memlock,
+            _ => PreflightError::Refused(io::Error::from_raw_os_error(errno).to_string()),
+        }
+    }
+}
+
+/// What is needed of `/proc/self/status`.
+#[derive(Debug, PartialEq, Eq)]
+struct Status {
+    capabilities: u64,
+    seccomp: bool,
+}
+
+impl Status {
+    fn parse(text: &str) -> Self {
+        let field = |name| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+        };
+        Self {
+            capabilities: field("CapEff:")
+                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+                .unwrap_or(0),
+            // 1 is strict mode, in which we would not have come this far; 2 is a filter.
+            seccomp: field("Seccomp:") == Some("2"),
+        }
+    }
+}
+
+/// Whether `/proc/self/uid_map` is that of the first user namespace: all ids, to themselves.
+fn maps_every_id(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(major: u16, minor: u16, patch: u16) -> KernelVersion {
+        KernelVersion::new(major, minor, patch)
+    }
+
+    /// A machine on which everything is as it should be.
+    fn able() -> Preflight {
+        Preflight {
+            euid: 0,
+            capabilities: (1 << 41) - 1,
+            release: "6.1.0-25-amd64".to_owned(),
+            version: Some(version(6, 1, 106)),
+            btf: true,
+            lockdown: Lockdown::None,
+            unprivileged_bpf_disabled: Some(2),
+            seccomp: false,
+            initial_user_namespace: true,
+            proc_unreadable: None,
+            bpf_refused: None,
+        }
+    }
+
+    fn verdict(change: impl FnOnce(&mut Preflight)) -> Option<PreflightError> {
+        let mut preflight = able();
+        change(&mut preflight);
+        preflight.verdict().err()
+    }
+
+    fn bits(capabilities: &[Capability]) -> u64 {
+        capabilities
+            .iter()
+            .fold(0, |bits, &capability| bits | 1 << (capability as u8))
+    }
+
+    #[test]
+    fn each_obstacle_has_its_verdict() {
+        use PreflightError as E;
+        assert_eq!(verdict(|_| ()), None);
+        let proc = ("/proc/self/status", "No such file".to_owned());
+        let expected = E::Proc {
+            path: proc.0,
+            reason: proc.1.clone(),
+        };
+        assert_eq!(verdict(|p| p.proc_unreadable = Some(proc)), Some(expected));
+        assert_eq!(
+            verdict(|p| (p.version, p.release) = (None, "six".to_owned())),
+            Some(E::UnknownRelease("six".to_owned()))
+        );
+        assert_eq!(
+            verdict(|p| p.version = Some(version(5, 9, 16))),
+            Some(E::KernelTooOld(version(5, 9, 16)))
+        );
+        assert_eq!(verdict(|p| p.version = Some(OLDEST)), None);
+        assert_eq!(verdict(|p| p.btf = false), Some(E::NoBtf));
+        let refused = |errno, change: fn(&mut Preflight)| {
+            verdict(|p| {
+                p.bpf_refused = Some(errno);
+                change(p);
+            })
+        };
+        assert_eq!(refused(libc::ENOSYS, |_| ()), Some(E::NoBpf));
+        assert_eq!(
+            refused(libc::ENOSYS, |p| p.seccomp = true),
+            Some(E::Seccomp)
+        );
+        assert_eq!(refused(libc::EPERM, |p| p.seccomp = true), Some(E::Seccomp));
+        assert_eq!(
+            refused(libc::EPERM, |p| p.initial_user_namespace = false),
+            Some(E::UserNamespace)
+        );
+        assert_eq!(
+            refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))),
+            Some(E::Memlock)
+        );
+        assert_eq!(
+            refused(libc::EPERM, |_| ()),
+            Some(E::Refused(
+                "Operation not permitted (os error 1)".to_owned()
+            ))
+        );
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        use Capability::{Bpf, Perfmon, SysAdmin, SysPtrace};
+        let missing = |held: &[Capability]| match verdict(|p| p.capabilities = bits(held)) {
+            None => Vec::new(),
+            Some(PreflightError::Capabilities(missing)) => missing,
+            Some(other) => panic!("{other}"),
+        };
+        assert_eq!(missing(&[]), [Bpf, Perfmon, SysAdmin, SysPtrace]);
+        assert_eq!(missing(&[Bpf, Perfmon]), [SysAdmin, SysPtrace]);
+        assert_eq!(missing(&[SysAdmin]), [SysPtrace]);
+        assert_eq!(missing(&[SysAdmin, SysPtrace]), []);
+        assert_eq!(missing(&[Bpf, SysPtrace]), [Perfmon, SysAdmin]);
+        let before_cap_bpf = Preflight {
+            capabilities: 0,
+            version: Some(version(5, 4, 0)),
+            ..able()
+        };
+        assert_eq!(before_cap_bpf.missing_capabilities(), [SysAdmin, SysPtrace]);
+    }
+
+    #[test]
+    fn every_error_is_one_line_with_a_remedy() {
+        for (error, cause, remedy) in [
+            (
+                PreflightError::Proc {
+                    path: "/proc/self/status",
+                    reason: "gone".into(),
+                },
+                "/proc/self/status",
+                "mount proc",
+            ),
+            (
+                PreflightError::UnknownRelease("x".into()),
+                "\"x\"",
+                "report",
+            ),
+            (
+                PreflightError::KernelTooOld(version(4, 19, 1)),
+                "4.19.1",
+                "5.10.0 or later",
+            ),
+            (
+                PreflightError::Capabilities(vec![Capability::Bpf, Capability::Perfmon]),
+                "CAP_BPF, CAP_PERFMON",
+                "sudo",
+            ),
+            (
+                PreflightError::NoBtf,
+                "type information",
+                "CONFIG_DEBUG_INFO_BTF=y",
+            ),
+            (PreflightError::NoBpf, "no bpf()", "CONFIG_BPF_SYSCALL=y"),
+            (PreflightError::UserNamespace, "user namespace", "outside"),
+            (PreflightError::Seccomp, "seccomp filter", "Unconfined"),
+            (PreflightError::Memlock, "lockable memory", "RLIMIT_MEMLOCK"),
+            (PreflightError::Refused("EPERM".into()), "EPERM", "dmesg"),
+        ] {
+            let line = error.to_string();
+            assert!(line.contains(cause) && line.contains(remedy), "{line}");
+            assert!(
+                !line.contains('\n') && !line.contains("  ") && line.len() < 160,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn kernel_files_are_read_as_they_are() {
+        let status = "Name:\ttracer\nCapPrm:\t0\nCapEff:\t000001ffffffffff\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        assert_eq!(
+            Status::parse(status),
+            Status {
+                capabilities: 0x1ff_ffff_ffff,
+                seccomp: true
+            }
+        );
+        assert_eq!(
+            Status::parse("Seccomp:\t0\n"),
+            Status {
+                capabilities: 0,
+                seccomp: false
+            }
+        );
+        assert_eq!(
+            Lockdown::parse("none [integrity] confidentiality\n"),
+            Lockdown::Integrity
+        );
+        assert_eq!(
+            Lockdown::parse("none integrity [confidentiality]\n"),
+            Lockdown::Confidentiality
+        );
+        assert_eq!(
+            Lockdown::parse("[none] integrity confidentiality\n"),
+            Lockdown::None
+        );
+        assert_eq!(Lockdown::parse(""), Lockdown::None);
+        assert!(maps_every_id("         0          0 4294967295\n"));
+        assert!(!maps_every_id("         0       1000          1\n"));
+        assert!(!maps_every_id(""));
+    }
+
+    #[test]
+    fn this_machine_is_seen_as_it_is() {
+        let found = Preflight::collect();
+        let expected = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_eq!(found.release, expected.trim());
+        assert!(
+            found.version.is_some_and(|version| version >= OLDEST),
+            "{found:?}"
+        );
+        assert_eq!(found.proc_unreadable, None);
+        assert_eq!(found.euid == 0, rustix::process::geteuid().is_root());
+        assert_eq!(found.btf, fs::metadata("/sys/kernel/btf/vmlinux").is_ok());
+    }
+}
