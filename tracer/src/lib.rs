@@ -1,7 +1,9 @@
-//! The agent's library: everything but the command line's entry point.
+//! The agent: loads the eBPF programs, reconciles what they count with the kernel's own counters,
+//! and exports both.
 //!
-//! Owns the module tree; holds no logic. Unsafe code is confined to `kernel::sys`.
-
+//! Modules stand in data-flow order: `kernel` (what is loaded and read), `pipeline` (what becomes of
+//! it), `export` (how users see it); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
 pub mod kernel;
+pub mod pipeline;

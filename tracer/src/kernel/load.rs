@@ -325,9 +325,16 @@ impl Kernel {
 
     /// Detaches and unloads; a program that never got that far has nothing to undo.
     fn unload(&mut self, hook: &Hook) {
-        if let Some(program) = self.ebpf.program_mut(hook.program)
-            && let Err(error) = program.unload()
-        {
+        let unloaded = match self.ebpf.program_mut(hook.program) {
+            Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::FEntry(program)) => program.unload(),
+            Some(Program::FExit(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            Some(Program::CgroupSkb(program)) => program.unload(),
+            Some(Program::Iter(program)) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = unloaded {
             tracing::debug!(program = hook.program, %error, "unload");
         }
     }

@@ -1,7 +1,10 @@
-//! What the agent asks of the running kernel: whether it is usable, where its fields are, and the
-//! system calls that no safe crate offers.
+//! What is asked of the running kernel: preflight, BTF offsets, hooks and maps, namespaces.
 
 pub mod btf;
+pub mod hooks;
+pub mod load;
+pub mod maps;
+pub mod netns;
 pub mod preflight;
 pub mod sys;
 pub mod version;

@@ -1,0 +1,192 @@
+//! Handles of the maps, and one reading of all of them.
+//!
+//! Handles are duplicated descriptors: they stay valid whatever becomes of the loader. A reading is
+//! not an instant: rows may count on while it runs, which the reconcile stage brackets.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use tracer_ebpf::{
+    counter::{CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey},
+    event::Kind,
+};
+
+use super::{
+    load::LoadError,
+    sys::{Map, PerCpuArray, Update},
+};
+use crate::pipeline::counters::Counts;
+
+/// Duplicated descriptors of all maps.
+#[derive(Debug)]
+pub struct Maps {
+    listeners: OwnedFd,
+    counters: OwnedFd,
+    other: OwnedFd,
+    lost_counts: OwnedFd,
+    workloads: OwnedFd,
+    ports: OwnedFd,
+    netns: OwnedFd,
+    tallies: OwnedFd,
+    pending: OwnedFd,
+    switches: OwnedFd,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// The map's name as a metric label.
+    pub map: &'static str,
+    /// Entries in use.
+    pub entries: usize,
+    /// Entries it can hold.
+    pub capacity: u32,
+}
+
+impl Maps {
+    /// Opens all maps through `fd`, which finds one by its name in the object.
+    pub fn open(mut fd: impl FnMut(&'static str) -> Result<OwnedFd, LoadError>) -> Result<Self, LoadError> {
+        Ok(Self {
+            listeners: fd("LISTENERS")?,
+            counters: fd("COUNTERS")?,
+            other: fd("OTHER")?,
+            lost_counts: fd("LOST_COUNTS")?,
+            workloads: fd("WORKLOADS")?,
+            ports: fd("PORTS")?,
+            netns: fd("NETNS")?,
+            tallies: fd("TALLIES")?,
+            pending: fd("PENDING")?,
+            switches: fd("SWITCHES")?,
+        })
+    }
+
+    fn map_listeners(&self) -> io::Result<Map<'_, ListenerKey, ListenerStats>> {
+        Map::new(self.listeners.as_fd())
+    }
+
+    fn map_counters(&self) -> io::Result<Map<'_, CounterKey, u64>> {
+        Map::new(self.counters.as_fd())
+    }
+
+    fn map_netns(&self) -> io::Result<Map<'_, u64, NetnsSeen>> {
+        Map::new(self.netns.as_fd())
+    }
+
+    /// Reads all counts. Pending handshakes come last: one that is resolved meanwhile is then missed
+    /// for this reading instead of counted twice.
+    pub fn read(&self) -> io::Result<Counts> {
+        let mut counts = Counts::default();
+        self.map_listeners()?.read_all(&mut counts.listeners)?;
+        self.map_counters()?.read_all(&mut counts.counters)?;
+        Map::new(self.other.as_fd())?.read_all(&mut counts.other)?;
+        self.map_netns()?.read_all(&mut counts.netns)?;
+        counts.lost = self.lost()?;
+        let now_ns = monotonic_ns();
+        let pending = PerCpuArray::<PendingHandshake>::new(self.pending.as_fd())?.lookup(0)?;
+        counts.pending = pending.into_iter().filter(|pending| is_overdue(pending, now_ns)).collect();
+        Ok(counts)
+    }
+
+    fn lost(&self) -> io::Result<u64> {
+        let map = Map::<u32, u64>::new(self.lost_counts.as_fd())?;
+        let mut sum = 0;
+        for index in 0..map.max_entries() {
+            sum += map.lookup(&index)?.unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
+    /// What became of the ring records, summed over CPUs, by kind.
+    pub fn tallies(&self) -> io::Result<Vec<(Kind, EventTally)>> {
+        let map = PerCpuArray::<EventTally>::new(self.tallies.as_fd())?;
+        Kind::ALL
+            .iter()
+            .map(|&kind| {
+                let mut sum = EventTally::default();
+                for tally in map.lookup(kind as u32)? {
+                    sum.emitted += tally.emitted;
+                    sum.lost_ring += tally.lost_ring;
+                    sum.lost_rate += tally.lost_rate;
+                }
+                Ok((kind, sum))
+            })
+            .collect()
+    }
+
+    /// How full the hash maps are; `counts` is a reading of them.
+    pub fn fill(&self, counts: &Counts) -> io::Result<Vec<Fill>> {
+        let mut workloads = Vec::new();
+        let map_workloads = Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?;
+        map_workloads.read_all(&mut workloads)?;
+        let mut ports = Vec::new();
+        let map_ports = Map::<PortKey, u64>::new(self.ports.as_fd())?;
+        map_ports.read_all(&mut ports)?;
+        let other = Map::<CounterKey, u64>::new(self.other.as_fd())?.max_entries();
+        Ok(vec![
+            Fill { map: "listeners", entries: counts.listeners.len(), capacity: self.map_listeners()?.max_entries() },
+            Fill { map: "counters", entries: counts.counters.len(), capacity: self.map_counters()?.max_entries() },
+            Fill { map: "other", entries: counts.other.len(), capacity: other },
+            Fill { map: "workloads", entries: workloads.len(), capacity: map_workloads.max_entries() },
+            Fill { map: "ports", entries: ports.len(), capacity: map_ports.max_entries() },
+            Fill { map: "netns", entries: counts.netns.len(), capacity: self.map_netns()?.max_entries() },
+        ])
+    }
+
+    /// Gives a listener that a pass found a row, so that later sockets find it. Returns false if
+    /// there is no room.
+    pub fn admit_listener(&self, key: &ListenerKey) -> io::Result<bool> {
+        match self.map_listeners()?.update(key, &ListenerStats::default(), Update::NoExist) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            // E2BIG: the map is full, which `Fill` shows.
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets a listener that is gone.
+    pub fn remove_listener(&self, key: &ListenerKey) -> io::Result<bool> {
+        self.map_listeners()?.delete(key)
+    }
+
+    /// Forgets a counter of a workload that is gone, and its room.
+    pub fn remove_counter(&self, key: &CounterKey) -> io::Result<bool> {
+        let removed = self.map_counters()?.delete(key)?;
+        Map::<CounterKey, u64>::new(self.other.as_fd())?.delete(key)?;
+        if key.cgroup != 0 {
+            let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
+            Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?.delete(&workload)?;
+        }
+        if key.port != 0 {
+            let port = PortKey { netns: key.netns, cgroup: key.cgroup, port: key.port, role: key.role, zero: [0; 5] };
+            Map::<PortKey, u64>::new(self.ports.as_fd())?.delete(&port)?;
+        }
+        Ok(removed)
+    }
+
+    /// Forgets a namespace.
+    pub fn remove_netns(&self, id: u64) -> io::Result<bool> {
+        self.map_netns()?.delete(&id)
+    }
+
+    /// Tells the programs which hooks are in force (`settings::switch`).
+    pub fn set_switches(&self, bits: u64) -> io::Result<()> {
+        Map::<u32, u64>::new(self.switches.as_fd())?.update(&0, &bits, Update::Any)
+    }
+}
+
+/// A handshake is judged within one softirq, far below this. Younger ones may still be under way.
+const PENDING_OVERDUE_NS: u64 = 2_000_000;
+
+fn is_overdue(pending: &PendingHandshake, now_ns: u64) -> bool {
+    pending.since_ns != 0 && now_ns.saturating_sub(pending.since_ns) > PENDING_OVERDUE_NS
+}
+
+/// The programs' clock (CLOCK_MONOTONIC), nanoseconds.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

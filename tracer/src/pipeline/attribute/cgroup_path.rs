@@ -1,0 +1,281 @@
+//! What a cgroup's path says about the workload inside.
+//!
+//! Owns the shapes that Kubernetes, the container runtimes and systemd give to paths. Pure: no I/O. Paths
+//! are chosen by whoever may make cgroups, so nothing in one is taken on trust but its shape.
+
+/// What a path names; every part may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// The pod's UID as the API server writes it, or the 32 digits of a static pod.
+    pub pod_uid: Option<String>,
+    /// The container's 64 hexadecimal digits.
+    pub container_id: Option<String>,
+    /// The systemd unit, with its suffix.
+    pub unit: Option<String>,
+}
+
+/// Reads a path from the outermost cgroup inwards.
+///
+/// The innermost pod counts, and its outermost container: the one that the node's runtime knows, not one
+/// nested inside. The innermost unit that is no container's scope is the unit, but a unit around a pod
+/// (`containerd.service`) says nothing about the pod.
+#[must_use]
+pub fn parse(path: &str) -> Workload {
+    let mut workload = Workload::default();
+    for segment in path.split('/') {
+        // `<slice>:<runtime>:<id>` is how containerd writes systemd's slice and scope in one name.
+        for part in segment.split(':') {
+            workload.descend(part);
+        }
+    }
+    workload
+}
+
+impl Workload {
+    fn descend(&mut self, part: &str) {
+        if let Some(uid) = pod_uid(part) {
+            *self = Self {
+                pod_uid: Some(uid),
+                ..Self::default()
+            };
+        } else if is_monitor(part) {
+            // Beside the container, not in it, and named after it.
+        } else if let Some(id) = container_id(part) {
+            self.container_id.get_or_insert_with(|| id.to_owned());
+        } else if is_unit(part) {
+            self.unit = Some(part.to_owned());
+        }
+    }
+}
+
+/// The UID in `pod<uid>` (cgroupfs driver) or `kubepods-burstable-pod<uid>.slice` (systemd driver, where
+/// underscores stand for the dashes).
+fn pod_uid(part: &str) -> Option<String> {
+    let uid = match part.strip_suffix(".slice") {
+        Some(slice) => {
+            slice
+                .contains("kubepods")
+                .then(|| slice.rsplit_once("-pod"))??
+                .1
+        }
+        None => part.strip_prefix("pod")?,
+    };
+    let dashed = uid.replace('_', "-");
+    (is_uuid(&dashed) || is_hex(uid, 32)).then_some(dashed)
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// Runtimes write their identifiers in lower case.
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The id in `<id>`, `<runtime>-<id>` and `<runtime>-<id>.scope`.
+fn container_id(part: &str) -> Option<&str> {
+    let stem = part.strip_suffix(".scope").unwrap_or(part);
+    let id = stem.rsplit_once('-').map_or(stem, |(_, id)| id);
+    is_hex(id, 64).then_some(id)
+}
+
+/// `crio-conmon-<id>` and `libpod-conmon-<id>` hold a container's monitor.
+fn is_monitor(part: &str) -> bool {
+    part.starts_with("crio-conmon-") || part.starts_with("libpod-conmon-")
+}
+
+fn is_unit(part: &str) -> bool {
+    let stem = part
+        .strip_suffix(".service")
+        .or_else(|| part.strip_suffix(".scope"));
+    stem.is_some_and(|stem| !stem.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "4f2c1e0d9b8a7766554433221100ffeeddccbbaa99887766554433221100abcd";
+    const OTHER: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    const UID: &str = "6b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
+    const UID_: &str = "6b1a2c3d_4e5f_4a6b_8c7d_9e0f1a2b3c4d";
+    const STATIC: &str = "0123456789abcdef0123456789abcdef";
+
+    /// Puts the constants into a template, parses it and names what was found; `-` for nothing.
+    fn found(template: &str) -> [&'static str; 3] {
+        let path = template
+            .replace("UID_", UID_)
+            .replace("UID", UID)
+            .replace("STATIC", STATIC)
+            .replace("OTHER", OTHER)
+            .replace("ID", ID);
+        let workload = parse(&path);
+        let name = |value: Option<String>| match value.as_deref() {
+            None => "-",
+            Some(UID) => "UID",
+            Some(STATIC) => "STATIC",
+            Some(OTHER) => "OTHER",
+            Some(ID) => "ID",
+            Some(unit) => String::leak(unit.to_owned()),
+        };
+        [
+            name(workload.pod_uid),
+            name(workload.container_id),
+            name(workload.unit),
+        ]
+    }
+
+    #[test]
+    fn known_shapes() {
+        let slice = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_.slice";
+        let rows: &[(&str, [&str; 3])] = &[
+            // Kubernetes, cgroupfs driver.
+            ("/kubepods/podUID/ID", ["UID", "ID", "-"]),
+            ("/kubepods/burstable/podUID/ID", ["UID", "ID", "-"]),
+            ("/kubepods/besteffort/podUID/ID", ["UID", "ID", "-"]),
+            ("/kubepods/besteffort/podUID/ID/child", ["UID", "ID", "-"]),
+            ("/kubepods/burstable/podSTATIC/ID", ["STATIC", "ID", "-"]),
+            ("/kubepods/burstable/podUID/crio-ID", ["UID", "ID", "-"]),
+            ("/kubepods/burstable/podUID", ["UID", "-", "-"]),
+            // Kubernetes, systemd driver.
+            ("{slice}/cri-containerd-ID.scope", ["UID", "ID", "-"]),
+            ("{slice}/crio-ID.scope", ["UID", "ID", "-"]),
+            ("{slice}/crio-ID.scope/container", ["UID", "ID", "-"]),
+            ("{slice}/docker-ID.scope", ["UID", "ID", "-"]),
+            ("{slice}/crio-conmon-ID.scope", ["UID", "-", "-"]),
+            (
+                "/kubepods.slice/kubepods-podUID_.slice/cri-containerd-ID.scope",
+                ["UID", "ID", "-"],
+            ),
+            (
+                "/kubepods.slice/kubepods-podSTATIC.slice/crio-ID.scope",
+                ["STATIC", "ID", "-"],
+            ),
+            (
+                "/system.slice/containerd.service/kubepods-burstable-podUID_.slice:cri-containerd:ID",
+                ["UID", "ID", "-"],
+            ),
+            // Seen from another cgroup namespace.
+            (
+                "/../../kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope",
+                ["UID", "ID", "-"],
+            ),
+            ("/../../podUID/ID", ["UID", "ID", "-"]),
+            ("/../cri-containerd-ID.scope", ["-", "ID", "-"]),
+            // Kubernetes in a container, and a container in a pod.
+            (
+                "/docker/OTHER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podUID_.slice/cri-containerd-ID.scope",
+                ["UID", "ID", "-"],
+            ),
+            (
+                "/kubepods/burstable/podUID/ID/docker/OTHER",
+                ["UID", "ID", "-"],
+            ),
+            (
+                "/kubepods/podUID/ID/system.slice/nginx.service",
+                ["UID", "ID", "nginx.service"],
+            ),
+            // Containers without Kubernetes.
+            ("/system.slice/docker-ID.scope", ["-", "ID", "-"]),
+            ("/docker/ID", ["-", "ID", "-"]),
+            ("/machine.slice/libpod-ID.scope/container", ["-", "ID", "-"]),
+            ("/libpod_parent/libpod-ID", ["-", "ID", "-"]),
+            ("/machine.slice/libpod-conmon-ID.scope", ["-", "-", "-"]),
+            ("/system.slice/crio-conmon-ID.scope", ["-", "-", "-"]),
+            (
+                "/system.slice/web.service/libpod-payload-ID",
+                ["-", "ID", "web.service"],
+            ),
+            ("/ecs/task/ID", ["-", "ID", "-"]),
+            (
+                "/docker/ID/system.slice/nginx.service",
+                ["-", "ID", "nginx.service"],
+            ),
+            // systemd units.
+            ("/system.slice/foo.service", ["-", "-", "foo.service"]),
+            (
+                "/system.slice/foo.service/worker",
+                ["-", "-", "foo.service"],
+            ),
+            (
+                "/system.slice/system-getty.slice/getty@tty1.service",
+                ["-", "-", "getty@tty1.service"],
+            ),
+            (
+                "/user.slice/user-0.slice/session-3.scope",
+                ["-", "-", "session-3.scope"],
+            ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/web.service",
+                ["-", "-", "web.service"],
+            ),
+            ("/init.scope", ["-", "-", "init.scope"]),
+        ];
+        for (template, expected) in rows {
+            assert_eq!(
+                found(&template.replace("{slice}", slice)),
+                *expected,
+                "{template}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_only_looks_alike_names_nothing() {
+        for template in [
+            "",
+            "/",
+            "//",
+            "/..",
+            "/system.slice",
+            "/.service",
+            "/.scope",
+            "/kubepods.slice/kubepods-burstable.slice",
+            "/kubepods/pod",
+            "/kubepods/podSTATICa",
+            "/kubepods/podUID-",
+            "/kubepods/pod6b1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4g",
+            "/kubepods/podé1a2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
+            "/app.slice/app-podUID_.slice",
+            "/docker/IDa",
+            "/docker/docker-0123456789ab",
+            "/docker/4F2C1E0D9B8A7766554433221100FFEEDDCCBBAA99887766554433221100ABCD",
+            "/docker/ID.service.d",
+            "/system.slice/cups.socket",
+        ] {
+            assert_eq!(found(template), ["-", "-", "-"], "{template}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_found_has_the_right_shape(path in "(/|:|pod|-|kubepods|\\.slice|\\.scope|\\.service|[0-9a-f]{32}|\\PC){0,40}") {
+            let workload = parse(&path);
+            if let Some(uid) = workload.pod_uid {
+                prop_assert!(is_uuid(&uid) || is_hex(&uid, 32), "{uid}");
+            }
+            if let Some(id) = workload.container_id {
+                prop_assert!(is_hex(&id, 64), "{id}");
+            }
+            if let Some(unit) = workload.unit {
+                prop_assert!(is_unit(&unit) && !unit.contains('/'), "{unit}");
+            }
+        }
+
+        #[test]
+        fn a_container_is_found_at_any_depth(depth in 0..50_usize, id in "[0-9a-f]{64}") {
+            let path = format!("{}/docker-{id}.scope", "/a".repeat(depth));
+            prop_assert_eq!(parse(&path).container_id, Some(id));
+        }
+    }
+}

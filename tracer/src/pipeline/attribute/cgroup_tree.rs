@@ -1,0 +1,387 @@
+//! Which path a cgroup's number belongs to.
+//!
+//! Owns the search for the cgroup-v2 mount and the picture of its directories. The number that the programs
+//! read from a socket's cgroup is the directory's inode number. Does I/O on `/proc/self/mountinfo` and below
+//! the mount; time is passed in. Logs nothing.
+
+use std::collections::HashMap;
+use std::fs::{DirEntry, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, iter};
+
+/// The number of the hierarchy's root. On v1 and hybrid hosts sockets carry it, or 0.
+pub const ROOT_ID: u64 = 1;
+
+/// How many directories a walk looks at: a hundred times a busy node, some 10 MB of names.
+const DIRECTORIES_MAX: usize = 100_000;
+
+/// How deep a path may be: more than `PATH_MAX` has room for.
+const DEPTH_MAX: usize = 2048;
+
+/// The shortest time from one walk to the next. A walk of a thousand cgroups takes milliseconds.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A cgroup as its parent knows it; paths are put together on demand, since most are never asked for.
+#[derive(Debug)]
+struct Directory {
+    parent: u64,
+    name: Box<str>,
+}
+
+/// The answer for one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The cgroup's path below the mount, beginning with a slash.
+    Found(String),
+    /// There is no such cgroup (unless the walk was truncated), and as numbers are not used twice there will
+    /// be none.
+    Gone,
+    /// Not in the last walk, and it is too early for another, or that one failed: ask again.
+    TooEarly,
+}
+
+/// The directories of the cgroup-v2 hierarchy as of the last walk.
+#[derive(Debug)]
+pub struct CgroupTree {
+    mount: PathBuf,
+    directories: HashMap<u64, Directory>,
+    walked: Option<Instant>,
+    truncated: bool,
+    walks: u64,
+}
+
+impl CgroupTree {
+    /// The tree of the cgroup-v2 mount that `mountinfo` (`/proc/self/mountinfo`) lists; `None` without one.
+    ///
+    /// A container sees its own part of the hierarchy and, given the host's, the whole: the whole is taken.
+    pub fn locate(mountinfo: &Path) -> io::Result<Option<Self>> {
+        let mounts = cgroup2_mounts(&fs::read(mountinfo)?);
+        let is_whole =
+            |mount: &&PathBuf| fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_ID);
+        let mount = mounts.iter().find(is_whole).or(mounts.first());
+        Ok(mount.cloned().map(Self::at))
+    }
+
+    /// The tree below `mount`; nothing is read yet.
+    #[must_use]
+    pub fn at(mount: PathBuf) -> Self {
+        Self {
+            mount,
+            directories: HashMap::new(),
+            walked: None,
+            truncated: false,
+            walks: 0,
+        }
+    }
+
+    /// The path of the cgroup `id`. Walks the hierarchy when the last walk did not see it, at most once a second.
+    pub fn lookup(&mut self, id: u64, now: Instant) -> Lookup {
+        if let Some(path) = self.path_of(id) {
+            return Lookup::Found(path);
+        }
+        if self
+            .walked
+            .is_some_and(|walked| now.saturating_duration_since(walked) < REFRESH_INTERVAL)
+        {
+            return Lookup::TooEarly;
+        }
+        self.walked = Some(now);
+        if self.walk().is_err() {
+            return Lookup::TooEarly;
+        }
+        self.path_of(id).map_or(Lookup::Gone, Lookup::Found)
+    }
+
+    /// Whether the last walk saw the cgroup `id`.
+    #[must_use]
+    pub fn contains(&self, id: u64) -> bool {
+        self.directories.contains_key(&id)
+    }
+
+    /// How many walks there have been: it moves when [`contains`](Self::contains) may have new answers.
+    #[must_use]
+    pub fn walks(&self) -> u64 {
+        self.walks
+    }
+
+    /// Whether the last walk ended at its limit of 100 000 directories.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    fn path_of(&self, id: u64) -> Option<String> {
+        let entry = |id: u64| self.directories.get(&id);
+        // From the inside out; it ends at the root, which has no entry.
+        let names: Vec<&str> = iter::successors(entry(id), |directory| entry(directory.parent))
+            .take(DEPTH_MAX)
+            .map(|directory| &*directory.name)
+            .collect();
+        let path: String = names.iter().rev().flat_map(|name| ["/", name]).collect();
+        (!path.is_empty()).then_some(path)
+    }
+
+    /// Takes a new picture. When the root cannot be read the old one stays.
+    fn walk(&mut self) -> io::Result<()> {
+        let root = fs::metadata(&self.mount)?;
+        let mut walk = Walk {
+            device: root.dev(),
+            ..Walk::default()
+        };
+        walk.list(root.ino(), &self.mount)?;
+        while let Some((id, path)) = walk.pending.pop() {
+            // A cgroup may be removed at any time during the walk.
+            let _ = walk.list(id, &path);
+        }
+        self.directories = walk.seen;
+        self.truncated = walk.truncated;
+        self.walks += 1;
+        Ok(())
+    }
+}
+
+/// A walk under way.
+#[derive(Default)]
+struct Walk {
+    /// The hierarchy's; what is mounted over a part of it has numbers of its own.
+    device: u64,
+    seen: HashMap<u64, Directory>,
+    /// Directories that may have subdirectories.
+    pending: Vec<(u64, PathBuf)>,
+    truncated: bool,
+}
+
+impl Walk {
+    /// Takes in the subdirectories of `path`, whose number is `parent`.
+    fn list(&mut self, parent: u64, path: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(path)?.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if self.seen.len() == DIRECTORIES_MAX {
+                self.truncated = true;
+                self.pending.clear();
+                break;
+            }
+            if let Ok(metadata) = entry.metadata()
+                && metadata.dev() == self.device
+            {
+                self.take(parent, &entry, &metadata);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, parent: u64, entry: &DirEntry, metadata: &Metadata) {
+        let name = entry.file_name().to_string_lossy().into();
+        self.seen.insert(metadata.ino(), Directory { parent, name });
+        // Two links, its name and its own dot, mean no subdirectory. Most cgroups are such leaves and hold
+        // some fifty files that need not be listed.
+        if metadata.nlink() != 2 {
+            self.pending.push((metadata.ino(), entry.path()));
+        }
+    }
+}
+
+/// The mount points of type `cgroup2` in the text of a `mountinfo` file, in its order.
+fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
+    String::from_utf8_lossy(mountinfo)
+        .lines()
+        .filter_map(cgroup2_mount)
+        .collect()
+}
+
+/// `<id> <parent> <device> <root> <mount point> <options> [<tags>] - <type> <source> <options>`
+fn cgroup2_mount(line: &str) -> Option<PathBuf> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    if file_system.split(' ').next() != Some("cgroup2") {
+        return None;
+    }
+    mount.split(' ').nth(4).map(|point| unescape(point).into())
+}
+
+/// Undoes the kernel's `\040` for a space, and the like.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let code = after
+            .get(..3)
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        rest = if let Some(code) = code {
+            plain.push(char::from(code));
+            &after[3..]
+        } else {
+            plain.push('\\');
+            after
+        };
+    }
+    plain + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inode(path: &Path) -> u64 {
+        fs::metadata(path).unwrap().ino()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_miss_walks_at_most_once_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().to_owned();
+        let service = mount.join("system.slice/web.service");
+        fs::create_dir_all(&service).unwrap();
+        fs::write(mount.join("cgroup.procs"), "").unwrap();
+        let file = inode(&mount.join("cgroup.procs"));
+        let service_id = inode(&service);
+        let start = Instant::now();
+        let mut tree = CgroupTree::at(mount.clone());
+
+        let path = "/system.slice/web.service".to_owned();
+        assert_eq!(tree.lookup(service_id, start), Lookup::Found(path.clone()));
+        assert_eq!(tree.lookup(file, start), Lookup::TooEarly);
+
+        let job = mount.join("system.slice/job.service");
+        fs::create_dir(&job).unwrap();
+        let job_id = inode(&job);
+        assert_eq!(tree.lookup(job_id, start + SECOND / 2), Lookup::TooEarly);
+        assert_eq!(
+            tree.lookup(service_id, start + SECOND / 2),
+            Lookup::Found(path)
+        );
+        assert_eq!(tree.walks(), 1);
+        assert_eq!(
+            tree.lookup(job_id, start + SECOND),
+            Lookup::Found("/system.slice/job.service".into())
+        );
+
+        fs::remove_dir(&service).unwrap();
+        assert_eq!(tree.lookup(file, start + SECOND * 2), Lookup::Gone);
+        assert!(!tree.contains(service_id) && tree.contains(job_id));
+        assert_eq!(tree.walks(), 3);
+        assert!(!tree.is_truncated());
+    }
+
+    #[test]
+    fn an_unreadable_mount_makes_nobody_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().join("unified");
+        fs::create_dir_all(mount.join("a.service")).unwrap();
+        let id = inode(&mount.join("a.service"));
+        let start = Instant::now();
+        let mut tree = CgroupTree::at(mount.clone());
+        assert_eq!(tree.lookup(id, start), Lookup::Found("/a.service".into()));
+        fs::remove_dir_all(&mount).unwrap();
+        assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::TooEarly);
+        assert!(tree.contains(id));
+    }
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn mounts_are_known_by_their_type() {
+        assert_eq!(
+            cgroup2_mounts(HYBRID.as_bytes()),
+            [Path::new("/sys/fs/cgroup/unified")]
+        );
+        let tagged =
+            b"30 23 0:26 /../.. /a\\040b\\134 ro shared:4 master:1 - cgroup2 cgroup rw,nsdelegate";
+        assert_eq!(cgroup2_mounts(tagged), [Path::new("/a b\\")]);
+        for odd in [
+            "",
+            "cgroup2",
+            " - cgroup2",
+            "1 2 3 - cgroup2 x",
+            "1 2 3 / /cgroup2 rw - tmpfs cgroup2 rw",
+        ] {
+            assert!(cgroup2_mounts(odd.as_bytes()).is_empty(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_mount_there_is_no_tree() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(CgroupTree::locate(file.path()).unwrap().is_none());
+        assert!(CgroupTree::locate(Path::new("/proc/self/no-such-file")).is_err());
+    }
+
+    #[test]
+    fn a_mount_that_shows_a_part_serves_where_there_is_no_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("a.service")).unwrap();
+        let mountinfo = dir.path().join("mountinfo");
+        let mount = dir.path().display();
+        fs::write(
+            &mountinfo,
+            format!("1 2 0:3 / {mount} rw - cgroup2 none rw\n"),
+        )
+        .unwrap();
+        let mut tree = CgroupTree::locate(&mountinfo).unwrap().unwrap();
+        let id = inode(&dir.path().join("a.service"));
+        assert_eq!(
+            tree.lookup(id, Instant::now()),
+            Lookup::Found("/a.service".into())
+        );
+    }
+
+    /// Cgroups of this machine's hierarchy, removed innermost first.
+    struct Scratch(Vec<PathBuf>);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            for dir in self.0.iter().rev() {
+                let _ = fs::remove_dir(dir);
+            }
+        }
+    }
+
+    #[test]
+    fn live_real_cgroups_are_found_by_their_number() {
+        let mut tree = CgroupTree::locate(Path::new("/proc/self/mountinfo"))
+            .unwrap()
+            .expect("this test needs a cgroup-v2 mount; leave it out with `-- --skip live_`");
+        assert_eq!(inode(&tree.mount), ROOT_ID);
+        let outer = tree
+            .mount
+            .join(format!("tracer-test-{}.slice", std::process::id()));
+        let inner = outer.join("inner.service");
+        let scratch = Scratch(vec![outer.clone(), inner.clone()]);
+        fs::create_dir(&outer)
+            .expect("making cgroups takes root; leave it out with `-- --skip live_`");
+        fs::create_dir(&inner).unwrap();
+        let path = format!("/tracer-test-{}.slice/inner.service", std::process::id());
+        let inner_id = inode(&inner);
+        let start = Instant::now();
+        assert_eq!(tree.lookup(inner_id, start), Lookup::Found(path));
+        drop(scratch);
+        assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::Gone);
+        assert!(!tree.contains(inner_id));
+    }
+
+    proptest! {
+        #[test]
+        fn any_mountinfo_is_survived(text in "(\\\\|0|4|9| |-|cgroup2|/|\n|\\PC){0,60}") {
+            for mount in cgroup2_mounts(text.as_bytes()) {
+                prop_assert!(text.len() >= mount.as_os_str().len() || text.contains('\\'));
+            }
+        }
+
+        #[test]
+        fn what_needs_no_escape_stays(text in "[^\\\\]{0,40}") {
+            prop_assert_eq!(unescape(&text), text);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What `/proc` tells about one process: its cgroup and its name.
+//!
+//! Owns the reading of `/proc/<pid>/cgroup` and `/proc/<pid>/comm`. A process that has ended, or that may
+//! not be looked at, has neither. Keeps no state, logs nothing.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// The v1 hierarchies to ask, best first, when the v2 one does not tell processes apart.
+const V1_HIERARCHIES: [&str; 4] = ["name=systemd", "pids", "memory", "cpu"];
+
+/// A proc file system.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    proc: PathBuf,
+}
+
+impl Processes {
+    /// Reads below `proc`, which is `/proc` outside tests.
+    #[must_use]
+    pub fn new(proc: impl Into<PathBuf>) -> Self {
+        Self { proc: proc.into() }
+    }
+
+    /// The path of the process's cgroup, as seen from the agent's cgroup namespace.
+    #[must_use]
+    pub fn cgroup_of(&self, pid: u32) -> Option<String> {
+        let text = self.read(pid, "cgroup")?;
+        cgroup_path(&String::from_utf8_lossy(&text)).map(str::to_owned)
+    }
+
+    /// The name of the process: up to 15 bytes that it may have chosen itself, of any value but zero.
+    #[must_use]
+    pub fn comm(&self, pid: u32) -> Option<Vec<u8>> {
+        let mut name = self.read(pid, "comm")?;
+        name.pop_if(|last| *last == b'\n');
+        Some(name)
+    }
+
+    fn read(&self, pid: u32, file: &str) -> Option<Vec<u8>> {
+        fs::read(self.proc.join(pid.to_string()).join(file)).ok()
+    }
+}
+
+/// The most telling path in the text of a `cgroup` file: the v2 one, but on hybrid hosts, where all
+/// processes are in its root, that of a v1 hierarchy.
+fn cgroup_path(text: &str) -> Option<&str> {
+    let hierarchies: Vec<Hierarchy> = text.lines().filter_map(Hierarchy::parse).collect();
+    let v2 = hierarchies.iter().find(|one| one.controllers.is_empty());
+    let v1 = V1_HIERARCHIES
+        .iter()
+        .filter_map(|name| hierarchies.iter().find(|one| one.has(name)));
+    let telling = v2.into_iter().chain(v1).find(|one| one.path != "/");
+    telling.or(hierarchies.first()).map(|one| one.path)
+}
+
+/// One line: `<number>:<controllers>:<path>`, without controllers for v2.
+struct Hierarchy<'a> {
+    controllers: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Hierarchy<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        // The kernel's mark on a cgroup that was removed while the process is a zombie.
+        let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+        path.starts_with('/').then_some(Self { controllers, path })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.split(',').any(|one| one == controller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_telling_hierarchy_wins() {
+        for (text, expected) in [
+            (
+                "0::/system.slice/a.service\n",
+                Some("/system.slice/a.service"),
+            ),
+            ("0::/\n", Some("/")),
+            (
+                "1:name=systemd:/b.service\n0::/a.service\n",
+                Some("/a.service"),
+            ),
+            (
+                "3:memory:/m\n2:pids:/p\n1:name=systemd:/b.service\n0::/\n",
+                Some("/b.service"),
+            ),
+            (
+                "9:name=systemd:/\n8:pids:/\n4:memory:/m\n1:cpu:/c\n0::/\n",
+                Some("/m"),
+            ),
+            ("4:cpu,cpuacct:/docker/x\n3:cpuset:/s\n", Some("/docker/x")),
+            (
+                "4:cpuacct:/docker/x\n1:name=systemd:/\n0::/\n",
+                Some("/docker/x"),
+            ),
+            ("0::/../../pod/x\n", Some("/../../pod/x")),
+            ("0::/a:b/c:d\n", Some("/a:b/c:d")),
+            ("0::/gone.service (deleted)\n", Some("/gone.service")),
+            ("garbage\n0:\n0::relative\n", None),
+            ("", None),
+        ] {
+            assert_eq!(cgroup_path(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn files_are_read_as_bytes_and_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = dir.path().join("7");
+        fs::create_dir(&process).unwrap();
+        fs::write(process.join("comm"), b"a\"b\n\xff\n\n").unwrap();
+        fs::write(process.join("cgroup"), b"0::/\xff.service\n").unwrap();
+        let processes = Processes::new(dir.path());
+        assert_eq!(processes.comm(7).unwrap(), b"a\"b\n\xff\n");
+        assert_eq!(processes.cgroup_of(7).unwrap(), "/\u{fffd}.service");
+        assert_eq!((processes.comm(8), processes.cgroup_of(8)), (None, None));
+    }
+
+    #[test]
+    fn the_own_process_has_a_name_and_a_cgroup() {
+        let processes = Processes::new("/proc");
+        let pid = std::process::id();
+        assert!(!processes.comm(pid).unwrap().is_empty());
+        assert!(processes.cgroup_of(pid).unwrap().starts_with('/'));
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_is_absolute_whatever_the_text(text in "([0-9]:|:|/|name=systemd|cpu|,|\n|\\PC){0,60}") {
+            if let Some(path) = cgroup_path(&text) {
+                prop_assert!(path.starts_with('/'));
+            }
+        }
+    }
+}

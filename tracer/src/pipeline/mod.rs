@@ -1,0 +1,11 @@
+//! What becomes of counts and events between the kernel and the exporter. Stages do not know each
+//! other; `agent` hands their results on.
+
+pub mod attribute;
+pub mod counters;
+pub mod decode;
+pub mod journal;
+pub mod kernel_counters;
+pub mod reconcile;
+pub mod ring;
+pub mod snapshot;
