@@ -33,6 +33,43 @@ impl KernelFigures {
     }
 }
 
+/// Finds a baseline from readings that bracket the kernel's counters after the hooks were attached:
+/// where no hook counted meanwhile, the kernel's figure less the hooks' is what neither will see
+/// again. Signals that never stood still keep the hooks' earlier count, so that what is unsure shows
+/// as unknown and not as a number too large.
+#[derive(Clone, Debug, Default)]
+pub struct BaselineFinder {
+    settled: KernelFigures,
+    unsettled: KernelFigures,
+}
+
+impl BaselineFinder {
+    /// Takes one bracketed reading.
+    pub fn observe(&mut self, before: &Totals, kernel: &KernelFigures, after: &Totals) {
+        for signal in Closing::ALL {
+            let figure = kernel.get(signal).map(|kernel| kernel.saturating_sub(before.get(signal)));
+            self.unsettled = self.unsettled.with(signal, figure);
+            if self.settled.get(signal).is_none() && before.get(signal) == after.get(signal) {
+                self.settled = self.settled.with(signal, figure);
+            }
+        }
+    }
+
+    /// Whether a further reading could improve it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        Closing::ALL.iter().all(|&signal| self.settled.get(signal).is_some() || self.unsettled.get(signal).is_none())
+    }
+
+    /// The baseline.
+    #[must_use]
+    pub fn baseline(&self) -> KernelFigures {
+        Closing::ALL.iter().fold(KernelFigures::default(), |figures, &signal| {
+            figures.with(signal, self.settled.get(signal).or(self.unsettled.get(signal)))
+        })
+    }
+}
+
 /// Readings of one namespace in one pass.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
@@ -120,6 +157,21 @@ impl Books {
     #[must_use]
     pub fn open(baseline: KernelFigures) -> Self {
         Self { baseline, ..Self::default() }
+    }
+
+    /// Candidates for TIME_WAIT overflows that were seen before the baseline count nothing.
+    pub fn reject_candidates(&mut self, seen: &[(u64, u64)]) {
+        self.time_wait.reject(seen);
+    }
+
+    /// Whether the kernel's counters are below their last reading: then the namespace is another one
+    /// under the same identity.
+    #[must_use]
+    pub fn went_backwards(&self, now: &KernelFigures) -> bool {
+        Closing::ALL.iter().any(|&signal| {
+            let then = self.kernel.get(signal).zip(self.baseline.get(signal)).map(|(since, base)| since + base);
+            matches!((then, now.get(signal)), (Some(then), Some(now)) if now < then)
+        })
     }
 
     /// Enters one pass's readings.
@@ -359,6 +411,28 @@ mod tests {
             candidates_after: after.to_vec(),
             ..Observation::default()
         }
+    }
+
+    #[test]
+    fn a_baseline_is_what_neither_side_will_count_again() {
+        let mut finder = BaselineFinder::default();
+        let kernel = |n| KernelFigures::ZERO.with(SIGNAL, Some(n));
+        finder.observe(&totals(1), &kernel(101), &totals(2));
+        assert!(!finder.is_settled(), "a hook counted meanwhile");
+        assert_eq!(finder.baseline().get(SIGNAL), Some(100));
+        finder.observe(&totals(3), &kernel(102), &totals(3));
+        assert!(finder.is_settled());
+        assert_eq!(finder.baseline().get(SIGNAL), Some(99));
+        finder.observe(&totals(4), &kernel(110), &totals(4));
+        assert_eq!(finder.baseline().get(SIGNAL), Some(99), "the first that stood still");
+    }
+
+    #[test]
+    fn a_reused_identity_is_noticed() {
+        let mut books = Books::open(KernelFigures::ZERO.with(SIGNAL, Some(10)));
+        books.enter(&pass(5, 15, 5));
+        assert!(!books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(15))));
+        assert!(books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(14))));
     }
 
     #[test]

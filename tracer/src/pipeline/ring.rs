@@ -13,7 +13,7 @@ const RECORDS_PER_TURN: usize = 4096;
 
 /// Drains until the future is dropped or the ring fails.
 pub async fn drain(ring: RingBuf<MapData>, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut ring = AsyncFd::register(ring)?;
+    let mut ring = register(ring)?;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -31,6 +31,12 @@ pub async fn drain(ring: RingBuf<MapData>, mut sink: impl FnMut(&[u8])) -> io::R
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[expect(unsafe_code, reason = "tokio cannot check that the descriptor stays open")]
+fn register(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its map's descriptor, never replaces it, and moves into the `AsyncFd`.
+    Ok(unsafe { AsyncFd::register(ring) }?)
 }
 
 /// Takes up to a turn's records; true if the ring is empty now.

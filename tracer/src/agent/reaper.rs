@@ -1,0 +1,166 @@
+//! Rows of listeners that are gone: when they are removed, and what is remembered of them. Also the
+//! evidence of the lowest rung, since both compare a pass's listeners with the last pass's.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use tracer_ebpf::counter::{ListenerKey, ListenerStats};
+
+use crate::pipeline::{
+    counters::{Counts, Totals},
+    snapshot::Listener,
+};
+
+/// Keeps track of listeners between passes.
+pub struct Reaper {
+    /// How long a row is kept after its listener.
+    pub retain: Duration,
+    /// Value of series that were removed.
+    pub retired: Totals,
+    /// Counts of dead namespaces that no reading of the kernel confirms.
+    pub unverified: Totals,
+    missing: HashMap<ListenerKey, (Instant, ListenerStats)>,
+    sk_drops: HashMap<ListenerKey, (u32, u64)>,
+}
+
+impl Reaper {
+    /// With nothing remembered.
+    #[must_use]
+    pub fn new(retain: Duration) -> Self {
+        Self {
+            retain,
+            retired: Totals::default(),
+            unverified: Totals::default(),
+            missing: HashMap::new(),
+            sk_drops: HashMap::new(),
+        }
+    }
+
+    /// Listeners whose rows are to be removed: not seen and not changed for `retain`, hence over at
+    /// least two readings. Their value goes to [`Self::retired`].
+    pub fn dead_listeners(
+        &mut self,
+        counts: &Counts,
+        listeners: &BTreeMap<ListenerKey, Listener>,
+        now: Instant,
+    ) -> Vec<(ListenerKey, Totals)> {
+        let mut dead = Vec::new();
+        let mut missing = HashMap::new();
+        for (key, stats) in counts.listeners.iter().filter(|(key, _)| !listeners.contains_key(key)) {
+            let since = match self.missing.get(key) {
+                Some((since, then)) if then == stats => *since,
+                _ => now,
+            };
+            let waiting = counts.pending.iter().any(|pending| pending.listener == *key);
+            if since != now && now.saturating_duration_since(since) >= self.retain && !waiting {
+                let totals = Totals::of_listener(stats);
+                self.retired.add_all(&totals);
+                dead.push((*key, totals));
+            } else {
+                missing.insert(*key, (since, *stats));
+            }
+        }
+        self.missing = missing;
+        dead
+    }
+
+    /// For each namespace the one listener whose sockets discarded packets since the last pass, if
+    /// it was one alone: `sk_drops` rose, or a socket closed that had some.
+    pub fn sole_suspects(
+        &mut self,
+        listeners: &BTreeMap<ListenerKey, Listener>,
+        counts: &Counts,
+    ) -> HashMap<u64, ListenerKey> {
+        let mut moved: HashMap<u64, Vec<ListenerKey>> = HashMap::new();
+        let mut seen = HashMap::new();
+        let closed: HashMap<ListenerKey, u64> =
+            counts.listeners.iter().map(|(key, stats)| (*key, stats.closed_sk_drops)).collect();
+        for key in listeners.keys().chain(closed.keys()) {
+            let open = listeners.get(key).map_or(0, |listener| listener.sk_drops);
+            let now = (open, closed.get(key).copied().unwrap_or(0));
+            let then = self.sk_drops.get(key).copied().unwrap_or((0, 0));
+            if now != then && now != (0, then.1) && !seen.contains_key(key) {
+                moved.entry(key.netns).or_default().push(*key);
+            }
+            seen.insert(*key, now);
+        }
+        self.sk_drops = seen;
+        let alone = |(netns, keys): (u64, Vec<ListenerKey>)| match keys.as_slice() {
+            [key] => Some((netns, *key)),
+            _ => None,
+        };
+        moved.into_iter().filter_map(alone).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> ListenerKey {
+        ListenerKey { netns: 1, cgroup: 1, address: [0; 4], port, zero: [0; 3] }
+    }
+
+    fn listener(sk_drops: u32) -> Listener {
+        Listener {
+            sockets: 1,
+            accept_queue_length: 0,
+            accept_queue_limit: 5,
+            syn_queue_length: 0,
+            syn_queue_limit: 5,
+            sk_drops,
+            netns_inum: 1,
+            holders: vec![],
+        }
+    }
+
+    fn counts(rows: &[(u16, u64)]) -> Counts {
+        let stats = |drops| ListenerStats { drops: [drops, 0, 0, 0, 0], ..ListenerStats::default() };
+        Counts { listeners: rows.iter().map(|&(port, drops)| (key(port), stats(drops))).collect(), ..Counts::default() }
+    }
+
+    #[test]
+    fn a_row_outlives_its_listener_by_the_time_to_retain() {
+        let mut reaper = Reaper::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let none = BTreeMap::new();
+        assert!(reaper.dead_listeners(&counts(&[(80, 3)]), &none, at(0)).is_empty());
+        assert!(reaper.dead_listeners(&counts(&[(80, 4)]), &none, at(9)).is_empty(), "it changed");
+        assert!(reaper.dead_listeners(&counts(&[(80, 4)]), &none, at(18)).is_empty());
+        let dead = reaper.dead_listeners(&counts(&[(80, 4)]), &none, at(19));
+        assert_eq!(dead.len(), 1);
+        assert_eq!(reaper.retired.get(crate::pipeline::counters::Closing::ListenDrops), 4);
+    }
+
+    #[test]
+    fn a_listener_that_comes_back_keeps_its_row() {
+        let mut reaper = Reaper::new(Duration::from_secs(1));
+        let start = Instant::now();
+        let live = BTreeMap::from([(key(80), listener(0))]);
+        reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start);
+        reaper.dead_listeners(&counts(&[(80, 3)]), &live, start + Duration::from_secs(5));
+        assert!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start + Duration::from_secs(6)).is_empty());
+    }
+
+    #[test]
+    fn no_time_to_retain_still_takes_two_readings() {
+        let mut reaper = Reaper::new(Duration::ZERO);
+        let start = Instant::now();
+        assert!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start).is_empty());
+        let later = start + Duration::from_millis(1);
+        assert_eq!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), later).len(), 1);
+    }
+
+    #[test]
+    fn only_one_that_moved_alone_is_suspected() {
+        let mut reaper = Reaper::new(Duration::ZERO);
+        let pass = |a, b| BTreeMap::from([(key(80), listener(a)), (key(443), listener(b))]);
+        reaper.sole_suspects(&pass(5, 7), &Counts::default());
+        assert_eq!(reaper.sole_suspects(&pass(6, 7), &Counts::default()), HashMap::from([(1, key(80))]));
+        assert!(reaper.sole_suspects(&pass(7, 8), &Counts::default()).is_empty(), "both moved");
+        assert!(reaper.sole_suspects(&pass(7, 8), &Counts::default()).is_empty(), "none moved");
+    }
+}

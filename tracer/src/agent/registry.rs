@@ -1,0 +1,235 @@
+//! Namespaces by identity, their books, and when they are closed. No I/O: readings are passed in.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use tracer_ebpf::counter::ListenerKey;
+
+use crate::{
+    kernel::netns::Discovery,
+    pipeline::{
+        counters::{Closing, Counts, Totals},
+        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        reconcile::{BaselineFinder, Books, Closed, KernelFigures, Observation},
+    },
+    view::Namespace,
+};
+
+/// What was read inside one namespace.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Identity in the maps.
+    pub id: u64,
+    /// Inode number.
+    pub inum: u32,
+    /// MIBs.
+    pub counters: KernelCounters,
+    /// Sockets in use.
+    pub sockstat: Sockstat,
+    /// Settings.
+    pub sysctls: Sysctls,
+}
+
+impl Reading {
+    /// The MIBs that are compared.
+    fn figures(&self) -> KernelFigures {
+        let counters = &self.counters;
+        KernelFigures::default()
+            .with(Closing::ListenDrops, counters.listen_drops)
+            .with(Closing::ListenOverflows, counters.listen_overflows)
+            .with(Closing::SynQueueFullDrops, counters.req_q_full_drop)
+            .with(Closing::RetransmittedSegments, counters.retrans_segs)
+            .with(Closing::SynRetransmits, counters.syn_retrans)
+            .with(Closing::RetransmitsFailed, counters.retrans_fail)
+            .with(Closing::TimeWaitOverflows, counters.time_wait_overflow)
+            .with(Closing::PassiveOpens, counters.passive_opens)
+            .with(Closing::EstablishedResets, counters.estab_resets)
+    }
+}
+
+struct Entry {
+    inum: u32,
+    books: Books,
+    counters: KernelCounters,
+    sockstat: Sockstat,
+    sysctls: Sysctls,
+    alive: bool,
+    /// Since when it was not found, and what its rows added up to then; any change starts anew.
+    quiet: Option<(Instant, Totals)>,
+}
+
+/// All namespaces, living and lately dead.
+#[derive(Default)]
+pub struct Registry {
+    entries: BTreeMap<u64, Entry>,
+    baselines: BTreeMap<u64, (BaselineFinder, Vec<(u64, u64)>)>,
+}
+
+impl Registry {
+    /// Takes a bracketed reading for the baselines; true once no further one could improve them.
+    pub fn observe_baselines(
+        &mut self,
+        _discovery: &Discovery,
+        readings: &[Reading],
+        before: &Counts,
+        after: &Counts,
+    ) -> bool {
+        let (before, candidates, after) = (before.totals(), after.time_wait_candidates(), after.totals());
+        for reading in readings {
+            let (finder, seen) = self.baselines.entry(reading.id).or_default();
+            finder.observe(&of(&before, reading.id), &reading.figures(), &of(&after, reading.id));
+            *seen = candidates.get(&reading.id).cloned().unwrap_or_default();
+        }
+        self.baselines.values().all(|(finder, _)| finder.is_settled())
+    }
+
+    /// Opens the books of the namespaces that were there when the agent started. Any found later
+    /// counts from zero.
+    pub fn open_books(&mut self) {
+        for (id, (finder, candidates)) in std::mem::take(&mut self.baselines) {
+            let mut books = Books::open(finder.baseline());
+            books.reject_candidates(&candidates);
+            self.entries.insert(id, Entry::new(0, books));
+        }
+    }
+
+    /// Enters a pass's readings into the books.
+    pub fn enter(
+        &mut self,
+        discovery: &Discovery,
+        readings: &[Reading],
+        before: &Counts,
+        after: &Counts,
+        suspects: &HashMap<u64, ListenerKey>,
+        now: Instant,
+    ) {
+        let (candidates_before, candidates_after) = (before.time_wait_candidates(), after.time_wait_candidates());
+        let (before_totals, after_totals) = (before.totals(), after.totals());
+        for reading in readings {
+            let figures = reading.figures();
+            let entry = self.entries.entry(reading.id).or_insert_with(|| Entry::new(reading.inum, Books::open(KernelFigures::ZERO)));
+            entry.take(reading);
+            entry.books.enter(&Observation {
+                before: of(&before_totals, reading.id),
+                kernel: figures,
+                after: of(&after_totals, reading.id),
+                candidates_before: candidates_before.get(&reading.id).cloned().unwrap_or_default(),
+                candidates_after: candidates_after.get(&reading.id).cloned().unwrap_or_default(),
+                sole_suspect: suspects.get(&reading.id).copied(),
+            });
+        }
+        self.note_seen_by_hooks(after, &after_totals);
+        self.note_missing(discovery, readings, &after_totals, now);
+    }
+
+    /// A namespace that only hooks have met: it came and went between two passes, or no path leads
+    /// to it. Nothing confirms its counts.
+    fn note_seen_by_hooks(&mut self, counts: &Counts, totals: &HashMap<u64, Totals>) {
+        for (id, seen) in &counts.netns {
+            self.entries.entry(*id).or_insert_with(|| Entry::new(seen.inum, Books::default()));
+        }
+        for id in totals.keys() {
+            self.entries.entry(*id).or_insert_with(|| Entry::new(0, Books::default()));
+        }
+    }
+
+    fn note_missing(&mut self, discovery: &Discovery, readings: &[Reading], totals: &HashMap<u64, Totals>, now: Instant) {
+        for (id, entry) in &mut self.entries {
+            let read = readings.iter().any(|reading| reading.id == *id);
+            // Found but not entered this time: neither alive nor dead can be said, so nothing changes.
+            let reused = readings.iter().any(|reading| reading.inum == entry.inum && reading.id != *id);
+            let found = discovery.namespaces.contains_key(&entry.inum) && !reused;
+            if read || (found && entry.alive) {
+                entry.alive = true;
+                entry.quiet = None;
+                continue;
+            }
+            entry.alive = false;
+            let rows = of(totals, *id);
+            match entry.quiet {
+                Some((_, then)) if then == rows => {}
+                _ => entry.quiet = Some((now, rows)),
+            }
+        }
+    }
+
+    /// Takes over a row that is removed while its namespace lives.
+    pub fn retire(&mut self, id: u64, totals: &Totals) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.books.retire(totals);
+        }
+    }
+
+    /// Closes namespaces that are gone and whose rows stood still for `retain`; at once if another
+    /// namespace has got the inode number, which both would be labelled with.
+    pub fn close_dead(&mut self, counts: &Counts, retain: Duration, now: Instant) -> Vec<(u64, Closed)> {
+        let totals = counts.totals();
+        let living: Vec<u32> = self.entries.values().filter(|entry| entry.alive).map(|entry| entry.inum).collect();
+        let is_over = |id: &u64, entry: &Entry| {
+            let quiet = entry.quiet.is_some_and(|(since, rows)| {
+                rows == of(&totals, *id) && now.saturating_duration_since(since) >= retain
+            });
+            let waiting = counts.pending.iter().any(|pending| pending.listener.netns == *id);
+            !entry.alive && ((quiet && !waiting) || living.contains(&entry.inum))
+        };
+        let over: Vec<u64> = self.entries.iter().filter(|(id, entry)| is_over(id, entry)).map(|(id, _)| *id).collect();
+        let close = |id: u64| self.entries.remove(&id).map(|entry| (id, entry.books.close(&of(&totals, id))));
+        over.into_iter().filter_map(close).collect()
+    }
+
+    /// All namespaces as the exporter reads them.
+    #[must_use]
+    pub fn view(&self, discovery: &Discovery) -> Vec<Namespace> {
+        self.entries.iter().map(|(id, entry)| entry.view(*id, discovery)).collect()
+    }
+}
+
+impl Entry {
+    fn new(inum: u32, books: Books) -> Self {
+        Self {
+            inum,
+            books,
+            counters: KernelCounters::default(),
+            sockstat: Sockstat::default(),
+            sysctls: Sysctls::default(),
+            alive: false,
+            quiet: None,
+        }
+    }
+
+    /// Takes a reading. Without a cookie to tell namespaces apart, counters that went backwards do.
+    fn take(&mut self, reading: &Reading) {
+        if self.books.went_backwards(&reading.figures()) {
+            self.books = Books::open(KernelFigures::ZERO);
+        }
+        self.inum = reading.inum;
+        self.counters = reading.counters;
+        self.sockstat = reading.sockstat;
+        self.sysctls = reading.sysctls;
+        self.alive = true;
+    }
+
+    fn view(&self, id: u64, discovery: &Discovery) -> Namespace {
+        let is_host = self.inum == discovery.host;
+        let found = discovery.namespaces.get(&self.inum);
+        Namespace {
+            id,
+            inum: self.inum,
+            label: if is_host { "host".to_owned() } else { self.inum.to_string() },
+            name: found.and_then(|found| found.name.clone()).unwrap_or_default(),
+            is_host,
+            lowest_pid: found.and_then(|found| found.lowest_pid),
+            alive: self.alive,
+            books: self.books.clone(),
+            counters: self.counters,
+            sockstat: self.sockstat,
+            sysctls: self.sysctls,
+        }
+    }
+}
+
+fn of(totals: &HashMap<u64, Totals>, id: u64) -> Totals {
+    totals.get(&id).copied().unwrap_or_default()
+}

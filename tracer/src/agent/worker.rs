@@ -1,0 +1,236 @@
+//! The passes: one thread that enters namespaces, reads counters and listeners, keeps the books and
+//! publishes a [`View`]. It owns the loaded programs, since their iterators run in the namespace of
+//! the thread that opens them; when it ends, everything is detached.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use tracer_ebpf::counter::ListenerSocket;
+
+use super::{
+    reaper::Reaper,
+    registry::{Reading, Registry},
+};
+use crate::{
+    kernel::{
+        hooks::{Report, Signal},
+        load::Kernel,
+        maps::Maps,
+        netns::{self, Discovery, NetnsRef, Roots, VisitError},
+    },
+    labels::Labels,
+    pipeline::{
+        counters::Counts,
+        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        snapshot,
+    },
+    view::{Pass, View},
+};
+
+/// Passes may use this share of a core: one part in 100. They stretch their interval to keep to it.
+const SHARE_OF_CORE: u32 = 100;
+
+/// What the worker is given.
+pub struct Worker {
+    /// The loaded programs.
+    pub kernel: Kernel,
+    /// What became of the hooks.
+    pub report: Arc<Report>,
+    /// The maps.
+    pub maps: Arc<Maps>,
+    /// Labels, shared with the exporter.
+    pub labels: Arc<Mutex<Labels>>,
+    /// Where the result goes.
+    pub view: Arc<Mutex<Arc<View>>>,
+    /// Time between two passes.
+    pub interval: Duration,
+    /// Where namespaces are found.
+    pub roots: Roots,
+    /// Namespaces and their books.
+    pub registry: Registry,
+    /// Rows of what is gone.
+    pub reaper: Reaper,
+}
+
+/// Tells the worker to end.
+#[derive(Debug)]
+pub struct Stop;
+
+impl Worker {
+    /// Reads baselines: for a few rounds, until no hook counts while the kernel is read.
+    pub fn baseline(&mut self) -> io::Result<()> {
+        const ROUNDS_MAX: usize = 5;
+        for _ in 0..ROUNDS_MAX {
+            let discovery = netns::discover(&self.roots)?;
+            let before = self.maps.read()?;
+            let (readings, _) = self.visit_all(&discovery, false);
+            let after = self.maps.read()?;
+            if self.registry.observe_baselines(&discovery, &readings, &before, &after) {
+                break;
+            }
+        }
+        self.registry.open_books();
+        Ok(())
+    }
+
+    /// Makes passes until told to stop; the first at once.
+    pub fn run(mut self, stop: &mpsc::Receiver<Stop>) {
+        loop {
+            let started = Instant::now();
+            if let Err(error) = self.pass() {
+                tracing::warn!(%error, "a pass failed; the next one tries again");
+            }
+            let interval = stretched(self.interval, started.elapsed());
+            match stop.recv_timeout(interval.saturating_sub(started.elapsed())) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// One pass over namespaces, listeners and rows.
+    fn pass(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        let discovery = netns::discover(&self.roots)?;
+        let before = self.maps.read()?;
+        let walks_by_netns = self.report.stands_on(Signal::ListenerPass, "tcp");
+        let (readings, mut sockets) = self.visit_all(&discovery, walks_by_netns);
+        let after = self.maps.read()?;
+        let namespaces_done = Instant::now();
+        if !walks_by_netns {
+            sockets = self.kernel.listeners(&self.report)?;
+        }
+        let listeners = snapshot::join(&sockets);
+        let listeners_done = Instant::now();
+        let no_drop_hooks = self.report.of(Signal::ListenDrops).is_none_or(|drops| drops.rung.is_none());
+        let suspects = if no_drop_hooks { self.reaper.sole_suspects(&listeners, &after) } else { HashMap::new() };
+        self.registry.enter(&discovery, &readings, &before, &after, &suspects, started);
+        for key in listeners.keys() {
+            self.maps.admit_listener(key)?;
+        }
+        self.reap(&after, &listeners, started)?;
+        let interval = stretched(self.interval, started.elapsed());
+        let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
+        let passes = vec![
+            pass("namespaces", started, namespaces_done),
+            pass("listeners", namespaces_done, listeners_done),
+        ];
+        let view = View {
+            namespaces: self.registry.view(&discovery),
+            listeners,
+            retired: self.reaper.retired,
+            unverified: self.reaper.unverified,
+            passes,
+            programs: self.kernel.program_stats(),
+            namespaces_denied: discovery.denied,
+        };
+        replace(&self.view, Arc::new(view));
+        Ok(())
+    }
+
+    /// Removes the rows of what is gone for good.
+    fn reap(
+        &mut self,
+        counts: &Counts,
+        listeners: &std::collections::BTreeMap<tracer_ebpf::counter::ListenerKey, snapshot::Listener>,
+        now: Instant,
+    ) -> io::Result<()> {
+        let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
+        let mut labels = lock(&self.labels);
+        if sees_listeners {
+            for (key, totals) in self.reaper.dead_listeners(counts, listeners, now) {
+                self.registry.retire(key.netns, &totals);
+                self.maps.remove_listener(&key)?;
+                labels.forget_listener(&key);
+            }
+        }
+        for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
+            self.reaper.retired.add_all(&closed.exported);
+            self.reaper.unverified.add_all(&closed.unverified);
+            labels.forget_namespace(id);
+            remove_rows(&self.maps, counts, id)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every namespace that can be entered.
+    fn visit_all(&mut self, discovery: &Discovery, walk_listeners: bool) -> (Vec<Reading>, Vec<ListenerSocket>) {
+        let mut readings = Vec::with_capacity(discovery.namespaces.len());
+        let mut sockets = Vec::new();
+        for namespace in discovery.namespaces.values() {
+            match self.visit(namespace, walk_listeners, &mut sockets) {
+                Ok(Some(reading)) => readings.push(reading),
+                // A namespace that dies meanwhile is none of anybody's errors.
+                Ok(None) | Err(VisitError::Gone) => {}
+                Err(error) => tracing::debug!(inum = namespace.inum, %error, "cannot enter a namespace"),
+            }
+        }
+        (readings, sockets)
+    }
+
+    fn visit(
+        &mut self,
+        namespace: &NetnsRef,
+        walk_listeners: bool,
+        sockets: &mut Vec<ListenerSocket>,
+    ) -> Result<Option<Reading>, VisitError> {
+        let has_cookie = self.kernel.has_net_cookie();
+        let kernel = &mut self.kernel;
+        let report = &self.report;
+        netns::visit(namespace, |inside| {
+            let id = if has_cookie { inside.net_cookie().ok()?? } else { u64::from(namespace.inum) };
+            let counters = KernelCounters::read().ok()?;
+            if walk_listeners && let Ok(found) = kernel.listeners(report) {
+                sockets.extend(found);
+            }
+            Some(Reading {
+                id,
+                inum: namespace.inum,
+                counters,
+                sockstat: Sockstat::read().unwrap_or_default(),
+                sysctls: Sysctls::read().unwrap_or_default(),
+            })
+        })
+    }
+}
+
+/// The interval that keeps passes of this duration to their share of a core.
+fn stretched(interval: Duration, duration: Duration) -> Duration {
+    interval.max(duration * SHARE_OF_CORE)
+}
+
+fn remove_rows(maps: &Maps, counts: &Counts, id: u64) -> io::Result<()> {
+    for (key, _) in counts.listeners.iter().filter(|(key, _)| key.netns == id) {
+        maps.remove_listener(key)?;
+    }
+    for (key, _) in counts.counters.iter().chain(&counts.other).filter(|(key, _)| key.netns == id) {
+        maps.remove_counter(key)?;
+    }
+    maps.remove_netns(id)?;
+    Ok(())
+}
+
+/// Locks without regard to a panic elsewhere: all state behind the agent's locks is valid at every step.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn replace<T>(slot: &Mutex<T>, value: T) {
+    *lock(slot) = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_stretch_to_a_hundredth_of_a_core() {
+        let second = Duration::from_secs(1);
+        assert_eq!(stretched(second, Duration::from_millis(9)), second);
+        assert_eq!(stretched(second, Duration::from_millis(30)), 3 * second);
+    }
+}

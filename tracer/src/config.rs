@@ -1,0 +1,274 @@
+//! Configuration: flags over a TOML file over defaults, validated before anything is opened.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::kernel::hooks::HookKind;
+
+/// Where the metrics are served unless told otherwise.
+pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9795);
+
+/// Flags of `tracer run`, each of which can stand in the file as well.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// TOML file with the same keys as the long flags (`listen`, `pass_interval`, …)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    /// Do not attach the packet hooks (same as --disable-hooks packet)
+    #[arg(long)]
+    no_packet_hook: bool,
+}
+
+/// What can be set by flag and by file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    /// Address to serve /metrics, /status, /healthz and /readyz on [default: 127.0.0.1:9795]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Time between two passes over namespaces and listeners [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    pass_interval: Option<Duration>,
+    /// How long series of what is gone are kept, at least one scrape interval [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde::option")]
+    retain: Option<Duration>,
+    /// Kinds of hooks not to use
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
+    disable_hooks: Option<Vec<HookKind>>,
+    /// Size of the event ring, a power of two, at least 4096 [default: 4194304]
+    #[arg(long, value_name = "BYTES")]
+    ring_bytes: Option<u32>,
+    /// Events a second for each kind and CPU, 0 = no limit [default: 10000]
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<u64>,
+    /// Listeners with series of their own; further ones share an `_other` row [default: 10000]
+    #[arg(long, value_name = "N")]
+    max_listeners: Option<u32>,
+    /// Workloads with series of their own; further ones share an `_other` row [default: 5000]
+    #[arg(long, value_name = "N")]
+    max_workloads: Option<u32>,
+    /// Ports with series of their own, for each workload [default: 32]
+    #[arg(long, value_name = "N")]
+    max_ports: Option<u64>,
+    /// How much to log: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what stops the agent.
+    Error,
+    /// What a user should know.
+    Warn,
+    /// What the agent does at start and end.
+    Info,
+    /// What it does in each pass, and the eBPF programs' own output.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The validated configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Address of the HTTP server.
+    pub listen: SocketAddr,
+    /// Time between two passes.
+    pub pass_interval: Duration,
+    /// How long series of what is gone are kept.
+    pub retain: Duration,
+    /// Kinds of hooks not to use.
+    pub disable_hooks: Vec<HookKind>,
+    /// Size of the ring in bytes.
+    pub ring_bytes: u32,
+    /// Events a second, kind and CPU; 0 = no limit.
+    pub rate_limit: u64,
+    /// Listeners with rows of their own.
+    pub max_listeners: u32,
+    /// Workloads with rows of their own.
+    pub max_workloads: u32,
+    /// Ports with rows of their own, for each workload.
+    pub max_ports: u64,
+    /// Log level.
+    pub log_level: LogLevel,
+}
+
+/// Why the configuration was refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration file {path}: {source}; check --config")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file holds something else than known keys with valid values.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, on one line.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("{key} = {value} is not possible: {remedy}")]
+    Range {
+        /// The key, as in the file.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be.
+        remedy: &'static str,
+    },
+}
+
+impl Config {
+    /// Flags over file over defaults.
+    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let file = flags.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let own = &flags.settings;
+        let mut disable_hooks = own.disable_hooks.clone().or(file.disable_hooks).unwrap_or_default();
+        if flags.no_packet_hook && !disable_hooks.contains(&HookKind::Packet) {
+            disable_hooks.push(HookKind::Packet);
+        }
+        let config = Self {
+            listen: own.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT),
+            pass_interval: own.pass_interval.or(file.pass_interval).unwrap_or(Duration::from_secs(5)),
+            retain: own.retain.or(file.retain).unwrap_or(Duration::from_mins(2)),
+            disable_hooks,
+            ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(4 << 20),
+            rate_limit: own.rate_limit.or(file.rate_limit).unwrap_or(10_000),
+            max_listeners: own.max_listeners.or(file.max_listeners).unwrap_or(10_000),
+            max_workloads: own.max_workloads.or(file.max_workloads).unwrap_or(5_000),
+            max_ports: own.max_ports.or(file.max_ports).unwrap_or(32),
+            log_level: own.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let range = |key, value: &dyn ToString, remedy| Err(ConfigError::Range { key, value: value.to_string(), remedy });
+        if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 4096 || self.ring_bytes > 1 << 30 {
+            return range("ring_bytes", &self.ring_bytes, "choose a power of two from 4096 to 1073741824");
+        }
+        if self.pass_interval < Duration::from_millis(50) {
+            let value = humantime::format_duration(self.pass_interval);
+            return range("pass_interval", &value, "choose at least 50ms");
+        }
+        if self.max_listeners == 0 || self.max_listeners > 1_000_000 {
+            return range("max_listeners", &self.max_listeners, "choose 1 to 1000000");
+        }
+        if self.max_workloads == 0 || self.max_workloads > 100_000 {
+            return range("max_workloads", &self.max_workloads, "choose 1 to 100000");
+        }
+        Ok(())
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let message = format!("line {line}: {}", error.message().replace('\n', " "));
+        ConfigError::Parse { path: path.to_owned(), message }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn load(args: &[&str], file: Option<&str>) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut flags = Cli::parse_from([&["tracer"], args].concat()).flags;
+        if let Some(text) = file {
+            let path = directory.path().join("tracer.toml");
+            fs::write(&path, text).unwrap();
+            flags.config = Some(path);
+        }
+        Config::load(&flags)
+    }
+
+    #[test]
+    fn defaults_hold_without_flags_and_file() {
+        let config = load(&[], None).unwrap();
+        assert_eq!(config.listen, LISTEN_DEFAULT);
+        assert_eq!(config.pass_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = "listen = \"[::]:9795\"\npass_interval = \"2s\"\ndisable_hooks = [\"fentry\"]\n";
+        let config = load(&["--pass-interval", "200ms", "--no-packet-hook"], Some(file)).unwrap();
+        assert_eq!(config.listen.to_string(), "[::]:9795");
+        assert_eq!(config.pass_interval, Duration::from_millis(200));
+        assert_eq!(config.disable_hooks, vec![HookKind::Fentry, HookKind::Packet]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let error = load(&[], Some("rate_limit = 5\nrate_limt = 6\n")).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("rate_limt"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_remedy() {
+        for args in [
+            ["--ring-bytes", "5000"],
+            ["--ring-bytes", "2048"],
+            ["--pass-interval", "1ms"],
+            ["--max-listeners", "0"],
+            ["--max-workloads", "0"],
+        ] {
+            let error = load(&args, None).unwrap_err().to_string();
+            assert!(error.contains("choose"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load(&["--config", "/nonexistent/tracer.toml"], None).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/tracer.toml"), "{error}");
+    }
+}

@@ -1,0 +1,92 @@
+//! What the last pass found, as the exporter reads it. A value: the worker makes a new one each
+//! pass and hands it over whole.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tracer_ebpf::counter::ListenerKey;
+
+use crate::pipeline::{
+    counters::{Closing, Totals},
+    kernel_counters::{KernelCounters, Sockstat, Sysctls},
+    reconcile::Books,
+    snapshot::Listener,
+};
+
+/// The result of all passes so far.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Namespaces, living and lately dead.
+    pub namespaces: Vec<Namespace>,
+    /// Listening sockets by identity.
+    pub listeners: BTreeMap<ListenerKey, Listener>,
+    /// Value of series that were removed.
+    pub retired: Totals,
+    /// Counts of dead namespaces that no reading of the kernel confirms.
+    pub unverified: Totals,
+    /// How the passes went.
+    pub passes: Vec<Pass>,
+    /// Runs and run time of programs: name, runs, nanoseconds.
+    pub programs: Vec<(String, u64, u64)>,
+    /// Namespaces that could not be looked at for want of rights.
+    pub namespaces_denied: usize,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// Identity in the maps.
+    pub id: u64,
+    /// Inode number.
+    pub inum: u32,
+    /// Value of the `netns` label: `host`, or the inode number.
+    pub label: String,
+    /// Name under /run/netns, if it has one.
+    pub name: String,
+    /// Whether it is the namespace of PID 1.
+    pub is_host: bool,
+    /// Lowest PID inside, for attribution.
+    pub lowest_pid: Option<u32>,
+    /// Whether the last pass still found it.
+    pub alive: bool,
+    /// Comparison with the kernel's counters.
+    pub books: Books,
+    /// The kernel's counters at the last reading.
+    pub counters: KernelCounters,
+    /// Sockets in use.
+    pub sockstat: Sockstat,
+    /// Settings.
+    pub sysctls: Sysctls,
+}
+
+/// One kind of pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Name as a metric label.
+    pub name: &'static str,
+    /// How long the last one took.
+    pub duration: Duration,
+    /// When it ended.
+    pub ended: Instant,
+    /// Time between two passes now.
+    pub interval: Duration,
+}
+
+impl View {
+    /// The namespace with this id.
+    #[must_use]
+    pub fn namespace(&self, id: u64) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.id == id)
+    }
+
+    /// The largest difference of all namespaces and signals, for a quick look.
+    #[must_use]
+    pub fn largest_difference(&self) -> i64 {
+        let differences = self.namespaces.iter().flat_map(|namespace| {
+            Closing::ALL.into_iter().map(|signal| namespace.books.difference(signal))
+        });
+        differences.max_by_key(|difference| difference.unsigned_abs()).unwrap_or(0)
+    }
+}
