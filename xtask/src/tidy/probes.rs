@@ -1,5 +1,9 @@
 //! What stands above each eBPF program: the prototype of the kernel function it is attached to, so
-//! that a reader can check the program's arguments without a kernel tree.
+//! that a reader can check the program's arguments without a kernel tree, and a script can compare
+//! them with one.
+//!
+//! The line is `// match-proto: <versions> <prototype>`, for example
+//! `// match-proto: 5.10-6.1 int f(struct sock *sk)`.
 
 use super::Finding;
 use super::source::Source;
@@ -8,37 +12,46 @@ const PROBES: &str = "tracer-ebpf/src/probes/";
 
 /// The attributes that make a function a program.
 const ATTRIBUTES: &[&str] = &[
-    "btf_tracepoint",
-    "cgroup_skb",
-    "fentry",
-    "fexit",
-    "kprobe",
-    "kretprobe",
-    "raw_tracepoint",
-    "tracepoint",
+    "#[btf_tracepoint",
+    "#[cgroup_skb",
+    "#[fentry",
+    "#[fexit",
+    "#[kprobe",
+    "#[kretprobe",
+    "#[raw_tracepoint",
+    "#[tracepoint",
+    // aya has no attribute for iterators.
+    "#[unsafe(link_section = \"iter/",
 ];
 
-/// The comment above each program quotes a prototype in C.
+/// The comment above each program, or above each use of a macro that makes programs, quotes the
+/// prototype of the function that the program names.
 pub(super) fn quote_the_kernel_prototype(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources
         .iter()
         .filter(|source| source.is_rust() && source.path.starts_with(PROBES))
     {
+        let makers = makers(source);
         // The comment lines right above the line that is looked at.
         let mut comment = String::new();
+        let mut in_macro = false;
         for (number, line) in source.lines() {
+            in_macro = line.starts_with("macro_rules!") || in_macro && line != "}";
             let line = line.trim();
-            if let Some(text) = line.strip_prefix("//") {
-                comment.push_str(text.trim_start_matches(['/', '!']));
+            if line.starts_with("//") {
+                comment.push_str(line);
+                comment.push('\n');
                 continue;
             }
-            if is_program(line) && !has_prototype(&comment) {
-                findings.push(Finding::new(
-                    &source.path,
-                    number,
-                    "no kernel prototype above the program",
-                ));
+            let is_use = makers
+                .iter()
+                .any(|maker| line.starts_with(&format!("{maker}!")));
+            if is_use || is_program(line) && !in_macro {
+                findings.extend(
+                    problem(&comment, line)
+                        .map(|problem| Finding::new(&source.path, number, problem)),
+                );
             }
             if !line.starts_with("#[") {
                 comment.clear();
@@ -48,29 +61,48 @@ pub(super) fn quote_the_kernel_prototype(sources: &[Source]) -> Vec<Finding> {
     findings
 }
 
-fn is_program(line: &str) -> bool {
-    let Some(attribute) = line.strip_prefix("#[") else {
-        return false;
-    };
-    let name = attribute
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
-        .next();
-    name.is_some_and(|name| ATTRIBUTES.contains(&name))
+/// The macros of the file that make programs.
+fn makers(source: &Source) -> Vec<&str> {
+    let mut makers = Vec::new();
+    let mut name = None;
+    for (_, line) in source.lines() {
+        if let Some(rest) = line.strip_prefix("macro_rules!") {
+            name = rest.split_whitespace().next();
+        } else if line == "}" {
+            name = None;
+        } else if is_program(line.trim()) {
+            makers.extend(name.take());
+        }
+    }
+    makers
 }
 
-/// Whether the text holds something like `int tcp_v4_rcv(struct sk_buff *skb)`: a name, and a list
-/// whose first word is a type of the kernel.
-fn has_prototype(comment: &str) -> bool {
-    const TYPES: &[&str] = &[
-        "struct", "const", "void", "int", "bool", "unsigned", "u8", "u16", "u32", "u64", "enum",
-    ];
-    comment.match_indices('(').any(|(at, _)| {
-        let is_named = comment[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let first_word = comment[at + 1..]
-            .split(|c: char| !c.is_alphanumeric())
-            .next();
-        is_named && first_word.is_some_and(|word| TYPES.contains(&word))
-    })
+fn is_program(line: &str) -> bool {
+    ATTRIBUTES
+        .iter()
+        .any(|attribute| line.starts_with(attribute))
+}
+
+/// What is wrong with the comment above a program with this attribute.
+fn problem(comment: &str, attribute: &str) -> Option<String> {
+    let prototypes: Vec<_> = comment.lines().filter_map(prototype).collect();
+    if prototypes.is_empty() {
+        return Some("no `// match-proto: <versions> <prototype>` above the program".to_owned());
+    }
+    let (_, function) = attribute.split_once("function = \"")?;
+    let function = function.split('"').next()?;
+    let is_quoted = prototypes
+        .iter()
+        .any(|prototype| prototype.contains(function));
+    (!is_quoted).then(|| format!("the prototype above the program is not that of `{function}`"))
+}
+
+/// The prototype in a line `// match-proto: 5.10- int f(struct sock *sk)`.
+fn prototype(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("match-proto:")?;
+    let (versions, prototype) = rest.trim().split_once(' ')?;
+    let is_version = versions.starts_with(|c: char| c.is_ascii_digit()) && versions.contains('.');
+    is_version.then_some(prototype)
 }
 
 #[cfg(test)]
@@ -85,30 +117,51 @@ mod tests {
             .collect()
     }
 
+    const F: &str = "// match-proto: 5.10-6.1 int f(struct sock *sk)\n";
+
     #[test]
     fn a_program_without_a_prototype_is_found() {
         assert_eq!(
-            lines("/// Counts (see the map).\n#[fentry]\nfn a() {}\n"),
+            lines("/// Counts (see the map).\n#[fentry(function = \"f\")]\nfn a() {}\n"),
             [2]
         );
+        assert_eq!(lines(&format!("{F}\n#[kprobe]\nfn b() {{}}\n")), [3]);
         assert_eq!(
-            lines("/// `int f(struct sock *sk)`\n\n#[kprobe]\nfn b() {}\n"),
-            [3]
-        );
-        assert_eq!(
-            lines("#[btf_tracepoint(function = \"x\")]\nfn c() {}\n"),
+            lines("#[unsafe(link_section = \"iter/tcp\")]\nfn c() {}\n"),
             [1]
         );
+        assert_eq!(
+            lines("// match-proto: int f(void)\n#[fexit]\nfn d() {}\n"),
+            [2]
+        );
     }
 
     #[test]
-    fn a_prototype_may_span_lines_and_attributes() {
-        let text = "/// ```c\n/// int f(const struct sock *sk,\n///       int state)\n/// ```\n#[expect(x)]\n#[fexit]\nfn a() {}\n";
-        assert!(lines(text).is_empty());
+    fn the_prototype_of_another_function_is_found() {
+        assert_eq!(
+            lines(&format!(
+                "{F}#[fentry(function = \"tcp_v4_rcv\")]\nfn a() {{}}\n"
+            )),
+            [2]
+        );
     }
 
     #[test]
-    fn other_attributes_are_no_programs() {
+    fn docs_and_attributes_may_stand_between() {
+        assert!(
+            lines(&format!(
+                "{F}/// Why.\n#[expect(x)]\n#[fexit(function = \"f\")]\nfn a() {{}}\n"
+            ))
+            .is_empty()
+        );
         assert!(lines("#[inline]\nfn a() {}\n").is_empty());
+    }
+
+    #[test]
+    fn a_macro_that_makes_programs_is_checked_where_it_is_used() {
+        let twins =
+            "macro_rules! twins {\n    () => {\n        #[fentry]\n        fn a() {}\n    };\n}\n";
+        assert!(lines(&format!("{twins}{F}twins!();\n")).is_empty());
+        assert_eq!(lines(&format!("{twins}twins!();\n")), [7]);
     }
 }
