@@ -18,7 +18,7 @@ mod tidy;
 mod workspace;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+#[command(bin_name = "cargo xtask", about, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

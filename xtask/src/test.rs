@@ -77,7 +77,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         }
         println!("\n== {}", step.name);
         let start = Instant::now();
-        (step.run)().with_context(|| format!("{} failed", step.name))?;
+        (step.run)().context(step.name)?;
         println!("== {}: {:.1} s", step.name, start.elapsed().as_secs_f64());
     }
     println!("\n== all passed: {:.0} s", start.elapsed().as_secs_f64());
