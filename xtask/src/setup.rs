@@ -118,7 +118,7 @@ fn bpf_linker() -> Result<()> {
     if version.is_some_and(|version| version.ends_with(BPF_LINKER_VERSION)) {
         return Ok(());
     }
-    say("bpf-linker, about a minute");
+    say("bpf-linker, which takes a few minutes to compile");
     process::run(
         cargo()
             .args([
