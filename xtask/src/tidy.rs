@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::process::{self, cargo};
+use manifests::Metadata;
 use source::Source;
 
 mod imports;
@@ -60,11 +61,11 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
     let sources = source::checkout()?;
     let metadata =
         process::capture(cargo().args(["metadata", "--locked", "--format-version", "1"]))?;
-    let packages = manifests::parse(&metadata).context("reading cargo's metadata")?;
+    let metadata: Metadata = serde_json::from_str(&metadata).context("reading cargo's metadata")?;
 
     let mut findings: Vec<_> = CHECKS.iter().flat_map(|check| check(&sources)).collect();
-    findings.extend(manifests::dependencies_stay_few(&packages));
-    findings.extend(licences::are_allowed(&packages));
+    findings.extend(manifests::dependencies_stay_few(&metadata));
+    findings.extend(licences::are_allowed(&metadata));
     for Finding {
         path,
         line,

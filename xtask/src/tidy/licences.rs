@@ -1,7 +1,7 @@
 //! The licences of everything that is linked or used to build: the agent is given to others.
 
 use super::Finding;
-use super::manifests::Package;
+use super::manifests::Metadata;
 
 /// Licences that ask for no more than a notice. `LLVM-exception` only takes demands away.
 const ALLOWED: &[&str] = &[
@@ -17,9 +17,9 @@ const ALLOWED: &[&str] = &[
     "Zlib",
 ];
 
-/// Each package can be used under allowed licences alone.
-pub(super) fn are_allowed(packages: &[Package]) -> Vec<Finding> {
-    let refused = packages.iter().filter_map(|package| {
+/// Each package that is shipped can be used under allowed licences alone.
+pub(super) fn are_allowed(metadata: &Metadata) -> Vec<Finding> {
+    let refused = metadata.shipped().into_iter().filter_map(|package| {
         let problem = match &package.license {
             None => "names no licence".to_owned(),
             Some(licence) if is_allowed(licence) => return None,

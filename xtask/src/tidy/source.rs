@@ -30,10 +30,12 @@ impl Source {
         (1..).zip(self.text.lines())
     }
 
-    /// The lines of code without comments, up to the unit tests at the end of the file.
+    /// The lines of code without comments, up to the unit tests at the end of the file. A file
+    /// `tests.rs` is unit tests as a whole.
     pub(super) fn product(&self) -> impl Iterator<Item = (usize, &str)> {
+        let is_tests = self.path.ends_with("/tests.rs");
         self.lines()
-            .take_while(|(_, line)| *line != "#[cfg(test)]")
+            .take_while(move |(_, line)| !is_tests && *line != "#[cfg(test)]")
             .map(|(number, line)| (number, line.split_once("//").map_or(line, |(code, _)| code)))
     }
 }
@@ -81,6 +83,12 @@ mod tests {
     fn product_ends_at_the_tests_and_has_no_comments() {
         let sources = sample("a.rs", "use a; // why\n#[cfg(test)]\nmod tests {}\n");
         assert_eq!(sources[0].product().collect::<Vec<_>>(), [(1, "use a; ")]);
+    }
+
+    #[test]
+    fn a_file_of_unit_tests_is_no_product() {
+        assert_eq!(sample("a/tests.rs", "use a;\n")[0].product().count(), 0);
+        assert_eq!(sample("a/attests.rs", "use a;\n")[0].product().count(), 1);
     }
 
     #[test]
