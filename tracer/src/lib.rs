@@ -5,5 +5,13 @@
 //! it), `export` (how users see it); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
+pub mod agent;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod export;
+pub mod failure;
 pub mod kernel;
+pub mod labels;
 pub mod pipeline;
+pub mod view;

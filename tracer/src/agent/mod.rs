@@ -1,0 +1,244 @@
+//! Wires the stages together and runs them: one thread for the passes, one tokio runtime for the
+//! ring and HTTP. Nothing is opened before the configuration is valid, and the address is bound
+//! before anything is attached.
+
+pub mod reaper;
+pub mod registry;
+pub mod worker;
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya_log::EbpfLogger;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use self::{
+    reaper::Reaper,
+    registry::Registry,
+    worker::{Stop, Worker, lock},
+};
+use crate::{
+    config::{Config, LogLevel},
+    export::{
+        collector::{self, Sources},
+        http::{self, Source},
+        rows::Suppressed,
+        status,
+    },
+    failure::Failure,
+    kernel::{
+        btf::Btf,
+        hooks::{Report, Verdict},
+        load::{Kernel, LoadOptions},
+        maps::Maps,
+        netns::Roots,
+        preflight::Preflight,
+    },
+    labels::Labels,
+    pipeline::{
+        attribute::{Attributor, cgroup_tree::CgroupTree, process::Processes},
+        decode::decode,
+        journal::Journal,
+        ring,
+    },
+    view::View,
+};
+
+/// How long a start may take until the first pass is done, and an end until the worker is gone.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What the HTTP server shows; shared by all parts.
+pub struct Shared {
+    /// When the agent started.
+    pub started: Instant,
+    /// The configuration in force.
+    pub config: Config,
+    /// What became of the hooks.
+    pub report: Arc<Report>,
+    maps: Arc<Maps>,
+    view: Arc<Mutex<Arc<View>>>,
+    labels: Arc<Mutex<Labels>>,
+    journal: Mutex<Journal>,
+    suppressed: Suppressed,
+}
+
+/// Preflight and the load of the object, attached to nothing yet.
+pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
+    let preflight = Preflight::collect();
+    preflight.verdict().map_err(|error| Failure::unusable(&error))?;
+    let btf = Btf::from_sys_fs().map_err(|error| Failure::unusable(&error))?;
+    let options = LoadOptions {
+        disabled: config.disable_hooks.clone(),
+        ring_bytes: config.ring_bytes,
+        rate_limit: config.rate_limit,
+        listeners_max: config.max_listeners,
+        workloads_max: config.max_workloads,
+        ports_max: config.max_ports,
+        syn_queue_full_at_limit: preflight.version.is_some_and(|version| version.syn_queue_full_at_limit()),
+        cgroup_root: cgroup_tree()?.map(|tree| tree.root().to_owned()),
+        debug: config.log_level as u8 >= LogLevel::Debug as u8,
+    };
+    Kernel::prepare(&btf, options).map_err(|error| Failure::unusable(&error))
+}
+
+fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
+    CgroupTree::locate(Path::new("/proc/self/mountinfo"))
+        .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}; mount proc at /proc")))
+}
+
+/// Runs the agent on a bound address until `shutdown` comes.
+pub async fn run(
+    config: Config,
+    http: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    announce: impl FnOnce(&Shared),
+) -> Result<(), Failure> {
+    let mut kernel = prepare(&config)?;
+    let maps = Arc::new(kernel.maps().map_err(|error| Failure::unusable(&error))?);
+    let ring = kernel.take_ring().map_err(|error| Failure::unusable(&error))?;
+    let logger = logger(&config, &mut kernel);
+    let report = Arc::new(kernel.attach().map_err(|error| Failure::unusable(&error))?);
+    if report.verdict() == Verdict::Unusable {
+        return Err(Failure::unusable(&unusable(&report)));
+    }
+    let shared = Arc::new(Shared {
+        started: Instant::now(),
+        report: Arc::clone(&report),
+        maps: Arc::clone(&maps),
+        view: Arc::default(),
+        labels: Arc::new(Mutex::new(Labels::new(Attributor::new(cgroup_tree()?, Processes::new("/proc".into()))))),
+        journal: Mutex::default(),
+        suppressed: Suppressed::default(),
+        config,
+    });
+    let mut worker = Worker {
+        kernel,
+        report,
+        maps,
+        labels: Arc::clone(&shared.labels),
+        view: Arc::clone(&shared.view),
+        interval: shared.config.pass_interval,
+        roots: Roots::default(),
+        registry: Registry::default(),
+        reaper: Reaper::new(shared.config.retain),
+    };
+    worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
+    let (stop, stopped) = mpsc::channel();
+    let worker = thread::Builder::new()
+        .name("passes".into())
+        .spawn(move || worker.run(&stopped))
+        .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
+    let served = serve(Arc::clone(&shared), http, ring, logger, shutdown, announce).await;
+    // An error here means that the worker has ended already.
+    let _ = stop.send(Stop);
+    let ended = tokio::task::spawn_blocking(move || worker.join().is_ok());
+    match tokio::time::timeout(GRACE, ended).await {
+        Ok(Ok(true)) => served,
+        _ => Err(Failure::other("the worker thread did not end as it should".to_owned())),
+    }
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    http: TcpListener,
+    ring: aya::maps::RingBuf<aya::maps::MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    announce: impl FnOnce(&Shared),
+) -> Result<(), Failure> {
+    let journal = Arc::clone(&shared);
+    let drain = ring::drain(ring, move |record| lock(&journal.journal).record(decode(record)));
+    let server = http::serve(http, http::router(Arc::clone(&shared) as Arc<dyn Source>), shutdown);
+    let ready = async {
+        wait_until_ready(&shared).await?;
+        announce(&shared);
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = server => result.map_err(|error| Failure::other(format!("the HTTP server failed: {error}"))),
+        result = drain => Err(Failure::other(format!("the event ring failed: {}", result.err().map(|error| error.to_string()).unwrap_or_default()))),
+        result = ready => result,
+        () = flush_log(logger) => Ok(()),
+    }
+}
+
+async fn wait_until_ready(shared: &Shared) -> Result<(), Failure> {
+    let limit = Instant::now() + GRACE;
+    while shared.ready().is_err() {
+        if Instant::now() > limit {
+            return Err(Failure::other("the first pass over namespaces and listeners did not end; see the log".to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// The eBPF programs' own log output, at debug level only.
+fn logger(config: &Config, kernel: &mut Kernel) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    if (config.log_level as u8) < LogLevel::Debug as u8 {
+        return None;
+    }
+    EbpfLogger::init_with_logger(kernel.ebpf_mut(), log::logger())
+        .inspect_err(|error| tracing::warn!(%error, "the programs' debug output is not available"))
+        .ok()
+}
+
+async fn flush_log(logger: Option<EbpfLogger<&'static dyn log::Log>>) {
+    let Some(mut logger) = logger else { return std::future::pending().await };
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        logger.flush();
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no required hook is in force: {0}")]
+struct Unusable(String);
+
+fn unusable(report: &Report) -> Unusable {
+    let failed = report.ladders.iter().filter(|ladder| ladder.verdict() == Verdict::Unusable);
+    let causes = failed.flat_map(|ladder| &ladder.refusals);
+    let texts: Vec<String> = causes.map(|refusal| format!("{}: {}; {}", refusal.hook, refusal.cause, refusal.remedy)).collect();
+    Unusable(texts.join(" / "))
+}
+
+impl Shared {
+    /// The last pass's result.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&lock(&self.view))
+    }
+}
+
+impl Source for Shared {
+    fn metrics(&self) -> Bytes {
+        let view = self.view();
+        let mut labels = lock(&self.labels);
+        let journal = lock(&self.journal);
+        collector::collect(&mut Sources {
+            view: &view,
+            maps: &self.maps,
+            report: &self.report,
+            labels: &mut labels,
+            journal: &journal,
+            suppressed: &self.suppressed,
+            now: Instant::now(),
+        })
+    }
+
+    fn status(&self) -> Value {
+        status::status(&self.report, &self.view(), &lock(&self.journal), self.started.elapsed())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.view().passes.is_empty() { Err("the first pass is under way".to_owned()) } else { Ok(()) }
+    }
+}

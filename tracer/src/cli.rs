@@ -1,0 +1,95 @@
+//! The command line, as a value.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::{command::doctor, config::Flags, failure};
+
+/// See where Linux TCP runs out of room: dropped handshakes by listener and cause, retransmits,
+/// TIME_WAIT overflows with their owner, all equal to the kernel's own counters.
+#[derive(Debug, Parser)]
+#[command(name = "tracer", version = VERSION, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_REVISION"), ")");
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong flags or configuration, 69 this kernel or these rights will not do.";
+
+const RUN_EXAMPLES: &str = "Examples:
+  tracer run                                    serve on 127.0.0.1:9795
+  tracer run --listen '[::]:9795'               serve on all addresses
+  tracer run --config /etc/tracer.toml          read the same keys from a file
+  tracer run --no-packet-hook                   count drops by namespace only, where functions cannot be hooked";
+
+const DOCTOR_EXAMPLES: &str = "Exit codes: 0 everything counts at its best, 1 degraded, 2 unusable.
+
+Examples:
+  tracer doctor                                 what works here, and why not better
+  tracer doctor --output json                   the same for scripts";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to the kernel and serve Prometheus metrics until SIGINT or SIGTERM
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Flags),
+    /// Try every hook on this kernel and say what is in force, why nothing better is, and what to do
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(doctor::Options),
+    /// Print docs/metrics.md
+    #[command(hide = true)]
+    MetricsDoc,
+}
+
+/// Prints help or version as asked; a wrong flag as one line on stderr, with exit code 64.
+#[must_use]
+pub fn report_usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{}", error.render().ansi());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprint!("{}", error.render());
+            ExitCode::from(failure::USAGE)
+        }
+        _ => {
+            eprintln!("tracer: {}", one_line(&error.render().to_string()));
+            ExitCode::from(failure::USAGE)
+        }
+    }
+}
+
+/// clap's message without the usage block.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let parts: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let text = parts.join("; ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; see tracer --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_flag_is_one_line_without_usage() {
+        let error = Cli::try_parse_from(["tracer", "run", "--lisen", "x"]).unwrap_err();
+        let line = one_line(&error.render().to_string());
+        assert!(line.starts_with("unexpected argument '--lisen'"), "{line}");
+        assert!(line.contains("--listen") && !line.contains("Usage") && !line.contains('\n'), "{line}");
+    }
+}

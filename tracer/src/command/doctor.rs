@@ -1,0 +1,119 @@
+//! `tracer doctor`: tries every hook, says what is in force and why nothing better is, and leaves
+//! nothing attached.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::run::write_ladder;
+use crate::{
+    agent,
+    config::{Config, Flags},
+    failure::Failure,
+    kernel::{
+        hooks::{Report, Verdict},
+        preflight::Preflight,
+    },
+};
+
+/// Flags of `tracer doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Forms of the findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For scripts: one object.
+    Json,
+}
+
+/// Exit code for a verdict.
+const fn exit_code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Best => 0,
+        Verdict::Degraded => 1,
+        Verdict::Unusable => 2,
+    }
+}
+
+/// Runs the examination. Its verdict is the exit code.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
+    let (report, obstacle) = match examine(&config) {
+        Ok(report) => (report, None),
+        Err(failure) => (Report::default(), Some(failure.message)),
+    };
+    let mut out = io::stdout().lock();
+    let written = match options.output {
+        Output::Text => write_text(&mut out, &report, obstacle.as_deref()),
+        Output::Json => write_json(&mut out, &report, obstacle.as_deref()),
+    };
+    written.map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
+    Ok(ExitCode::from(exit_code(report.verdict())))
+}
+
+/// Loads and attaches as the agent would; everything is detached when this returns.
+fn examine(config: &Config) -> Result<Report, Failure> {
+    agent::prepare(config)?.attach().map_err(|error| Failure::unusable(&error))
+}
+
+fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
+    writeln!(out, "kernel {}", Preflight::collect().release)?;
+    for ladder in &report.ladders {
+        write_ladder(out, ladder)?;
+    }
+    if let Some(obstacle) = obstacle {
+        writeln!(out, "obstacle: {obstacle}")?;
+    }
+    let verdict = match report.verdict() {
+        Verdict::Best => "best: every signal counts outcomes, with owner and cause",
+        Verdict::Degraded => "degraded: totals are exact as far as each signal says above, and the rest is said there",
+        Verdict::Unusable => "unusable: the agent cannot run here",
+    };
+    writeln!(out, "verdict: {verdict}")
+}
+
+fn write_json(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
+    let findings = json!({
+        "kernel": Preflight::collect().release,
+        "verdict": report.verdict(),
+        "signals": report.ladders,
+        "obstacle": obstacle,
+    });
+    writeln!(out, "{findings:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_the_documented_ones() {
+        assert_eq!([Verdict::Best, Verdict::Degraded, Verdict::Unusable].map(exit_code), [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_obstacle_is_shown_and_makes_it_unusable() {
+        let mut text = Vec::new();
+        write_text(&mut text, &Report::default(), Some("no BTF")).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("obstacle: no BTF") && text.contains("unusable"), "{text}");
+        let mut json = Vec::new();
+        write_json(&mut json, &Report::default(), Some("no BTF")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["verdict"], "unusable");
+        assert_eq!(json["obstacle"], "no BTF");
+    }
+}

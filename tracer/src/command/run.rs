@@ -1,0 +1,110 @@
+//! `tracer run`: the agent until SIGINT or SIGTERM.
+
+use std::{
+    future::Future,
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    agent::{self, Shared},
+    config::{Config, Flags, LogLevel},
+    failure::Failure,
+    kernel::hooks::{LadderReport, Report, Verdict},
+};
+
+/// Runs the agent with these flags.
+pub fn run(flags: &Flags) -> Result<(), Failure> {
+    let config = Config::load(flags).map_err(|error| Failure::usage(&error))?;
+    start_log(config.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let http = bind(config.listen).await?;
+    let address = http.local_addr().map_err(|error| Failure::other(error.to_string()))?;
+    let shutdown = shutdown()?;
+    let announce = move |shared: &Shared| {
+        // Nobody may be reading; the log has the same.
+        let _ = write_announcement(&mut io::stdout().lock(), address, &shared.report);
+    };
+    agent::run(config, http, shutdown, announce).await?;
+    tracing::info!("stopped; nothing is attached any more");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::other(format!(
+            "{address} is in use, perhaps by another agent; choose another with --listen ADDRESS:PORT"
+        )),
+        io::ErrorKind::AddrNotAvailable => {
+            Failure::other(format!("this host has no address {}; choose another with --listen", address.ip()))
+        }
+        _ => Failure::other(format!("cannot listen on {address}: {error}; choose another address with --listen")),
+    })
+}
+
+/// Completes at SIGINT or SIGTERM.
+fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let catch = |kind| signal(kind).map_err(|error| Failure::other(format!("cannot catch signals: {error}")));
+    let mut interrupt = catch(SignalKind::interrupt())?;
+    let mut terminate = catch(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn start_log(level: LogLevel) {
+    // Third-party crates have nothing to say below warnings that would help a user.
+    let directives = format!("warn,tracer={level},tracer_bpf={level},tracer_ebpf={level}", level = level.name());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(directives))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .finish();
+    // Fails only if another subscriber is there already, which then gets the output.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// What the agent says once it serves: the hooks in force and why better ones are not, the address.
+pub fn write_announcement(out: &mut impl Write, address: SocketAddr, report: &Report) -> io::Result<()> {
+    for ladder in &report.ladders {
+        write_ladder(out, ladder)?;
+    }
+    writeln!(out, "metrics: http://{address}/metrics")?;
+    out.flush()
+}
+
+/// One signal: what is in force, then why nothing better is.
+pub fn write_ladder(out: &mut impl Write, ladder: &LadderReport) -> io::Result<()> {
+    let signal = ladder.signal.name().replace('_', " ");
+    let mark = if ladder.verdict() == Verdict::Best { "best" } else { "degraded" };
+    writeln!(out, "{signal:<20} {mark:<9} {}", ladder.in_force)?;
+    if ladder.verdict() == Verdict::Best {
+        return Ok(());
+    }
+    if !ladder.cost.is_empty() {
+        writeln!(out, "{:<30} {}", "", ladder.cost)?;
+    }
+    for refusal in &ladder.refusals {
+        writeln!(out, "{:<30} not {}: {}", "", refusal.hook, refusal.cause)?;
+        writeln!(out, "{:<30}     remedy: {}", "", refusal.remedy)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Rows about the agent itself: hooks, events and their losses, maps, passes, the process.
+
+use std::{fs, time::SystemTime};
+
+use super::{
+    collector::{Sources, number},
+    metrics::MetricId,
+    rows::Rows,
+};
+use crate::{kernel::hooks::LADDERS, pipeline::counters::Counts};
+
+/// Adds all rows about the agent; `counts` are missing when the maps could not be read.
+pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) {
+    hooks(rows, sources);
+    events(rows, sources);
+    if let Some(counts) = counts {
+        maps(rows, sources, counts);
+    }
+    passes(rows, sources);
+    for (program, runs, nanoseconds) in &sources.view.programs {
+        rows.add(MetricId::ProgramRuns, &[program], number(*runs));
+        rows.add(MetricId::ProgramRunSeconds, &[program], number(*nanoseconds) / 1e9);
+    }
+    rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
+    process(rows);
+}
+
+/// Every hook of every ladder, so that one that is lost shows as a change from 1 to 0.
+fn hooks(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    for (ladder, report) in LADDERS.iter().zip(&sources.report.ladders) {
+        let points = ladder.rungs.iter().flat_map(|rung| rung.points);
+        let mut names: Vec<String> =
+            points.flat_map(|point| point.ways).flat_map(|way| way.iter()).map(|hook| hook.attach.describe()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let attached = report.hooks.contains(&name);
+            rows.add(MetricId::HookAttached, &[ladder.signal.name(), &name], f64::from(u8::from(attached)));
+        }
+    }
+}
+
+fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    match sources.maps.tallies() {
+        Ok(tallies) => {
+            for (kind, tally) in tallies {
+                let kind_name = kind.name();
+                rows.add(MetricId::Events, &[kind_name], number(tally.emitted));
+                rows.add(MetricId::EventsLost, &[kind_name, "ring"], number(tally.lost_ring));
+                rows.add(MetricId::EventsLost, &[kind_name, "rate"], number(tally.lost_rate));
+                let undecoded = sources.journal.lost_decode(Some(kind));
+                rows.add(MetricId::EventsLost, &[kind_name, "decode"], number(undecoded));
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot read what became of the events"),
+    }
+    rows.add(MetricId::EventsLost, &["unknown", "decode"], number(sources.journal.lost_decode(None)));
+}
+
+fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
+    match sources.maps.fill(counts) {
+        Ok(fills) => {
+            for fill in fills {
+                rows.add(MetricId::MapEntries, &[fill.map], number(fill.entries as u64));
+                rows.add(MetricId::MapCapacity, &[fill.map], f64::from(fill.capacity));
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot read how full the maps are"),
+    }
+}
+
+fn passes(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    for pass in &sources.view.passes {
+        let age = sources.now.saturating_duration_since(pass.ended);
+        rows.add(MetricId::PassDuration, &[pass.name], pass.duration.as_secs_f64());
+        rows.add(MetricId::PassAge, &[pass.name], age.as_secs_f64());
+        rows.add(MetricId::PassInterval, &[pass.name], pass.interval.as_secs_f64());
+    }
+}
+
+/// The agent's own use of the node, as every exporter shows it. What cannot be read is absent.
+fn process(rows: &mut Rows<'_>) {
+    let ticks = rustix::param::clock_ticks_per_second();
+    if let Some((cpu_ticks, start_ticks)) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse_stat) {
+        rows.add(MetricId::ProcessCpuSeconds, &[], number(cpu_ticks) / number(ticks));
+        if let Some(boot) = boot_time_seconds() {
+            rows.add(MetricId::ProcessStartTime, &[], boot + number(start_ticks) / number(ticks));
+        }
+    }
+    let statm = fs::read_to_string("/proc/self/statm").ok();
+    if let Some(pages) = statm.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok()) {
+        rows.add(MetricId::ProcessResidentMemory, &[], number(pages * rustix::param::page_size() as u64));
+    }
+    if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
+        rows.add(MetricId::ProcessOpenFds, &[], number(descriptors.count() as u64));
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        rows.add(MetricId::ProcessMaxFds, &[], number(limit));
+    }
+}
+
+/// CPU time (user and system) and start time of `/proc/PID/stat`, in clock ticks. The name in
+/// brackets may hold anything, so fields are counted from its end.
+fn parse_stat(stat: &str) -> Option<(u64, u64)> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let field = |number: usize| rest.split(' ').nth(number - 3)?.trim().parse::<u64>().ok();
+    Some((field(14)? + field(15)?, field(22)?))
+}
+
+/// When the node booted, seconds since the Unix epoch.
+fn boot_time_seconds() -> Option<f64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(now.as_secs_f64() - uptime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_from_the_end_of_the_name() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 12345 1000 200";
+        assert_eq!(parse_stat(stat), Some((12, 12345)));
+        assert_eq!(parse_stat("garbage"), None);
+        assert_eq!(parse_stat("1 (x) S 1"), None);
+    }
+}

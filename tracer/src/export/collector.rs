@@ -1,0 +1,382 @@
+//! One scrape: reads the maps, joins them with the last pass's view, and makes rows of the METRICS
+//! table. Counts are fresh; queue lengths, limits and the kernel's own counters are the last pass's.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tracer_ebpf::{
+    counter::{
+        CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, DropReason, ListenerKey, ListenerStats, PEAK_SLOT_SHIFT,
+        PEAK_SLOTS_RECENT, PendingHandshake, ROLE_PORT_OTHER, RetransmitCause, Role,
+    },
+    state,
+};
+
+use super::{
+    agent_rows,
+    encode::encode,
+    metrics::MetricId,
+    rows::{ROWS_MAX, Rows, Suppressed},
+    value::label,
+};
+use crate::{
+    kernel::{
+        hooks::{Report, Signal},
+        maps::{Maps, monotonic_ns},
+    },
+    labels::{Labels, ListenerLabels, OTHER},
+    pipeline::{
+        attribute::Owner,
+        counters::{Closing, Counts},
+        journal::Journal,
+    },
+    view::{Namespace, View},
+};
+
+/// Everything a scrape reads.
+pub struct Sources<'a> {
+    /// The last pass's result.
+    pub view: &'a View,
+    /// The maps.
+    pub maps: &'a Maps,
+    /// What became of the hooks.
+    pub report: &'a Report,
+    /// Labels of listeners and workloads.
+    pub labels: &'a mut Labels,
+    /// Recent events and decode losses.
+    pub journal: &'a Journal,
+    /// Rows refused over all scrapes.
+    pub suppressed: &'a Suppressed,
+    /// The time.
+    pub now: Instant,
+}
+
+/// Makes the exposition. A map that cannot be read leaves its rows out and is logged.
+#[must_use]
+pub fn collect(sources: &mut Sources<'_>) -> Bytes {
+    let mut rows = Rows::new(ROWS_MAX, sources.suppressed);
+    match sources.maps.read() {
+        Ok(counts) => {
+            counted(&mut rows, sources, &counts);
+            agent_rows::add(&mut rows, sources, Some(&counts));
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot read the maps");
+            agent_rows::add(&mut rows, sources, None);
+        }
+    }
+    rows.add_suppressed();
+    encode(&rows)
+}
+
+fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
+    let namespaces: HashMap<u64, &Namespace> =
+        sources.view.namespaces.iter().map(|namespace| (namespace.id, namespace)).collect();
+    listeners(rows, sources, counts, &namespaces);
+    for (key, n) in counts.counters.iter().chain(&counts.other) {
+        if let Some(namespace) = namespaces.get(&key.netns) {
+            counter(rows, sources, namespace, key, *n);
+        }
+    }
+    connect_retries(rows, sources, counts, &namespaces);
+    for namespace in &sources.view.namespaces {
+        of_namespace(rows, namespace);
+        unknown(rows, sources, namespace);
+    }
+    for signal in Closing::ALL {
+        rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
+        rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));
+    }
+}
+
+/// Which drop reasons the rung in force can tell. A row that cannot be told is absent, never zero.
+fn reasons(report: &Report) -> &'static [DropReason] {
+    match report.of(Signal::ListenDrops).and_then(|drops| drops.rung) {
+        Some(_) => &[
+            DropReason::AcceptQueueFullSyn,
+            DropReason::AcceptQueueFullAck,
+            DropReason::SynQueueFull,
+            DropReason::Other,
+        ],
+        None => &[],
+    }
+}
+
+fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
+    let stats: HashMap<ListenerKey, &ListenerStats> = counts.listeners.iter().map(|(key, stats)| (*key, stats)).collect();
+    let pending = pending_by_listener(&counts.pending);
+    let view = sources.view;
+    let keys: BTreeSet<ListenerKey> = stats.keys().chain(view.listeners.keys()).chain(pending.keys()).copied().collect();
+    for key in keys {
+        let Some(namespace) = namespaces.get(&key.netns) else { continue };
+        let stats = stats.get(&key).copied();
+        let Some(labels) = sources.labels.listener(&key, stats, view, namespace, sources.now) else { continue };
+        let values = listener_values(namespace, &labels);
+        let drops = pending.get(&key).copied().unwrap_or_default();
+        listener_counts(rows, sources.report, &values, stats, &drops);
+        listener_queues(rows, view, namespace, &key, &values, stats);
+        synack_retransmits(rows, namespace, &labels, stats);
+    }
+}
+
+type Drops = [u64; DropReason::COUNT];
+
+/// Handshakes that were dropped, but which the kernel side counts only with its next packet.
+fn pending_by_listener(pending: &[PendingHandshake]) -> HashMap<ListenerKey, Drops> {
+    let mut drops: HashMap<ListenerKey, Drops> = HashMap::new();
+    for handshake in pending {
+        let reason = DropReason::from_u8(handshake.reason).unwrap_or(DropReason::Other);
+        drops.entry(handshake.listener).or_default()[reason as usize] += 1;
+    }
+    drops
+}
+
+type ListenerValues = [String; 8];
+
+fn listener_values(namespace: &Namespace, labels: &ListenerLabels) -> ListenerValues {
+    let [netns, pod_namespace, pod, container, unit] = owner_values(namespace, &labels.owner);
+    [netns, pod_namespace, pod, container, unit, label(&labels.process), labels.address.clone(), labels.port.clone()]
+}
+
+fn owner_values(namespace: &Namespace, owner: &Owner) -> [String; 5] {
+    [
+        namespace.label.clone(),
+        owner.namespace.clone(),
+        owner.pod.clone(),
+        owner.container.clone(),
+        owner.unit.clone(),
+    ]
+}
+
+/// Label values of a row: those of a group, then the metric's own.
+fn with<'a>(group: &'a [String], own: &[&'a str]) -> Vec<&'a str> {
+    group.iter().map(String::as_str).chain(own.iter().copied()).collect()
+}
+
+fn listener_counts(
+    rows: &mut Rows<'_>,
+    report: &Report,
+    values: &ListenerValues,
+    stats: Option<&ListenerStats>,
+    pending: &Drops,
+) {
+    for &reason in reasons(report) {
+        let counted = stats.map_or(0, |stats| stats.drops[reason as usize]) + pending[reason as usize];
+        rows.add(MetricId::TcpListenDrops, &with(values, &[reason.name()]), number(counted));
+    }
+    let accepted = stats.map_or(0, |stats| stats.accepted);
+    rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(accepted));
+    if report.of(Signal::SynackRetransmits).is_some_and(|ladder| ladder.rung.is_some()) {
+        let repeated = stats.map_or(0, |stats| stats.synack_retransmits);
+        rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(repeated));
+    }
+}
+
+/// A listener's SYN-ACKs are retransmitted segments of its workload as well.
+fn synack_retransmits(rows: &mut Rows<'_>, namespace: &Namespace, labels: &ListenerLabels, stats: Option<&ListenerStats>) {
+    let repeated = stats.map_or(0, |stats| stats.synack_retransmits);
+    if repeated > 0 {
+        let owner = owner_values(namespace, &labels.owner);
+        let own = [Role::Server.name(), labels.port.as_str(), RetransmitCause::Syn.name()];
+        rows.add(MetricId::TcpRetransmittedSegments, &with(&owner, &own), number(repeated));
+    }
+}
+
+fn listener_queues(
+    rows: &mut Rows<'_>,
+    view: &View,
+    namespace: &Namespace,
+    key: &ListenerKey,
+    values: &ListenerValues,
+    stats: Option<&ListenerStats>,
+) {
+    let seen = view.listeners.get(key);
+    let hooks_peak = stats.map_or(0, recent_peak);
+    let peak = hooks_peak.max(seen.map_or(0, |listener| listener.accept_queue_length));
+    rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak));
+    let Some(listener) = seen else { return };
+    let gauges = [
+        (MetricId::TcpAcceptQueueLength, listener.accept_queue_length),
+        (MetricId::TcpAcceptQueueLimit, listener.accept_queue_limit),
+        (MetricId::TcpSynQueueLength, listener.syn_queue_length),
+        (MetricId::TcpSynQueueLimit, syn_queue_limit(namespace, listener.syn_queue_limit)),
+        (MetricId::TcpListenerSockets, listener.sockets),
+    ];
+    for (metric, value) in gauges {
+        rows.add(metric, &with(values, &[]), f64::from(value));
+    }
+}
+
+/// With cookies off the kernel also refuses unproven clients beyond three quarters of
+/// `tcp_max_syn_backlog`.
+fn syn_queue_limit(namespace: &Namespace, backlog: u32) -> u32 {
+    match (namespace.sysctls.tcp_syncookies, namespace.sysctls.tcp_max_syn_backlog) {
+        (Some(0), Some(max)) => u32::try_from(max).map_or(backlog, |max| backlog.min(max - max / 4)),
+        _ => backlog,
+    }
+}
+
+/// The highest of the peaks of the last two minutes.
+fn recent_peak(stats: &ListenerStats) -> u32 {
+    let slot = u32::try_from((monotonic_ns() >> PEAK_SLOT_SHIFT) & u64::from(u32::MAX)).unwrap_or(0);
+    let recent = stats.peaks.iter().filter(|peak| slot.wrapping_sub(peak.slot) < PEAK_SLOTS_RECENT);
+    recent.map(|peak| peak.length).max().unwrap_or(0)
+}
+
+fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace, key: &CounterKey, n: u64) {
+    let Some(kind) = Counter::from_u8(key.counter) else { return };
+    if kind == Counter::Transition {
+        let values = [namespace.label.as_str(), "", "", state::name(key.a), state::name(key.b)];
+        rows.add(MetricId::TcpStateTransitions, &values, number(n));
+        return;
+    }
+    let Some(owner) = sources.labels.workload(key.cgroup, namespace, sources.now) else { return };
+    let values = owner_values(namespace, &owner);
+    let port = port_label(key);
+    match kind {
+        Counter::Retransmit => {
+            let role = Role::from_u8(key.role & !ROLE_PORT_OTHER).unwrap_or(Role::Unknown).name();
+            let cause = RetransmitCause::from_u8(key.a).unwrap_or(RetransmitCause::Unknown).name();
+            rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &[role, &port, cause]), number(n));
+        }
+        Counter::RetransmitFailed => rows.add(MetricId::TcpRetransmitsFailed, &with(&values, &[]), number(n)),
+        Counter::ConnectFailure => {
+            let error = ConnectResult::from_u8(key.a).unwrap_or(ConnectResult::Other).name();
+            rows.add(MetricId::TcpConnectFailures, &with(&values, &[&port, error]), number(n));
+        }
+        Counter::TimeWaitOverflow => rows.add(MetricId::TcpTimeWaitOverflows, &with(&values, &[]), number(n)),
+        Counter::ListenDrop => {
+            let reason = DropReason::from_u8(key.a).unwrap_or(DropReason::Unknown).name();
+            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason]), number(n));
+        }
+        Counter::Accepted => rows.add(MetricId::TcpAcceptedConnections, &other_listener(namespace, &[]), number(n)),
+        Counter::SynackRetransmit => {
+            rows.add(MetricId::TcpSynackRetransmits, &other_listener(namespace, &[]), number(n));
+            let own = [Role::Server.name(), OTHER, RetransmitCause::Syn.name()];
+            rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &own), number(n));
+        }
+        // Histograms are made from several rows; candidates count once they are confirmed.
+        Counter::ConnectRetries | Counter::ConnectRetriesSum | Counter::TimeWaitCandidate | Counter::Transition => {}
+    }
+}
+
+fn port_label(key: &CounterKey) -> String {
+    match key.port {
+        _ if key.role & ROLE_PORT_OTHER != 0 => OTHER.to_owned(),
+        0 => String::new(),
+        port => port.to_string(),
+    }
+}
+
+/// Labels of the row of listeners that found no room.
+fn other_listener<'a>(namespace: &'a Namespace, own: &[&'a str]) -> Vec<&'a str> {
+    [&[namespace.label.as_str(), "", "", "", "", OTHER, "", ""], own].concat()
+}
+
+#[derive(Default)]
+struct Retries {
+    buckets: [u64; CONNECT_RETRY_BUCKETS.len() + 1],
+    sum: u64,
+}
+
+fn connect_retries(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
+    let mut retries: HashMap<(u64, u64, u8), Retries> = HashMap::new();
+    for (key, n) in counts.counters.iter().chain(&counts.other) {
+        let of = (key.netns, key.cgroup, key.a);
+        if key.counter == Counter::ConnectRetriesSum as u8 {
+            retries.entry(of).or_default().sum += n;
+        } else if key.counter == Counter::ConnectRetries as u8
+            && let Some(bucket) = retries.entry(of).or_default().buckets.get_mut(usize::from(key.b))
+        {
+            *bucket += n;
+        }
+    }
+    for ((netns, cgroup, result), retries) in retries {
+        let Some(namespace) = namespaces.get(&netns) else { continue };
+        let Some(owner) = sources.labels.workload(cgroup, namespace, sources.now) else { continue };
+        let result = ConnectResult::from_u8(result).unwrap_or(ConnectResult::Other).name();
+        let values = owner_values(namespace, &owner);
+        let mut count = 0;
+        let cumulative: Vec<(f64, u64)> = CONNECT_RETRY_BUCKETS
+            .iter()
+            .zip(retries.buckets)
+            .map(|(bound, n)| {
+                count += n;
+                (f64::from(*bound), count)
+            })
+            .collect();
+        let count = retries.buckets.iter().sum();
+        rows.add_histogram(MetricId::TcpConnectSynRetries, &with(&values, &[result]), &cumulative, number(retries.sum), count);
+    }
+}
+
+/// Rows that come from the namespace's own files.
+fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
+    let label = namespace.label.as_str();
+    let group = [label, "", ""];
+    for signal in Closing::ALL {
+        if let Some(kernel) = namespace.books.kernel(signal) {
+            rows.add(MetricId::KernelCount, &[label, "", "", signal.name()], number(kernel));
+            #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
+            let difference = namespace.books.difference(signal) as f64;
+            rows.add(MetricId::CountDifference, &[label, "", "", signal.name()], difference);
+        }
+    }
+    if !namespace.alive {
+        return;
+    }
+    rows.add(MetricId::NetnsInfo, &[label, &namespace.name, "", ""], 1.0);
+    let counters = [
+        (MetricId::TcpSegmentsSent, namespace.counters.out_segs),
+        (MetricId::TcpSegmentsReceived, namespace.counters.in_segs),
+        (MetricId::TcpTimeWaitSockets, namespace.sockstat.tcp_tw),
+    ];
+    for (metric, value) in counters {
+        if let Some(value) = value {
+            rows.add(metric, &group, number(value));
+        }
+    }
+    if let Some(limit) = namespace.sysctls.tcp_max_tw_buckets {
+        rows.add(MetricId::TcpTimeWaitLimit, &group, f64::from(limit));
+    }
+}
+
+/// Rows of what no hook attributed, and of what evidence attributed instead.
+fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace) {
+    let label = namespace.label.as_str();
+    let books = &namespace.books;
+    let drops = books.unknown(Closing::ListenDrops);
+    if drops > 0 {
+        let values = [label, "", "", "", "", "", "", "", DropReason::Unknown.name()];
+        rows.add(MetricId::TcpListenDrops, &values, number(drops));
+    }
+    for (key, n) in books.suspected() {
+        if let Some(labels) = sources.labels.listener(key, None, sources.view, namespace, sources.now) {
+            let values = listener_values(namespace, &labels);
+            rows.add(MetricId::TcpListenDrops, &with(&values, &[DropReason::Unknown.name()]), number(n));
+        }
+    }
+    let segments = books.unknown(Closing::RetransmittedSegments);
+    if segments > 0 {
+        let values = [label, "", "", "", "", Role::Unknown.name(), "", RetransmitCause::Unknown.name()];
+        rows.add(MetricId::TcpRetransmittedSegments, &values, number(segments));
+    }
+    let nobody = [label, "", "", "", ""];
+    // Always there, so that a rate works from the first event on.
+    rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
+    rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));
+    for (cgroup, n) in books.time_wait_confirmed() {
+        if let Some(owner) = sources.labels.workload(cgroup, namespace, sources.now) {
+            rows.add(MetricId::TcpTimeWaitOverflows, &with(&owner_values(namespace, &owner), &[]), number(n));
+        }
+    }
+}
+
+/// A count as a sample's value.
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^53, and Prometheus has nothing better")]
+pub fn number(n: u64) -> f64 {
+    n as f64
+}

@@ -1,0 +1,63 @@
+//! `/status`: hooks, passes, namespaces and the last events, as JSON for people and scripts.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    kernel::hooks::Report,
+    pipeline::{
+        counters::Closing,
+        journal::Journal,
+    },
+    view::{Namespace, View},
+};
+
+/// Events shown; the live view has the rest.
+const EVENTS_SHOWN: usize = 50;
+
+/// The agent's state. Times are in seconds.
+#[must_use]
+pub fn status(report: &Report, view: &View, journal: &Journal, up: Duration) -> Value {
+    let now = Instant::now();
+    let passes = view.passes.iter().map(|pass| {
+        json!({
+            "pass": pass.name,
+            "duration_seconds": pass.duration.as_secs_f64(),
+            "age_seconds": now.saturating_duration_since(pass.ended).as_secs_f64(),
+            "interval_seconds": pass.interval.as_secs_f64(),
+        })
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "revision": env!("TRACER_REVISION"),
+        "up_seconds": up.as_secs_f64(),
+        "verdict": report.verdict(),
+        "signals": report.ladders,
+        "passes": passes.collect::<Vec<_>>(),
+        "listeners": view.listeners.len(),
+        "largest_difference": view.largest_difference(),
+        "namespaces": view.namespaces.iter().map(namespace).collect::<Vec<_>>(),
+        "namespaces_denied": view.namespaces_denied,
+        "events": journal.newest(EVENTS_SHOWN).collect::<Vec<_>>(),
+    })
+}
+
+fn namespace(namespace: &Namespace) -> Value {
+    let signals = Closing::ALL.into_iter().filter_map(|signal| {
+        let kernel = namespace.books.kernel(signal)?;
+        let books = json!({
+            "kernel": kernel,
+            "difference": namespace.books.difference(signal),
+            "unknown": namespace.books.unknown(signal),
+        });
+        Some((signal.name().to_owned(), books))
+    });
+    json!({
+        "netns": namespace.label,
+        "inode": namespace.inum,
+        "name": namespace.name,
+        "alive": namespace.alive,
+        "signals": signals.collect::<serde_json::Map<_, _>>(),
+    })
+}
