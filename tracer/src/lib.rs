@@ -5,5 +5,6 @@
 //! it), `export` (how users see it); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
+pub mod export;
 pub mod kernel;
 pub mod pipeline;

@@ -1,0 +1,13 @@
+//! The way out: what users see over HTTP.
+//!
+//! Owns the names, types and labels of every metric ([`metrics`]), the rows of one scrape
+//! ([`rows`]), their text ([`value`], [`encode`]), the HTTP server ([`http`]) and the generated
+//! page about it all ([`mod@reference`]). Knows nothing of maps, namespaces or /proc: the collector
+//! hands it numbers with label values. Only this module names the crates `prometheus` and `axum`.
+
+pub mod encode;
+pub mod http;
+pub mod metrics;
+pub mod reference;
+pub mod rows;
+pub mod value;
