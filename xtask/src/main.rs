@@ -1,1 +1,62 @@
-fn main(){}
+//! `cargo xtask`: everything a developer or CI does with this repository, as one command each.
+//!
+//! Owns the command line; each command is `run(opts)` in a file of its own. Depends on neither of
+//! the project's crates, so that it builds before there is anything to build them with.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod metrics_doc;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the build needs and this machine lacks.
+    Setup(setup::Opts),
+    /// Build the static agent and leave it at target/release/tracer.
+    Build(build::Opts),
+    /// Build the agent and run it in the foreground.
+    Run(run::Opts),
+    /// Run everything that CI runs.
+    Test(test::Opts),
+    /// Check the rules of the code base that no compiler knows.
+    Tidy(tidy::Opts),
+    /// Write docs/metrics.md from the agent's table of metrics.
+    MetricsDoc(metrics_doc::Opts),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Setup(opts) => setup::run(&opts),
+        Command::Build(opts) => build::run(&opts),
+        Command::Run(opts) => run::run(&opts),
+        Command::Test(opts) => test::run(&opts),
+        Command::Tidy(opts) => tidy::run(&opts),
+        Command::MetricsDoc(opts) => metrics_doc::run(&opts),
+    }
+}

@@ -1,0 +1,203 @@
+//! `cargo xtask setup`: installs what the build needs and this machine lacks.
+//!
+//! Owns the list of what is needed. Looks before it installs, says each thing it does, and is
+//! silent and quick when there is nothing to do. Cargo's and rustup's registries and, for the
+//! tests' tools, Debian's packages are the only sources.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::process::{self, cargo, command};
+use crate::workspace;
+
+/// Newer ones need an LLVM library that the toolchains do not carry.
+const BPF_LINKER_VERSION: &str = "0.10.1";
+
+/// Programs that the live tests and the benchmarks call, and the Debian package of each.
+const TEST_TOOLS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
+    ("promtool", "prometheus"),
+];
+
+/// Options of `cargo xtask setup`.
+#[derive(Args)]
+pub(crate) struct Opts {
+    /// Install the programs that the tests call as well.
+    #[arg(long)]
+    test_tools: bool,
+}
+
+pub(crate) fn run(opts: &Opts) -> Result<()> {
+    toolchain()?;
+    if opts.test_tools {
+        test_tools()?;
+    }
+    Ok(())
+}
+
+/// What compiles the agent and its eBPF programs.
+pub(crate) fn toolchain() -> Result<()> {
+    if process::find("rustup").is_none() {
+        bail!(
+            "rustup is not installed; install it with `apt-get install rustup` or from https://rustup.rs"
+        );
+    }
+    nightly_with_rust_src()?;
+    static_target()?;
+    bpf_linker()
+}
+
+fn nightly_with_rust_src() -> Result<()> {
+    if nightly_sysroot().is_none() {
+        say("the nightly toolchain, which compiles the eBPF programs");
+        process::run(command("rustup").args([
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+        ]))
+        .context("the eBPF programs need the nightly toolchain")?;
+    }
+    nightly_component("rust-src", "lib/rustlib/src/rust/library/core")
+}
+
+/// What lints the eBPF programs.
+pub(crate) fn nightly_clippy() -> Result<()> {
+    nightly_component("clippy", "bin/cargo-clippy")
+}
+
+/// Installs the component unless the file that it brings is there.
+fn nightly_component(component: &str, file: &str) -> Result<()> {
+    let sysroot = nightly_sysroot().context("`rustup run nightly rustc` fails")?;
+    if !sysroot.join(file).exists() {
+        say(&format!("{component} for the nightly toolchain"));
+        process::run(command("rustup").args([
+            "component",
+            "add",
+            component,
+            "--toolchain",
+            "nightly",
+        ]))?;
+    }
+    Ok(())
+}
+
+fn nightly_sysroot() -> Option<PathBuf> {
+    process::probe(command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
+        .map(PathBuf::from)
+}
+
+fn static_target() -> Result<()> {
+    let target = workspace::static_target()?;
+    let libraries =
+        process::capture(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
+    if !Path::new(libraries.trim()).is_dir() {
+        say("the target of the static agent");
+        process::run(command("rustup").args(["target", "add", target]))?;
+    }
+    Ok(())
+}
+
+fn bpf_linker() -> Result<()> {
+    let linker = workspace::tools().join("bin/bpf-linker");
+    // It loads nightly's LLVM, so it is asked in nightly's environment.
+    let version = process::probe(
+        command("rustup")
+            .args(["run", "nightly"])
+            .arg(&linker)
+            .arg("--version"),
+    );
+    if version.is_some_and(|version| version.ends_with(BPF_LINKER_VERSION)) {
+        return Ok(());
+    }
+    say("bpf-linker, which takes a few minutes to compile");
+    process::run(
+        cargo()
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER_VERSION,
+                "--locked",
+                "--force",
+            ])
+            .arg("--root")
+            .arg(workspace::tools()),
+    )
+}
+
+/// What the tests call besides the agent itself.
+pub(crate) fn test_tools() -> Result<()> {
+    let packages = missing_packages(|program| process::find(program).is_some());
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let mut install = command("apt-get");
+    install
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&packages);
+    if !process::is_root() || process::find("apt-get").is_none() {
+        let mut advice = format!(
+            "the tests need programs that are not installed; as root, type `{}`",
+            process::shown(&install)
+        );
+        if process::find("apt-get").is_none() {
+            advice.push_str(", or this system's equivalent");
+        }
+        bail!(advice);
+    }
+    let mut what = format!(
+        "{} from Debian's packages, for the tests",
+        packages.join(", ")
+    );
+    if packages.contains(&"prometheus") && Path::new("/run/systemd/system").exists() {
+        write!(
+            what,
+            " (only promtool is used; `systemctl disable --now prometheus` stops the service)"
+        )?;
+    }
+    say(&what);
+    process::run(command("apt-get").arg("update"))?;
+    process::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// The packages of the programs that are not there, each once.
+fn missing_packages(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let mut packages: Vec<_> = TEST_TOOLS
+        .iter()
+        .filter(|(program, _)| !is_there(program))
+        .map(|&(_, package)| package)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+fn say(what: &str) {
+    println!("setup: installing {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_missing_when_all_programs_are_there() {
+        assert!(missing_packages(|_| true).is_empty());
+    }
+
+    #[test]
+    fn a_package_of_two_programs_is_named_once() {
+        assert_eq!(
+            missing_packages(|program| !["ip", "ss", "promtool"].contains(&program)),
+            ["iproute2", "prometheus"]
+        );
+    }
+}
