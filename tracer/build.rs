@@ -31,11 +31,7 @@ fn build() -> Result<()> {
 
     let tools = bpf_tools()?;
     set_environment(&tools)?;
-    let programs = Package {
-        name: "tracer-ebpf",
-        root_dir: "../tracer-ebpf",
-        ..Package::default()
-    };
+    let programs = Package { name: "tracer-ebpf", root_dir: "../tracer-ebpf", ..Package::default() };
     aya_build::build_ebpf([programs], Toolchain::Nightly)?;
 
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
@@ -46,27 +42,16 @@ fn build() -> Result<()> {
 
 /// The directory that holds bpf-linker, once it is certain that the programs can be built.
 fn bpf_tools() -> Result<PathBuf> {
-    let manifest_dir =
-        env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?;
+    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?;
     let tools = Path::new(&manifest_dir).join("../target/tools/bin");
-    ensure!(
-        tools.join("bpf-linker").exists(),
-        "bpf-linker is not installed; run `cargo xtask setup`"
-    );
-    ensure!(
-        nightly_has_rust_src(),
-        "the nightly toolchain with rust-src is not installed; run `cargo xtask setup`"
-    );
+    ensure!(tools.join("bpf-linker").exists(), "bpf-linker is not installed; run `cargo xtask setup`");
+    ensure!(nightly_has_rust_src(), "the nightly toolchain with rust-src is not installed; run `cargo xtask setup`");
     Ok(tools)
 }
 
 fn nightly_has_rust_src() -> bool {
     stdout(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
-        .is_some_and(|sysroot| {
-            Path::new(&sysroot)
-                .join("lib/rustlib/src/rust/library/core")
-                .is_dir()
-        })
+        .is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
 /// Prepares what the cargo inside `aya_build` inherits.
@@ -143,9 +128,6 @@ fn git(args: &[&str]) -> Option<String> {
 
 /// What the command prints, if it succeeds.
 fn stdout(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }

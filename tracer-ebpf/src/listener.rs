@@ -108,7 +108,15 @@ pub fn drop_at<R: Reader>(r: R, sk: *const u8, reason: DropReason, client: Clien
 
 /// Puts a drop on the ring.
 #[inline(always)]
-pub fn emit_drop(key: &ListenerKey, family: u8, local: [u32; 4], client: Client, queues: Queues, reason: DropReason, time_ns: u64) {
+pub fn emit_drop(
+    key: &ListenerKey,
+    family: u8,
+    local: [u32; 4],
+    client: Client,
+    queues: Queues,
+    reason: DropReason,
+    time_ns: u64,
+) {
     let record = ListenDrop {
         header: Header {
             time_ns,
@@ -119,7 +127,13 @@ pub fn emit_drop(key: &ListenerKey, family: u8, local: [u32; 4], client: Client,
             state: state::LISTEN,
             zero: [0; 5],
         },
-        connection: Connection { local, remote: client.address, local_port: key.port, remote_port: client.port, zero: 0 },
+        connection: Connection {
+            local,
+            remote: client.address,
+            local_port: key.port,
+            remote_port: client.port,
+            zero: 0,
+        },
         queue_length: queues.accept,
         queue_limit: queues.limit,
         syn_queue_length: queues.syn,

@@ -122,7 +122,14 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn with_tcp(ctx: &SkBuffContext, header: u32, length: u32, source: [u32; 4], destination: [u32; 4], v6: bool) -> Option<Self> {
+    fn with_tcp(
+        ctx: &SkBuffContext,
+        header: u32,
+        length: u32,
+        source: [u32; 4],
+        destination: [u32; 4],
+        v6: bool,
+    ) -> Option<Self> {
         let tcp = ctx.load::<TcpHeader>(header as usize).ok()?;
         let options_end = u32::from(tcp.data_offset >> 4) * 4;
         Some(Self {

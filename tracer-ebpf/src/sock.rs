@@ -3,9 +3,7 @@
 //! Every function takes a [`Reader`] and a pointer that the verifier, or the hooked function's
 //! contract, says is such an object.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_task_btf,
-};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_current_task_btf};
 use tracer_ebpf::{
     counter::ListenerKey,
     event::{Connection, Header, Kind},
@@ -51,22 +49,14 @@ pub fn net<R: Reader>(r: R, sk: *const u8) -> *const u8 {
 pub fn netns<R: Reader>(r: R, sk: *const u8) -> Netns {
     let net = net(r, sk);
     let inum: u32 = r.load(net, offset!(net_inum));
-    let id = if present(offset!(net_cookie)) {
-        r.load(net, offset!(net_cookie))
-    } else {
-        u64::from(inum)
-    };
+    let id = if present(offset!(net_cookie)) { r.load(net, offset!(net_cookie)) } else { u64::from(inum) };
     Netns { id, inum }
 }
 
 /// cgroup v2 id of the socket.
 #[inline(always)]
 pub fn cgroup_id<R: Reader>(r: R, sk: *const u8) -> u64 {
-    if present(offset!(sk_cgroup)) {
-        cgroup_kn_id(r, r.load(sk, offset!(sk_cgroup)))
-    } else {
-        0
-    }
+    if present(offset!(sk_cgroup)) { cgroup_kn_id(r, r.load(sk, offset!(sk_cgroup))) } else { 0 }
 }
 
 #[inline(always)]

@@ -6,7 +6,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use tracer_ebpf::counter::{CGROUP_OTHER, Counter, CounterKey, NetnsSeen, PORT_OTHER, PortKey, ROLE_PORT_OTHER, Role, WorkloadKey};
+use tracer_ebpf::counter::{
+    CGROUP_OTHER, Counter, CounterKey, NetnsSeen, PORT_OTHER, PortKey, ROLE_PORT_OTHER, Role, WorkloadKey,
+};
 
 use crate::{
     constants::setting,

@@ -18,7 +18,8 @@ pub struct Cli {
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_REVISION"), ")");
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong flags or configuration, 69 this kernel or these rights will not do.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 64 wrong flags or configuration, 69 this kernel or these rights will not do.";
 
 const RUN_EXAMPLES: &str = "Examples:
   tracer run                                    serve on 127.0.0.1:9795

@@ -179,7 +179,8 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let range = |key, value: &dyn ToString, remedy| Err(ConfigError::Range { key, value: value.to_string(), remedy });
+        let range =
+            |key, value: &dyn ToString, remedy| Err(ConfigError::Range { key, value: value.to_string(), remedy });
         if !self.ring_bytes.is_power_of_two() || self.ring_bytes < 4096 || self.ring_bytes > 1 << 30 {
             return range("ring_bytes", &self.ring_bytes, "choose a power of two from 4096 to 1073741824");
         }

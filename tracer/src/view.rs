@@ -84,9 +84,10 @@ impl View {
     /// The largest difference of all namespaces and signals, for a quick look.
     #[must_use]
     pub fn largest_difference(&self) -> i64 {
-        let differences = self.namespaces.iter().flat_map(|namespace| {
-            Closing::ALL.into_iter().map(|signal| namespace.books.difference(signal))
-        });
+        let differences = self
+            .namespaces
+            .iter()
+            .flat_map(|namespace| Closing::ALL.into_iter().map(|signal| namespace.books.difference(signal)));
         differences.max_by_key(|difference| difference.unsigned_abs()).unwrap_or(0)
     }
 }

@@ -27,15 +27,7 @@ pub(crate) fn agent() -> Result<PathBuf> {
     let target_dir = workspace::root().join("target");
     process::run(
         cargo()
-            .args([
-                "build",
-                "--locked",
-                "--release",
-                "--package",
-                "tracer",
-                "--target",
-                target,
-            ])
+            .args(["build", "--locked", "--release", "--package", "tracer", "--target", target])
             .arg("--target-dir")
             .arg(&target_dir),
     )?;
@@ -54,10 +46,7 @@ fn install(built: &Path, agent: &Path) -> Result<()> {
     Ok(fs::rename(&new, agent)?)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a file's size shown with one decimal"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a file's size shown with one decimal")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

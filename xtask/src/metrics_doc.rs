@@ -14,14 +14,7 @@ pub(crate) struct Opts {}
 
 pub(crate) fn run(_: &Opts) -> Result<()> {
     setup::toolchain()?;
-    let page = process::capture(cargo().args([
-        "run",
-        "--quiet",
-        "--package",
-        "tracer",
-        "--",
-        "metrics-doc",
-    ]))?;
+    let page = process::capture(cargo().args(["run", "--quiet", "--package", "tracer", "--", "metrics-doc"]))?;
     let file = workspace::root().join("docs/metrics.md");
     fs::write(&file, page).with_context(|| format!("writing {}", file.display()))
 }

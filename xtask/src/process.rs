@@ -28,9 +28,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs the command with the terminal's input and output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("starting `{}`", shown(command)))?;
+    let status = command.status().with_context(|| format!("starting `{}`", shown(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", shown(command));
     }
@@ -46,16 +44,12 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("`{}` failed: {}", shown(command), output.status);
     }
-    String::from_utf8(output.stdout)
-        .with_context(|| format!("`{}` printed no UTF-8", shown(command)))
+    String::from_utf8(output.stdout).with_context(|| format!("`{}` printed no UTF-8", shown(command)))
 }
 
 /// What the command prints, or nothing if it cannot be run or fails: for questions.
 pub(crate) fn probe(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
@@ -72,10 +66,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
-        .find(|file| {
-            fs::metadata(file)
-                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
 }
 
 /// Whether this process is root: /proc/self belongs to the effective user.
@@ -85,12 +76,9 @@ pub(crate) fn is_root() -> bool {
 
 /// The command as it would be typed in a shell, with the variables that were set for it.
 pub(crate) fn shown(command: &Command) -> String {
-    let variables = command
-        .get_envs()
-        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), quoted(value?))));
-    let words = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(quoted);
+    let variables =
+        command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.display(), quoted(value?))));
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted);
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 
@@ -111,10 +99,7 @@ mod tests {
     #[test]
     fn failure_shows_the_command_as_typed() {
         let error = run(Command::new("sh").args(["-c", "exit 3"]).env("A", "b c")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`A='b c' sh -c 'exit 3'` failed: exit status: 3"
-        );
+        assert_eq!(error.to_string(), "`A='b c' sh -c 'exit 3'` failed: exit status: 3");
     }
 
     #[test]
@@ -131,10 +116,7 @@ mod tests {
 
     #[test]
     fn probe_is_silent_about_failure() {
-        assert_eq!(
-            probe(Command::new("sh").args(["-c", "echo yes"])).as_deref(),
-            Some("yes")
-        );
+        assert_eq!(probe(Command::new("sh").args(["-c", "echo yes"])).as_deref(), Some("yes"));
         assert_eq!(probe(&mut Command::new("false")), None);
     }
 

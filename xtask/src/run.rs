@@ -29,11 +29,7 @@ pub(crate) struct Opts {
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
     let agent = build::agent()?;
-    let missing = if process::is_root() {
-        Vec::new()
-    } else {
-        missing_capabilities(own_capabilities()?)
-    };
+    let missing = if process::is_root() { Vec::new() } else { missing_capabilities(own_capabilities()?) };
     let mut command = match (missing.as_slice(), process::find("sudo")) {
         ([], _) => Command::new(&agent),
         (_, Some(sudo)) => {
@@ -41,11 +37,9 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
             command.arg("--").arg(&agent);
             command
         }
-        (_, None) => bail!(
-            "the agent needs {} and there is no sudo; run `{} run` as root",
-            missing.join(", "),
-            agent.display()
-        ),
+        (_, None) => {
+            bail!("the agent needs {} and there is no sudo; run `{} run` as root", missing.join(", "), agent.display())
+        }
     };
     Err(process::replace_with(command.arg("run").args(&opts.agent)))
 }
@@ -58,18 +52,12 @@ fn own_capabilities() -> Result<u64> {
 
 /// The ambient set of /proc/PID/status: alone it outlives the exec of a file without capabilities.
 fn ambient(status: &str) -> Option<u64> {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapAmb:"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix("CapAmb:"))?;
     u64::from_str_radix(value.trim(), 16).ok()
 }
 
 fn missing_capabilities(held: u64) -> Vec<&'static str> {
-    CAPABILITIES
-        .iter()
-        .filter(|(number, _)| held >> number & 1 == 0)
-        .map(|&(_, name)| name)
-        .collect()
+    CAPABILITIES.iter().filter(|(number, _)| held >> number & 1 == 0).map(|&(_, name)| name).collect()
 }
 
 #[cfg(test)]

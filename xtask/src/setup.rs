@@ -45,9 +45,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
 /// What compiles the agent and its eBPF programs.
 pub(crate) fn toolchain() -> Result<()> {
     if process::find("rustup").is_none() {
-        bail!(
-            "rustup is not installed; install it with `apt-get install rustup` or from https://rustup.rs"
-        );
+        bail!("rustup is not installed; install it with `apt-get install rustup` or from https://rustup.rs");
     }
     nightly_with_rust_src()?;
     static_target()?;
@@ -57,14 +55,8 @@ pub(crate) fn toolchain() -> Result<()> {
 fn nightly_with_rust_src() -> Result<()> {
     if nightly_sysroot().is_none() {
         say("the nightly toolchain, which compiles the eBPF programs");
-        process::run(command("rustup").args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-        ]))
-        .context("the eBPF programs need the nightly toolchain")?;
+        process::run(command("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))
+            .context("the eBPF programs need the nightly toolchain")?;
     }
     nightly_component("rust-src", "lib/rustlib/src/rust/library/core")
 }
@@ -79,26 +71,18 @@ fn nightly_component(component: &str, file: &str) -> Result<()> {
     let sysroot = nightly_sysroot().context("`rustup run nightly rustc` fails")?;
     if !sysroot.join(file).exists() {
         say(&format!("{component} for the nightly toolchain"));
-        process::run(command("rustup").args([
-            "component",
-            "add",
-            component,
-            "--toolchain",
-            "nightly",
-        ]))?;
+        process::run(command("rustup").args(["component", "add", component, "--toolchain", "nightly"]))?;
     }
     Ok(())
 }
 
 fn nightly_sysroot() -> Option<PathBuf> {
-    process::probe(command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
-        .map(PathBuf::from)
+    process::probe(command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"])).map(PathBuf::from)
 }
 
 fn static_target() -> Result<()> {
     let target = workspace::static_target()?;
-    let libraries =
-        process::capture(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
+    let libraries = process::capture(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
     if !Path::new(libraries.trim()).is_dir() {
         say("the target of the static agent");
         process::run(command("rustup").args(["target", "add", target]))?;
@@ -109,26 +93,14 @@ fn static_target() -> Result<()> {
 fn bpf_linker() -> Result<()> {
     let linker = workspace::tools().join("bin/bpf-linker");
     // It loads nightly's LLVM, so it is asked in nightly's environment.
-    let version = process::probe(
-        command("rustup")
-            .args(["run", "nightly"])
-            .arg(&linker)
-            .arg("--version"),
-    );
+    let version = process::probe(command("rustup").args(["run", "nightly"]).arg(&linker).arg("--version"));
     if version.is_some_and(|version| version.ends_with(BPF_LINKER_VERSION)) {
         return Ok(());
     }
     say("bpf-linker, which takes a few minutes to compile");
     process::run(
         cargo()
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER_VERSION,
-                "--locked",
-                "--force",
-            ])
+            .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"])
             .arg("--root")
             .arg(workspace::tools()),
     )
@@ -141,28 +113,18 @@ pub(crate) fn test_tools() -> Result<()> {
         return Ok(());
     }
     let mut install = command("apt-get");
-    install
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(&packages);
+    install.args(["install", "-y", "--no-install-recommends"]).args(&packages);
     if !process::is_root() || process::find("apt-get").is_none() {
-        let mut advice = format!(
-            "the tests need programs that are not installed; as root, type `{}`",
-            process::shown(&install)
-        );
+        let mut advice =
+            format!("the tests need programs that are not installed; as root, type `{}`", process::shown(&install));
         if process::find("apt-get").is_none() {
             advice.push_str(", or this system's equivalent");
         }
         bail!(advice);
     }
-    let mut what = format!(
-        "{} from Debian's packages, for the tests",
-        packages.join(", ")
-    );
+    let mut what = format!("{} from Debian's packages, for the tests", packages.join(", "));
     if packages.contains(&"prometheus") && Path::new("/run/systemd/system").exists() {
-        write!(
-            what,
-            " (only promtool is used; `systemctl disable --now prometheus` stops the service)"
-        )?;
+        write!(what, " (only promtool is used; `systemctl disable --now prometheus` stops the service)")?;
     }
     say(&what);
     process::run(command("apt-get").arg("update"))?;
@@ -171,11 +133,8 @@ pub(crate) fn test_tools() -> Result<()> {
 
 /// The packages of the programs that are not there, each once.
 fn missing_packages(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    let mut packages: Vec<_> = TEST_TOOLS
-        .iter()
-        .filter(|(program, _)| !is_there(program))
-        .map(|&(_, package)| package)
-        .collect();
+    let mut packages: Vec<_> =
+        TEST_TOOLS.iter().filter(|(program, _)| !is_there(program)).map(|&(_, package)| package).collect();
     packages.dedup();
     packages
 }

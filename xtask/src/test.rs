@@ -25,38 +25,14 @@ struct Step {
 }
 
 const STEPS: &[Step] = &[
-    Step {
-        name: "setup",
-        run: set_up,
-    },
-    Step {
-        name: "format",
-        run: format,
-    },
-    Step {
-        name: "tidy",
-        run: || tidy::run(&tidy::Opts {}),
-    },
-    Step {
-        name: "clippy",
-        run: clippy,
-    },
-    Step {
-        name: "clippy for eBPF",
-        run: clippy_bpf,
-    },
-    Step {
-        name: "unit tests",
-        run: unit,
-    },
-    Step {
-        name: "integration tests",
-        run: integration,
-    },
-    Step {
-        name: LIVE,
-        run: live,
-    },
+    Step { name: "setup", run: set_up },
+    Step { name: "format", run: format },
+    Step { name: "tidy", run: || tidy::run(&tidy::Opts {}) },
+    Step { name: "clippy", run: clippy },
+    Step { name: "clippy for eBPF", run: clippy_bpf },
+    Step { name: "unit tests", run: unit },
+    Step { name: "integration tests", run: integration },
+    Step { name: LIVE, run: live },
 ];
 
 /// The step that `--skip-live` leaves out.
@@ -95,39 +71,15 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    process::run(cargo().args([
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    process::run(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
 /// The host's build leaves out what is compiled for eBPF alone.
 fn clippy_bpf() -> Result<()> {
     process::run(
         command("rustup")
-            .args([
-                "run",
-                "nightly",
-                "cargo",
-                "clippy",
-                "--locked",
-                "--package",
-                "tracer-ebpf",
-            ])
-            .args([
-                "--target",
-                "bpfel-unknown-none",
-                "-Z",
-                "build-std=core",
-                "--",
-                "-D",
-                "warnings",
-            ])
+            .args(["run", "nightly", "cargo", "clippy", "--locked", "--package", "tracer-ebpf"])
+            .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
             .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{ARCH}\"")),
     )
 }
@@ -137,26 +89,10 @@ fn unit() -> Result<()> {
 }
 
 fn integration() -> Result<()> {
-    process::run(cargo().args([
-        "test",
-        "--locked",
-        "--package",
-        "tracer",
-        "--test",
-        "integration",
-    ]))
+    process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "integration"]))
 }
 
 /// One after the other: each compares counts of namespaces it owns, but the hooks are machine-wide.
 fn live() -> Result<()> {
-    process::run(cargo().args([
-        "test",
-        "--locked",
-        "--package",
-        "tracer",
-        "--test",
-        "live",
-        "--",
-        "--test-threads=1",
-    ]))
+    process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "live", "--", "--test-threads=1"]))
 }

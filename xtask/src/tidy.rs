@@ -34,11 +34,7 @@ struct Finding {
 
 impl Finding {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -59,19 +55,13 @@ const CHECKS: &[Check] = &[
 
 pub(crate) fn run(_: &Opts) -> Result<()> {
     let sources = source::checkout()?;
-    let metadata =
-        process::capture(cargo().args(["metadata", "--locked", "--format-version", "1"]))?;
+    let metadata = process::capture(cargo().args(["metadata", "--locked", "--format-version", "1"]))?;
     let metadata: Metadata = serde_json::from_str(&metadata).context("reading cargo's metadata")?;
 
     let mut findings: Vec<_> = CHECKS.iter().flat_map(|check| check(&sources)).collect();
     findings.extend(manifests::dependencies_stay_few(&metadata));
     findings.extend(licences::are_allowed(&metadata));
-    for Finding {
-        path,
-        line,
-        message,
-    } in &findings
-    {
+    for Finding { path, line, message } in &findings {
         eprintln!("{path}:{line}: {message}");
     }
     match findings.len() {

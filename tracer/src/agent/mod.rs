@@ -113,7 +113,7 @@ pub async fn run(
         report: Arc::clone(&report),
         maps: Arc::clone(&maps),
         view: Arc::default(),
-        labels: Arc::new(Mutex::new(Labels::new(Attributor::new(cgroup_tree()?, Processes::new("/proc".into()))))),
+        labels: Arc::new(Mutex::new(Labels::new(Attributor::new(cgroup_tree()?, Processes::new("/proc"))))),
         journal: Mutex::default(),
         suppressed: Suppressed::default(),
         config,
@@ -162,7 +162,7 @@ async fn serve(
         std::future::pending().await
     };
     tokio::select! {
-        result = server => result.map_err(|error| Failure::other(format!("the HTTP server failed: {error}"))),
+        () = server => Ok(()),
         result = drain => Err(Failure::other(format!("the event ring failed: {}", result.err().map(|error| error.to_string()).unwrap_or_default()))),
         result = ready => result,
         () = flush_log(logger) => Ok(()),
@@ -173,7 +173,9 @@ async fn wait_until_ready(shared: &Shared) -> Result<(), Failure> {
     let limit = Instant::now() + GRACE;
     while shared.ready().is_err() {
         if Instant::now() > limit {
-            return Err(Failure::other("the first pass over namespaces and listeners did not end; see the log".to_owned()));
+            return Err(Failure::other(
+                "the first pass over namespaces and listeners did not end; see the log".to_owned(),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -206,7 +208,8 @@ struct Unusable(String);
 fn unusable(report: &Report) -> Unusable {
     let failed = report.ladders.iter().filter(|ladder| ladder.verdict() == Verdict::Unusable);
     let causes = failed.flat_map(|ladder| &ladder.refusals);
-    let texts: Vec<String> = causes.map(|refusal| format!("{}: {}; {}", refusal.hook, refusal.cause, refusal.remedy)).collect();
+    let texts: Vec<String> =
+        causes.map(|refusal| format!("{}: {}; {}", refusal.hook, refusal.cause, refusal.remedy)).collect();
     Unusable(texts.join(" / "))
 }
 

@@ -142,7 +142,9 @@ mod tests {
         let live = BTreeMap::from([(key(80), listener(0))]);
         reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start);
         reaper.dead_listeners(&counts(&[(80, 3)]), &live, start + Duration::from_secs(5));
-        assert!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start + Duration::from_secs(6)).is_empty());
+        assert!(
+            reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start + Duration::from_secs(6)).is_empty()
+        );
     }
 
     #[test]

@@ -109,7 +109,10 @@ impl Registry {
         let (before_totals, after_totals) = (before.totals(), after.totals());
         for reading in readings {
             let figures = reading.figures();
-            let entry = self.entries.entry(reading.id).or_insert_with(|| Entry::new(reading.inum, Books::open(KernelFigures::ZERO)));
+            let entry = self
+                .entries
+                .entry(reading.id)
+                .or_insert_with(|| Entry::new(reading.inum, Books::open(KernelFigures::ZERO)));
             entry.take(reading);
             entry.books.enter(&Observation {
                 before: of(&before_totals, reading.id),
@@ -135,7 +138,13 @@ impl Registry {
         }
     }
 
-    fn note_missing(&mut self, discovery: &Discovery, readings: &[Reading], totals: &HashMap<u64, Totals>, now: Instant) {
+    fn note_missing(
+        &mut self,
+        discovery: &Discovery,
+        readings: &[Reading],
+        totals: &HashMap<u64, Totals>,
+        now: Instant,
+    ) {
         for (id, entry) in &mut self.entries {
             let read = readings.iter().any(|reading| reading.id == *id);
             // Found but not entered this time: neither alive nor dead can be said, so nothing changes.

@@ -115,10 +115,8 @@ impl Worker {
         self.reap(&after, &listeners, started)?;
         let interval = stretched(self.interval, started.elapsed());
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
-        let passes = vec![
-            pass("namespaces", started, namespaces_done),
-            pass("listeners", namespaces_done, listeners_done),
-        ];
+        let passes =
+            vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
         let view = View {
             namespaces: self.registry.view(&discovery),
             listeners,

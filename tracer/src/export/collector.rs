@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use tracer_ebpf::{
     counter::{
-        CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, DropReason, ListenerKey, ListenerStats, PEAK_SLOT_SHIFT,
-        PEAK_SLOTS_RECENT, PendingHandshake, ROLE_PORT_OTHER, RetransmitCause, Role,
+        CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, DropReason, ListenerKey, ListenerStats,
+        PEAK_SLOT_SHIFT, PEAK_SLOTS_RECENT, PendingHandshake, ROLE_PORT_OTHER, RetransmitCause, Role,
     },
     state,
 };
@@ -106,10 +106,12 @@ fn reasons(report: &Report) -> &'static [DropReason] {
 }
 
 fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
-    let stats: HashMap<ListenerKey, &ListenerStats> = counts.listeners.iter().map(|(key, stats)| (*key, stats)).collect();
+    let stats: HashMap<ListenerKey, &ListenerStats> =
+        counts.listeners.iter().map(|(key, stats)| (*key, stats)).collect();
     let pending = pending_by_listener(&counts.pending);
     let view = sources.view;
-    let keys: BTreeSet<ListenerKey> = stats.keys().chain(view.listeners.keys()).chain(pending.keys()).copied().collect();
+    let keys: BTreeSet<ListenerKey> =
+        stats.keys().chain(view.listeners.keys()).chain(pending.keys()).copied().collect();
     for key in keys {
         let Some(namespace) = namespaces.get(&key.netns) else { continue };
         let stats = stats.get(&key).copied();
@@ -142,13 +144,7 @@ fn listener_values(namespace: &Namespace, labels: &ListenerLabels) -> ListenerVa
 }
 
 fn owner_values(namespace: &Namespace, owner: &Owner) -> [String; 5] {
-    [
-        namespace.label.clone(),
-        owner.namespace.clone(),
-        owner.pod.clone(),
-        owner.container.clone(),
-        owner.unit.clone(),
-    ]
+    [namespace.label.clone(), owner.namespace.clone(), owner.pod.clone(), owner.container.clone(), owner.unit.clone()]
 }
 
 /// Label values of a row: those of a group, then the metric's own.
@@ -176,7 +172,12 @@ fn listener_counts(
 }
 
 /// A listener's SYN-ACKs are retransmitted segments of its workload as well.
-fn synack_retransmits(rows: &mut Rows<'_>, namespace: &Namespace, labels: &ListenerLabels, stats: Option<&ListenerStats>) {
+fn synack_retransmits(
+    rows: &mut Rows<'_>,
+    namespace: &Namespace,
+    labels: &ListenerLabels,
+    stats: Option<&ListenerStats>,
+) {
     let repeated = stats.map_or(0, |stats| stats.synack_retransmits);
     if repeated > 0 {
         let owner = owner_values(namespace, &labels.owner);
@@ -282,7 +283,12 @@ struct Retries {
     sum: u64,
 }
 
-fn connect_retries(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
+fn connect_retries(
+    rows: &mut Rows<'_>,
+    sources: &mut Sources<'_>,
+    counts: &Counts,
+    namespaces: &HashMap<u64, &Namespace>,
+) {
     let mut retries: HashMap<(u64, u64, u8), Retries> = HashMap::new();
     for (key, n) in counts.counters.iter().chain(&counts.other) {
         let of = (key.netns, key.cgroup, key.a);
@@ -309,7 +315,13 @@ fn connect_retries(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Coun
             })
             .collect();
         let count = retries.buckets.iter().sum();
-        rows.add_histogram(MetricId::TcpConnectSynRetries, &with(&values, &[result]), &cumulative, number(retries.sum), count);
+        rows.add_histogram(
+            MetricId::TcpConnectSynRetries,
+            &with(&values, &[result]),
+            &cumulative,
+            number(retries.sum),
+            count,
+        );
     }
 }
 

@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     kernel::hooks::Report,
-    pipeline::{
-        counters::Closing,
-        journal::Journal,
-    },
+    pipeline::{counters::Closing, journal::Journal},
     view::{Namespace, View},
 };
 

@@ -29,9 +29,7 @@ const DEFINITIONS_MAX: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The kernel was built without `CONFIG_DEBUG_INFO_BTF`.
-    #[error(
-        "the kernel has no type information ({VMLINUX} is absent): it must be built with CONFIG_DEBUG_INFO_BTF=y"
-    )]
+    #[error("the kernel has no type information ({VMLINUX} is absent): it must be built with CONFIG_DEBUG_INFO_BTF=y")]
     NotFound,
     /// The file exists and cannot be read.
     #[error("reading {VMLINUX}: {0}")]
@@ -139,17 +137,9 @@ impl Btf {
     /// How many arguments a tracepoint hands to a `tp_btf` program.
     #[must_use]
     pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
-        let (_, typedef) = self
-            .named(&format!("btf_trace_{name}"), |kind| kind == Kind::Typedef)
-            .next()?;
-        let pointer = self
-            .raw
-            .get(typedef.size_or_id)
-            .filter(|ty| ty.kind == Kind::Ptr)?;
-        let proto = self
-            .raw
-            .get(pointer.size_or_id)
-            .filter(|ty| ty.kind == Kind::FuncProto)?;
+        let (_, typedef) = self.named(&format!("btf_trace_{name}"), |kind| kind == Kind::Typedef).next()?;
+        let pointer = self.raw.get(typedef.size_or_id).filter(|ty| ty.kind == Kind::Ptr)?;
+        let proto = self.raw.get(pointer.size_or_id).filter(|ty| ty.kind == Kind::FuncProto)?;
         // The first one is the tracepoint's private `void *`, which programs do not get.
         proto.vlen.checked_sub(1)
     }
@@ -165,17 +155,14 @@ impl Btf {
     #[must_use]
     pub fn func_prototype(&self, name: &str) -> Option<String> {
         let proto = self.func_proto(name)?;
-        let parameters: Option<Vec<String>> = (0..proto.vlen)
-            .map(|index| Some(self.spell(self.raw.word(&proto, index * 2 + 1)?)))
-            .collect();
+        let parameters: Option<Vec<String>> =
+            (0..proto.vlen).map(|index| Some(self.spell(self.raw.word(&proto, index * 2 + 1)?))).collect();
         Some(format!("{name}({})", parameters?.join(", ")))
     }
 
     fn func_proto(&self, name: &str) -> Option<Type> {
         let (_, func) = self.named(name, |kind| kind == Kind::Func).next()?;
-        self.raw
-            .get(func.size_or_id)
-            .filter(|ty| ty.kind == Kind::FuncProto)
+        self.raw.get(func.size_or_id).filter(|ty| ty.kind == Kind::FuncProto)
     }
 
     fn named<'a>(
@@ -190,17 +177,10 @@ impl Btf {
     }
 
     fn walk(&self, outer: u32, members: &str) -> Option<Member> {
-        let mut found = Found {
-            ty: outer,
-            offset_bits: 0,
-            bits: 0,
-        };
+        let mut found = Found { ty: outer, offset_bits: 0, bits: 0 };
         for name in members.split('.') {
             let inner = self.find_member(self.container(found.ty)?, name)?;
-            found = Found {
-                offset_bits: found.offset_bits.saturating_add(inner.offset_bits),
-                ..inner
-            };
+            found = Found { offset_bits: found.offset_bits.saturating_add(inner.offset_bits), ..inner };
         }
         let is_pointer = self.strip(found.ty).is_some_and(|ty| ty.kind == Kind::Ptr);
         Some(Member {
@@ -220,18 +200,11 @@ impl Btf {
             for index in 0..container.vlen {
                 visits_left = visits_left.checked_sub(1)?;
                 let [member_name, ty, position] = self.raw.member(&container, index)?;
-                let (offset, bits) = if container.flag {
-                    (position & 0x00ff_ffff, (position >> 24) as u8)
-                } else {
-                    (position, 0)
-                };
+                let (offset, bits) =
+                    if container.flag { (position & 0x00ff_ffff, (position >> 24) as u8) } else { (position, 0) };
                 let offset_bits = base_bits + u64::from(offset);
                 if member_name != 0 && self.raw.name_is(member_name, name) {
-                    return Some(Found {
-                        ty,
-                        offset_bits,
-                        bits,
-                    });
+                    return Some(Found { ty, offset_bits, bits });
                 }
                 if member_name == 0
                     && let Some(inner) = self.strip(ty)
@@ -246,11 +219,9 @@ impl Btf {
 
     fn enumerator(&self, ty: &Type, name: &str) -> Option<u64> {
         let words = if ty.kind == Kind::Enum64 { 3 } else { 2 };
-        let index = (0..ty.vlen).map(|index| index * words).find(|&index| {
-            self.raw
-                .word(ty, index)
-                .is_some_and(|offset| self.raw.name_is(offset, name))
-        })?;
+        let index = (0..ty.vlen)
+            .map(|index| index * words)
+            .find(|&index| self.raw.word(ty, index).is_some_and(|offset| self.raw.name_is(offset, name)))?;
         let low = self.raw.word(ty, index + 1)?;
         match ty.kind {
             Kind::Enum64 => Some(u64::from(low) | (u64::from(self.raw.word(ty, index + 2)?) << 32)),
@@ -295,12 +266,7 @@ impl Btf {
                     id = element;
                     continue;
                 }
-                Kind::Int
-                | Kind::Struct
-                | Kind::Union
-                | Kind::Enum
-                | Kind::Enum64
-                | Kind::Float => ty.size_or_id,
+                Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Float => ty.size_or_id,
                 // The agent runs on the kernel it asks about, so their pointers are alike.
                 Kind::Ptr => u32::try_from(size_of::<usize>()).ok()?,
                 _ => return None,
@@ -337,9 +303,7 @@ impl Btf {
                 Kind::FuncProto => "(function)",
                 _ => "",
             };
-            return format!("{prefix}{keyword}{} {stars}", self.raw.name(ty.name))
-                .trim_end()
-                .to_owned();
+            return format!("{prefix}{keyword}{} {stars}", self.raw.name(ty.name)).trim_end().to_owned();
         }
         "?".to_owned()
     }

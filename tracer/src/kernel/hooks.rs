@@ -220,7 +220,11 @@ const LISTEN_OUTCOMES: &[Point] = &[
     ]),
     point(entry_twins!("inet_csk_reqsk_queue_hash_add", "reqsk_queue_hash_add_entry", "reqsk_queue_hash_add_kprobe")),
     point(entry_twins!("cookie_v4_init_sequence", "cookie_v4_init_sequence_entry", "cookie_v4_init_sequence_kprobe")),
-    optional(entry_twins!("cookie_v6_init_sequence", "cookie_v6_init_sequence_entry", "cookie_v6_init_sequence_kprobe")),
+    optional(entry_twins!(
+        "cookie_v6_init_sequence",
+        "cookie_v6_init_sequence_entry",
+        "cookie_v6_init_sequence_kprobe"
+    )),
     point(entry_twins!("tcp_v4_route_req", "tcp_v4_route_req_entry", "tcp_v4_route_req_kprobe")),
     optional(entry_twins!("tcp_v6_route_req", "tcp_v6_route_req_entry", "tcp_v6_route_req_kprobe")),
     point(&[
@@ -288,7 +292,11 @@ pub const LADDERS: &[Ladder] = &[
                     Attach::BtfTracepoint("tcp_retransmit_skb"),
                     When::TracepointArgs(3),
                 )],
-                &[hook_when("tcp_retransmit_skb", Attach::BtfTracepoint("tcp_retransmit_skb"), When::TracepointArgs(2))],
+                &[hook_when(
+                    "tcp_retransmit_skb",
+                    Attach::BtfTracepoint("tcp_retransmit_skb"),
+                    When::TracepointArgs(2),
+                )],
             ])],
         }],
         fallback: "the namespace's totals",

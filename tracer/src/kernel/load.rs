@@ -19,7 +19,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     btf::Btf,
-    hooks::{Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, Point, Refusal, Report, Rung, Signal, Stage, When, explain},
+    hooks::{
+        Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, Point, Refusal, Report, Rung, Signal, Stage, When,
+        explain,
+    },
     maps::Maps,
 };
 
@@ -56,7 +59,9 @@ pub enum LoadError {
     #[error("the kernel's BTF has no {0}, so this kernel cannot be read; please report its version")]
     Offset(&'static str),
     /// The kernel refused the maps or the object's BTF.
-    #[error("the kernel refused the tracer's maps: {0}; give the agent CAP_BPF, and before Linux 5.11 a higher RLIMIT_MEMLOCK (ulimit -l)")]
+    #[error(
+        "the kernel refused the tracer's maps: {0}; give the agent CAP_BPF, and before Linux 5.11 a higher RLIMIT_MEMLOCK (ulimit -l)"
+    )]
     Maps(String),
     /// The kernel's BTF could not be read a second time.
     #[error("reading the kernel's BTF for program load: {0}")]

@@ -48,9 +48,7 @@ impl Default for Roots {
     fn default() -> Self {
         Self {
             proc: "/proc".into(),
-            netns_dirs: ["/run/netns", "/var/run/netns", "/run/docker/netns"]
-                .map(PathBuf::from)
-                .into(),
+            netns_dirs: ["/run/netns", "/var/run/netns", "/run/docker/netns"].map(PathBuf::from).into(),
         }
     }
 }
@@ -86,12 +84,8 @@ pub struct Discovery {
 /// Threads that left their process's namespace are not looked at. What vanishes during the scan is passed
 /// over. Fails when the host's namespace or the list of processes cannot be read.
 pub fn discover(roots: &Roots) -> io::Result<Discovery> {
-    let mut found = Discovery {
-        host: host::inum(&roots.proc)?,
-        namespaces: BTreeMap::new(),
-        denied: 0,
-        beyond_limit: 0,
-    };
+    let mut found =
+        Discovery { host: host::inum(&roots.proc)?, namespaces: BTreeMap::new(), denied: 0, beyond_limit: 0 };
     for dir in &roots.netns_dirs {
         found.scan_mounts(dir);
     }
@@ -105,12 +99,7 @@ fn link_inum(path: &Path) -> io::Result<u32> {
     target
         .to_str()
         .and_then(|link| link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok())
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a link to a network namespace",
-            )
-        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a link to a network namespace"))
 }
 
 /// The inode number of a mounted namespace file; `None` for any other file.
@@ -138,10 +127,8 @@ impl Discovery {
     }
 
     fn scan_processes(&mut self, proc: &Path) -> io::Result<()> {
-        let mut pids: Vec<u32> = fs::read_dir(proc)?
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
+        let mut pids: Vec<u32> =
+            fs::read_dir(proc)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         pids.sort_unstable();
         for pid in pids {
             let path = proc.join(format!("{pid}/ns/net"));
@@ -166,9 +153,7 @@ impl Discovery {
         };
         // `/var/run` is mostly a link to `/run`: the second sighting adds nothing.
         if netns.name.is_none() {
-            netns.name = path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned());
+            netns.name = path.file_name().map(|name| name.to_string_lossy().into_owned());
             netns.paths.push(path);
         }
     }
@@ -237,12 +222,7 @@ impl Inside<'_> {
     /// The namespace's cookie, which unlike the inode number is never used again; `None` before Linux 5.14.
     pub fn net_cookie(&self) -> io::Result<Option<u64>> {
         // UDP, as a TCP socket would show in the namespace's sockstat, and no port is taken without bind().
-        let socket = rustix::net::socket_with(
-            AddressFamily::INET,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         match sys::netns_cookie(socket.as_fd()) {
             Ok(cookie) => Ok(Some(cookie)),
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
@@ -257,16 +237,12 @@ impl Inside<'_> {
 /// `/proc/net` still shows the main thread's namespace, so `pass` reads `/proc/thread-self/net`.
 pub fn visit<T>(netns: &NetnsRef, pass: impl FnOnce(&Inside<'_>) -> T) -> Result<T, VisitError> {
     let target = open(netns)?;
-    let refused = |source| VisitError::Enter {
-        inum: netns.inum,
-        source,
-    };
+    let refused = |source| VisitError::Enter { inum: netns.inum, source };
     let home = Home::remember().map_err(refused)?;
     enter(target.as_fd()).map_err(refused)?;
     drop(target);
     let result = pass(&Inside { netns });
-    home.go_back()
-        .map_err(|source| VisitError::Stranded { source })?;
+    home.go_back().map_err(|source| VisitError::Stranded { source })?;
     Ok(result)
 }
 
@@ -280,10 +256,7 @@ fn open(netns: &NetnsRef) -> Result<OwnedFd, VisitError> {
             Err(error) => refusal = Some(error),
         }
     }
-    Err(refusal.map_or(VisitError::Gone, |error| VisitError::Enter {
-        inum: netns.inum,
-        source: error.into(),
-    }))
+    Err(refusal.map_or(VisitError::Gone, |error| VisitError::Enter { inum: netns.inum, source: error.into() }))
 }
 
 /// Opens `path` if it is the namespace `inum`; PIDs and file names find new owners, hence the look at what
@@ -292,8 +265,7 @@ fn open_if_same(path: &Path, inum: u32) -> Result<Option<OwnedFd>, Errno> {
     // NONBLOCK: whatever has taken the file's place, a FIFO too, must not hold up the worker.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
-    let same = rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC
-        && rustix::fs::fstat(&file)?.st_ino == u64::from(inum);
+    let same = rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC && rustix::fs::fstat(&file)?.st_ino == u64::from(inum);
     Ok(same.then_some(file))
 }
 

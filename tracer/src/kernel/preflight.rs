@@ -66,10 +66,7 @@ pub enum Lockdown {
 impl Lockdown {
     /// Reads `none [integrity] confidentiality`, where brackets mark what is in force.
     fn parse(text: &str) -> Self {
-        match text
-            .split_once('[')
-            .and_then(|(_, rest)| rest.split_once(']'))
-        {
+        match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
             Some(("integrity", _)) => Self::Integrity,
             Some(("confidentiality", _)) => Self::Confidentiality,
             _ => Self::None,
@@ -81,9 +78,7 @@ impl Lockdown {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightError {
     /// A file of `/proc` that everything rests on.
-    #[error(
-        "cannot read {path} ({reason}): mount proc at /proc, and the host's in a container (hostPID: true)"
-    )]
+    #[error("cannot read {path} ({reason}): mount proc at /proc, and the host's in a container (hostPID: true)")]
     Proc {
         /// The file.
         path: &'static str,
@@ -91,9 +86,7 @@ pub enum PreflightError {
         reason: String,
     },
     /// `uname -r` starts with no version.
-    #[error(
-        "the kernel's release {0:?} has no version in it: report it with the output of `uname -a`"
-    )]
+    #[error("the kernel's release {0:?} has no version in it: report it with the output of `uname -a`")]
     UnknownRelease(String),
     /// Too old for any rung.
     #[error("kernel {0} is too old: {OLDEST} or later is needed, so upgrade the kernel")]
@@ -120,9 +113,7 @@ pub enum PreflightError {
     )]
     UserNamespace,
     /// A seccomp filter stands before the kernel.
-    #[error(
-        "bpf() is refused by a seccomp filter: use a profile that allows bpf, or seccompProfile type Unconfined"
-    )]
+    #[error("bpf() is refused by a seccomp filter: use a profile that allows bpf, or seccompProfile type Unconfined")]
     Seccomp,
     /// Locked memory, which maps were charged to until 5.11.
     #[error(
@@ -137,11 +128,7 @@ pub enum PreflightError {
 }
 
 fn names(missing: &[Capability]) -> String {
-    missing
-        .iter()
-        .map(|capability| capability.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    missing.iter().map(|capability| capability.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// What was found about this process and the kernel it runs on.
@@ -183,30 +170,19 @@ impl Preflight {
         Self {
             euid: rustix::process::geteuid().as_raw(),
             capabilities: status.capabilities,
-            version: KernelVersion::detect(
-                &release,
-                &uname.version().to_string_lossy(),
-                signature.as_deref(),
-            ),
+            version: KernelVersion::detect(&release, &uname.version().to_string_lossy(), signature.as_deref()),
             release,
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            lockdown: Lockdown::parse(
-                &fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default(),
-            ),
-            unprivileged_bpf_disabled: fs::read_to_string(
-                "/proc/sys/kernel/unprivileged_bpf_disabled",
-            )
-            .ok()
-            .and_then(|text| text.trim().parse().ok()),
+            lockdown: Lockdown::parse(&fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default()),
+            unprivileged_bpf_disabled: fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
             seccomp: status.seccomp,
-            initial_user_namespace: fs::read_to_string("/proc/self/uid_map")
-                .is_ok_and(|map| maps_every_id(&map)),
+            initial_user_namespace: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_every_id(&map)),
             proc_unreadable: ["/proc/self/status", "/proc/thread-self/net/netstat"]
                 .into_iter()
                 .find_map(|path| Some((path, fs::read(path).err()?.to_string()))),
-            bpf_refused: sys::try_map_create()
-                .err()
-                .map(|error| error.raw_os_error().unwrap_or(0)),
+            bpf_refused: sys::try_map_create().err().map(|error| error.raw_os_error().unwrap_or(0)),
         }
     }
 
@@ -214,10 +190,7 @@ impl Preflight {
     /// others follow from come first.
     pub fn verdict(&self) -> Result<(), PreflightError> {
         if let Some((path, reason)) = &self.proc_unreadable {
-            return Err(PreflightError::Proc {
-                path,
-                reason: reason.clone(),
-            });
+            return Err(PreflightError::Proc { path, reason: reason.clone() });
         }
         let Some(version) = self.version else {
             return Err(PreflightError::UnknownRelease(self.release.clone()));
@@ -232,8 +205,7 @@ impl Preflight {
         if !self.btf {
             return Err(PreflightError::NoBtf);
         }
-        self.bpf_refused
-            .map_or(Ok(()), |errno| Err(self.explain_refusal(errno, version)))
+        self.bpf_refused.map_or(Ok(()), |errno| Err(self.explain_refusal(errno, version)))
     }
 
     /// Whether this process has a capability.
@@ -246,16 +218,10 @@ impl Preflight {
     fn missing_capabilities(&self) -> Vec<Capability> {
         let lacks = |capability: &Capability| !self.has(*capability);
         // CAP_SYS_ADMIN still includes these two.
-        let for_bpf = [Capability::Bpf, Capability::Perfmon]
-            .into_iter()
-            .filter(|_| lacks(&Capability::SysAdmin));
+        let for_bpf = [Capability::Bpf, Capability::Perfmon].into_iter().filter(|_| lacks(&Capability::SysAdmin));
         let splits_bpf = self.version.is_some_and(|version| version >= CAP_BPF_SINCE);
         let for_namespaces = [Capability::SysAdmin, Capability::SysPtrace];
-        for_bpf
-            .filter(|_| splits_bpf)
-            .chain(for_namespaces)
-            .filter(lacks)
-            .collect()
+        for_bpf.filter(|_| splits_bpf).chain(for_namespaces).filter(lacks).collect()
     }
 
     /// Who refused `bpf()`, given that the capabilities are there.
@@ -279,15 +245,9 @@ struct Status {
 
 impl Status {
     fn parse(text: &str) -> Self {
-        let field = |name| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
+        let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         Self {
-            capabilities: field("CapEff:")
-                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-                .unwrap_or(0),
+            capabilities: field("CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0),
             // 1 is strict mode, in which we would not have come this far; 2 is a filter.
             seccomp: field("Seccomp:") == Some("2"),
         }
@@ -331,9 +291,7 @@ mod tests {
     }
 
     fn bits(capabilities: &[Capability]) -> u64 {
-        capabilities
-            .iter()
-            .fold(0, |bits, &capability| bits | 1 << (capability as u8))
+        capabilities.iter().fold(0, |bits, &capability| bits | 1 << (capability as u8))
     }
 
     #[test]
@@ -341,19 +299,13 @@ mod tests {
         use PreflightError as E;
         assert_eq!(verdict(|_| ()), None);
         let proc = ("/proc/self/status", "No such file".to_owned());
-        let expected = E::Proc {
-            path: proc.0,
-            reason: proc.1.clone(),
-        };
+        let expected = E::Proc { path: proc.0, reason: proc.1.clone() };
         assert_eq!(verdict(|p| p.proc_unreadable = Some(proc)), Some(expected));
         assert_eq!(
             verdict(|p| (p.version, p.release) = (None, "six".to_owned())),
             Some(E::UnknownRelease("six".to_owned()))
         );
-        assert_eq!(
-            verdict(|p| p.version = Some(version(5, 9, 16))),
-            Some(E::KernelTooOld(version(5, 9, 16)))
-        );
+        assert_eq!(verdict(|p| p.version = Some(version(5, 9, 16))), Some(E::KernelTooOld(version(5, 9, 16))));
         assert_eq!(verdict(|p| p.version = Some(OLDEST)), None);
         assert_eq!(verdict(|p| p.btf = false), Some(E::NoBtf));
         let refused = |errno, change: fn(&mut Preflight)| {
@@ -363,25 +315,11 @@ mod tests {
             })
         };
         assert_eq!(refused(libc::ENOSYS, |_| ()), Some(E::NoBpf));
-        assert_eq!(
-            refused(libc::ENOSYS, |p| p.seccomp = true),
-            Some(E::Seccomp)
-        );
+        assert_eq!(refused(libc::ENOSYS, |p| p.seccomp = true), Some(E::Seccomp));
         assert_eq!(refused(libc::EPERM, |p| p.seccomp = true), Some(E::Seccomp));
-        assert_eq!(
-            refused(libc::EPERM, |p| p.initial_user_namespace = false),
-            Some(E::UserNamespace)
-        );
-        assert_eq!(
-            refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))),
-            Some(E::Memlock)
-        );
-        assert_eq!(
-            refused(libc::EPERM, |_| ()),
-            Some(E::Refused(
-                "Operation not permitted (os error 1)".to_owned()
-            ))
-        );
+        assert_eq!(refused(libc::EPERM, |p| p.initial_user_namespace = false), Some(E::UserNamespace));
+        assert_eq!(refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))), Some(E::Memlock));
+        assert_eq!(refused(libc::EPERM, |_| ()), Some(E::Refused("Operation not permitted (os error 1)".to_owned())));
     }
 
     #[test]
@@ -397,11 +335,7 @@ mod tests {
         assert_eq!(missing(&[SysAdmin]), [SysPtrace]);
         assert_eq!(missing(&[SysAdmin, SysPtrace]), []);
         assert_eq!(missing(&[Bpf, SysPtrace]), [Perfmon, SysAdmin]);
-        let before_cap_bpf = Preflight {
-            capabilities: 0,
-            version: Some(version(5, 4, 0)),
-            ..able()
-        };
+        let before_cap_bpf = Preflight { capabilities: 0, version: Some(version(5, 4, 0)), ..able() };
         assert_eq!(before_cap_bpf.missing_capabilities(), [SysAdmin, SysPtrace]);
     }
 
@@ -409,33 +343,14 @@ mod tests {
     fn every_error_is_one_line_with_a_remedy() {
         for (error, cause, remedy) in [
             (
-                PreflightError::Proc {
-                    path: "/proc/self/status",
-                    reason: "gone".into(),
-                },
+                PreflightError::Proc { path: "/proc/self/status", reason: "gone".into() },
                 "/proc/self/status",
                 "mount proc",
             ),
-            (
-                PreflightError::UnknownRelease("x".into()),
-                "\"x\"",
-                "report",
-            ),
-            (
-                PreflightError::KernelTooOld(version(4, 19, 1)),
-                "4.19.1",
-                "5.10.0 or later",
-            ),
-            (
-                PreflightError::Capabilities(vec![Capability::Bpf, Capability::Perfmon]),
-                "CAP_BPF, CAP_PERFMON",
-                "sudo",
-            ),
-            (
-                PreflightError::NoBtf,
-                "type information",
-                "CONFIG_DEBUG_INFO_BTF=y",
-            ),
+            (PreflightError::UnknownRelease("x".into()), "\"x\"", "report"),
+            (PreflightError::KernelTooOld(version(4, 19, 1)), "4.19.1", "5.10.0 or later"),
+            (PreflightError::Capabilities(vec![Capability::Bpf, Capability::Perfmon]), "CAP_BPF, CAP_PERFMON", "sudo"),
+            (PreflightError::NoBtf, "type information", "CONFIG_DEBUG_INFO_BTF=y"),
             (PreflightError::NoBpf, "no bpf()", "CONFIG_BPF_SYSCALL=y"),
             (PreflightError::UserNamespace, "user namespace", "outside"),
             (PreflightError::Seccomp, "seccomp filter", "Unconfined"),
@@ -444,42 +359,18 @@ mod tests {
         ] {
             let line = error.to_string();
             assert!(line.contains(cause) && line.contains(remedy), "{line}");
-            assert!(
-                !line.contains('\n') && !line.contains("  ") && line.len() < 160,
-                "{line}"
-            );
+            assert!(!line.contains('\n') && !line.contains("  ") && line.len() < 160, "{line}");
         }
     }
 
     #[test]
     fn kernel_files_are_read_as_they_are() {
         let status = "Name:\ttracer\nCapPrm:\t0\nCapEff:\t000001ffffffffff\nSeccomp:\t2\nSeccomp_filters:\t1\n";
-        assert_eq!(
-            Status::parse(status),
-            Status {
-                capabilities: 0x1ff_ffff_ffff,
-                seccomp: true
-            }
-        );
-        assert_eq!(
-            Status::parse("Seccomp:\t0\n"),
-            Status {
-                capabilities: 0,
-                seccomp: false
-            }
-        );
-        assert_eq!(
-            Lockdown::parse("none [integrity] confidentiality\n"),
-            Lockdown::Integrity
-        );
-        assert_eq!(
-            Lockdown::parse("none integrity [confidentiality]\n"),
-            Lockdown::Confidentiality
-        );
-        assert_eq!(
-            Lockdown::parse("[none] integrity confidentiality\n"),
-            Lockdown::None
-        );
+        assert_eq!(Status::parse(status), Status { capabilities: 0x1ff_ffff_ffff, seccomp: true });
+        assert_eq!(Status::parse("Seccomp:\t0\n"), Status { capabilities: 0, seccomp: false });
+        assert_eq!(Lockdown::parse("none [integrity] confidentiality\n"), Lockdown::Integrity);
+        assert_eq!(Lockdown::parse("none integrity [confidentiality]\n"), Lockdown::Confidentiality);
+        assert_eq!(Lockdown::parse("[none] integrity confidentiality\n"), Lockdown::None);
         assert_eq!(Lockdown::parse(""), Lockdown::None);
         assert!(maps_every_id("         0          0 4294967295\n"));
         assert!(!maps_every_id("         0       1000          1\n"));
@@ -491,10 +382,7 @@ mod tests {
         let found = Preflight::collect();
         let expected = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         assert_eq!(found.release, expected.trim());
-        assert!(
-            found.version.is_some_and(|version| version >= OLDEST),
-            "{found:?}"
-        );
+        assert!(found.version.is_some_and(|version| version >= OLDEST), "{found:?}");
         assert_eq!(found.proc_unreadable, None);
         assert_eq!(found.euid == 0, rustix::process::geteuid().is_root());
         assert_eq!(found.btf, fs::metadata("/sys/kernel/btf/vmlinux").is_ok());

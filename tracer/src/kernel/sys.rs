@@ -6,10 +6,7 @@
 //! wire records promise the same through zerocopy, checked by the compiler, and aya cannot read a
 //! map in batches (10 000 entries one by one take seven times as long).
 
-#![expect(
-    unsafe_code,
-    reason = "system calls that exchange memory with the kernel by address"
-)]
+#![expect(unsafe_code, reason = "system calls that exchange memory with the kernel by address")]
 
 #[cfg(test)]
 mod tests;
@@ -136,21 +133,11 @@ where
     /// That answer is what makes every other call safe; it cannot change later.
     pub fn new(fd: BorrowedFd<'fd>) -> io::Result<Self> {
         let info = map_info(fd)?;
-        if matches!(
-            info.map_type,
-            PER_CPU_HASH | PER_CPU_ARRAY | LRU_PER_CPU_HASH | PER_CPU_CGROUP_STORAGE
-        ) {
-            return Err(invalid(format!(
-                "map type {} has a value for each CPU",
-                info.map_type
-            )));
+        if matches!(info.map_type, PER_CPU_HASH | PER_CPU_ARRAY | LRU_PER_CPU_HASH | PER_CPU_CGROUP_STORAGE) {
+            return Err(invalid(format!("map type {} has a value for each CPU", info.map_type)));
         }
         check_sizes::<K, V>(&info)?;
-        Ok(Self {
-            fd,
-            max_entries: info.max_entries,
-            entry: PhantomData,
-        })
+        Ok(Self { fd, max_entries: info.max_entries, entry: PhantomData })
     }
 
     /// How many entries the map can hold.
@@ -201,10 +188,7 @@ where
                     }
                 }
                 // One bucket of the hash holds more than a batch: ask again with a larger one.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ENOSPC)
-                        && batch.len() < self.max_entries as usize =>
-                {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && batch.len() < self.max_entries as usize => {
                     batch.double();
                 }
                 Err(error) => return Err(error),
@@ -226,17 +210,10 @@ impl<'fd, V: FromBytes + IntoBytes + Immutable + Copy> PerCpuArray<'fd, V> {
     pub fn new(fd: BorrowedFd<'fd>) -> io::Result<Self> {
         let info = map_info(fd)?;
         if info.map_type != PER_CPU_ARRAY {
-            return Err(invalid(format!(
-                "map type {} is not a per-CPU array",
-                info.map_type
-            )));
+            return Err(invalid(format!("map type {} is not a per-CPU array", info.map_type)));
         }
         check_sizes::<u32, V>(&info)?;
-        Ok(Self {
-            fd,
-            cpus: possible_cpus()?,
-            value: PhantomData,
-        })
+        Ok(Self { fd, cpus: possible_cpus()?, value: PhantomData })
     }
 
     /// The value at `index` of each possible CPU, in the order of their numbers.
@@ -248,9 +225,8 @@ impl<'fd, V: FromBytes + IntoBytes + Immutable + Copy> PerCpuArray<'fd, V> {
         // SAFETY: `words` has room for a padded value of each possible CPU, which is what the kernel
         // writes for a map of this type and value size (see `new`).
         unsafe { bpf(Command::MapLookupElem, &mut attr) }?;
-        let values = words
-            .chunks_exact(words_per_cpu.max(1))
-            .filter_map(|words| V::read_from_prefix(words.as_bytes()).ok());
+        let values =
+            words.chunks_exact(words_per_cpu.max(1)).filter_map(|words| V::read_from_prefix(words.as_bytes()).ok());
         Ok(values.map(|(value, _)| value).collect())
     }
 }
@@ -324,18 +300,8 @@ pub fn try_map_create() -> io::Result<()> {
     create_map(ARRAY, 4, 4, 1).map(drop)
 }
 
-fn create_map(
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-) -> io::Result<OwnedFd> {
-    let mut attr = CreateAttr {
-        map_type,
-        key_size,
-        value_size,
-        max_entries,
-    };
+fn create_map(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr { map_type, key_size, value_size, max_entries };
     // SAFETY: `attr` holds no address.
     let fd = unsafe { bpf(Command::MapCreate, &mut attr) }?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
@@ -344,11 +310,7 @@ fn create_map(
 
 fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
     let mut info = MapInfo::new_zeroed();
-    let mut attr = InfoAttr {
-        bpf_fd: raw(fd),
-        info_len: MAP_INFO_LEN,
-        info: address(&raw mut info),
-    };
+    let mut attr = InfoAttr { bpf_fd: raw(fd), info_len: MAP_INFO_LEN, info: address(&raw mut info) };
     // SAFETY: `attr` names `info` and its length; the kernel writes no more than that.
     unsafe { bpf(Command::ObjGetInfoByFd, &mut attr) }?;
     Ok(info)
@@ -366,13 +328,7 @@ fn check_sizes<K, V>(info: &MapInfo) -> io::Result<()> {
 }
 
 fn elem_attr<K>(map: BorrowedFd<'_>, key: &K, value: u64, flags: u64) -> ElemAttr {
-    ElemAttr {
-        map_fd: raw(map),
-        padding: 0,
-        key: address(key),
-        value,
-        flags,
-    }
+    ElemAttr { map_fd: raw(map), padding: 0, key: address(key), value, flags }
 }
 
 /// # Safety
@@ -381,18 +337,8 @@ fn elem_attr<K>(map: BorrowedFd<'_>, key: &K, value: u64, flags: u64) -> ElemAtt
 unsafe fn bpf<A: IntoBytes>(command: Command, attr: &mut A) -> io::Result<RawFd> {
     let attr: *mut A = attr;
     // SAFETY: `attr` is alive and as large as the kernel is told; the caller vouches for the rest.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            libc::c_long::from(command as u8),
-            attr,
-            size_of::<A>(),
-        )
-    };
-    RawFd::try_from(result)
-        .ok()
-        .filter(|&fd| fd >= 0)
-        .ok_or_else(io::Error::last_os_error)
+    let result = unsafe { libc::syscall(libc::SYS_bpf, libc::c_long::from(command as u8), attr, size_of::<A>()) };
+    RawFd::try_from(result).ok().filter(|&fd| fd >= 0).ok_or_else(io::Error::last_os_error)
 }
 
 /// ENOENT as `None`.
@@ -446,18 +392,11 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
             &raw mut len,
         )
     };
-    if result == 0 {
-        Ok(cookie)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Moves the calling thread into a network namespace, given as an open `/proc/PID/ns/net` or a file
 /// that such a link is bound to. Other threads stay where they are.
 pub fn enter_netns(netns: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(move_into_link_name_space(
-        netns,
-        Some(LinkNameSpaceType::Network),
-    )?)
+    Ok(move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?)
 }

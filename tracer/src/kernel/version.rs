@@ -20,11 +20,7 @@ impl KernelVersion {
     /// The version with these parts.
     #[must_use]
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
-        Self {
-            major,
-            minor,
-            patch,
-        }
+        Self { major, minor, patch }
     }
 
     /// Works out the version from `uname -r`, `uname -v` and `/proc/version_signature`.
@@ -36,31 +32,21 @@ impl KernelVersion {
         let release = Self::parse(release)?;
         let of_ubuntu = signature.and_then(|signature| signature.split_whitespace().next_back());
         let of_debian = version.split_once("Debian ").map(|(_, version)| version);
-        let hidden = [of_ubuntu, of_debian]
-            .into_iter()
-            .flatten()
-            .filter_map(Self::parse);
+        let hidden = [of_ubuntu, of_debian].into_iter().flatten().filter_map(Self::parse);
         // Words that speak of another series are not about this kernel.
-        let same_series =
-            |other: &Self| (other.major, other.minor) == (release.major, release.minor);
+        let same_series = |other: &Self| (other.major, other.minor) == (release.major, release.minor);
         Some(hidden.into_iter().find(same_series).unwrap_or(release))
     }
 
     /// Reads the number that a text starts with: `6.1.106-3`, `6.12-rc1`.
     fn parse(text: &str) -> Option<Self> {
-        let end = text
-            .find(|c: char| c != '.' && !c.is_ascii_digit())
-            .unwrap_or(text.len());
+        let end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
         let mut parts = text.get(..end)?.split('.');
         let major = parts.next()?.parse().ok()?;
         let minor = parts.next()?.parse().ok()?;
         // A fourth part, as WSL has, is the distributor's own.
         let patch = parts.next().map_or(Some(0), |patch| patch.parse().ok())?;
-        Some(Self {
-            major,
-            minor,
-            patch,
-        })
+        Some(Self { major, minor, patch })
     }
 
     /// Whether a SYN queue counts as full *at* its limit, `qlen >= sk_max_ack_backlog`, rather than
@@ -103,67 +89,23 @@ mod tests {
     fn versions_of_distributions() {
         let ubuntu = Some("Ubuntu 5.15.0-130.140-generic 5.15.168\n");
         for (release, text, signature, expected) in [
-            (
-                "6.18.44-fc-v657",
-                "#1 SMP PREEMPT_DYNAMIC @0",
-                None,
-                version(6, 18, 44),
-            ),
-            (
-                "6.1.0-25-amd64",
-                "#1 SMP PREEMPT_DYNAMIC Debian 6.1.106-3 (2024-08-26)",
-                None,
-                version(6, 1, 106),
-            ),
-            (
-                "5.10.0-33-amd64",
-                "#1 SMP Debian 5.10.226-1 (2024-10-03)",
-                None,
-                version(5, 10, 226),
-            ),
+            ("6.18.44-fc-v657", "#1 SMP PREEMPT_DYNAMIC @0", None, version(6, 18, 44)),
+            ("6.1.0-25-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.106-3 (2024-08-26)", None, version(6, 1, 106)),
+            ("5.10.0-33-amd64", "#1 SMP Debian 5.10.226-1 (2024-10-03)", None, version(5, 10, 226)),
             (
                 "6.12.9+bpo-amd64",
                 "#1 SMP PREEMPT_DYNAMIC Debian 6.12.9-1~bpo12+1 (2025-01-19)",
                 None,
                 version(6, 12, 9),
             ),
-            (
-                "5.15.0-130-generic",
-                "#140-Ubuntu SMP Wed Dec 18 17:59:53 UTC 2024",
-                ubuntu,
-                version(5, 15, 168),
-            ),
-            (
-                "5.15.0-130-generic",
-                "#140-Ubuntu SMP Wed Dec 18 17:59:53 UTC 2024",
-                None,
-                version(5, 15, 0),
-            ),
-            (
-                "5.14.0-503.el9.x86_64",
-                "#1 SMP PREEMPT_DYNAMIC Tue",
-                None,
-                version(5, 14, 0),
-            ),
-            (
-                "6.6.87.2-microsoft-standard-WSL2",
-                "#1 SMP",
-                None,
-                version(6, 6, 87),
-            ),
+            ("5.15.0-130-generic", "#140-Ubuntu SMP Wed Dec 18 17:59:53 UTC 2024", ubuntu, version(5, 15, 168)),
+            ("5.15.0-130-generic", "#140-Ubuntu SMP Wed Dec 18 17:59:53 UTC 2024", None, version(5, 15, 0)),
+            ("5.14.0-503.el9.x86_64", "#1 SMP PREEMPT_DYNAMIC Tue", None, version(5, 14, 0)),
+            ("6.6.87.2-microsoft-standard-WSL2", "#1 SMP", None, version(6, 6, 87)),
             ("6.13-rc7", "#1 SMP", None, version(6, 13, 0)),
-            (
-                "6.8.0-49-generic",
-                "built on Debian 12.5-1",
-                Some("Ubuntu 7"),
-                version(6, 8, 0),
-            ),
+            ("6.8.0-49-generic", "built on Debian 12.5-1", Some("Ubuntu 7"), version(6, 8, 0)),
         ] {
-            assert_eq!(
-                KernelVersion::detect(release, text, signature),
-                Some(expected),
-                "{release} {text}"
-            );
+            assert_eq!(KernelVersion::detect(release, text, signature), Some(expected), "{release} {text}");
         }
         for release in ["", "6", "6.", "six.one", "6.x", ".1", "99999.1.1", "-6.1"] {
             assert_eq!(KernelVersion::detect(release, "", None), None, "{release}");
@@ -172,37 +114,15 @@ mod tests {
 
     #[test]
     fn the_syn_queue_fix_by_series() {
-        let at_limit = [
-            (5, 10, 233),
-            (5, 15, 176),
-            (6, 1, 124),
-            (6, 6, 71),
-            (6, 12, 9),
-            (6, 11, 11),
-            (5, 19, 17),
-            (4, 19, 325),
-        ];
+        let at_limit =
+            [(5, 10, 233), (5, 15, 176), (6, 1, 124), (6, 6, 71), (6, 12, 9), (6, 11, 11), (5, 19, 17), (4, 19, 325)];
         for (major, minor, patch) in at_limit {
-            assert!(
-                version(major, minor, patch).syn_queue_full_at_limit(),
-                "{major}.{minor}.{patch}"
-            );
+            assert!(version(major, minor, patch).syn_queue_full_at_limit(), "{major}.{minor}.{patch}");
         }
-        let above = [
-            (5, 10, 234),
-            (5, 15, 177),
-            (6, 1, 125),
-            (6, 6, 72),
-            (6, 12, 10),
-            (6, 13, 0),
-            (6, 18, 44),
-            (7, 0, 0),
-        ];
+        let above =
+            [(5, 10, 234), (5, 15, 177), (6, 1, 125), (6, 6, 72), (6, 12, 10), (6, 13, 0), (6, 18, 44), (7, 0, 0)];
         for (major, minor, patch) in above {
-            assert!(
-                !version(major, minor, patch).syn_queue_full_at_limit(),
-                "{major}.{minor}.{patch}"
-            );
+            assert!(!version(major, minor, patch).syn_queue_full_at_limit(), "{major}.{minor}.{patch}");
         }
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use tracer_ebpf::{
-    counter::{Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, RetransmitCause},
+    counter::{
+        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, RetransmitCause,
+    },
     state,
 };
 

@@ -55,7 +55,15 @@ mod tests {
     use crate::pipeline::decode::Detail;
 
     fn event(time_ns: u64) -> Event {
-        Event { time_ns, netns: 1, cgroup: 1, state: "LISTEN", local: None, remote: None, detail: Detail::SynackRetransmit }
+        Event {
+            time_ns,
+            netns: 1,
+            cgroup: 1,
+            state: "LISTEN",
+            local: None,
+            remote: None,
+            detail: Detail::SynackRetransmit,
+        }
     }
 
     #[test]

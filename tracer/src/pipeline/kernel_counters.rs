@@ -117,10 +117,7 @@ impl KernelCounters {
         if names.split_ascii_whitespace().count() != values.split_ascii_whitespace().count() {
             return;
         }
-        for (name, value) in names
-            .split_ascii_whitespace()
-            .zip(values.split_ascii_whitespace())
-        {
+        for (name, value) in names.split_ascii_whitespace().zip(values.split_ascii_whitespace()) {
             if let Some(field) = self.field(table, name) {
                 // Negative values (`MaxConn -1`: no limit) are no counts.
                 *field = value.parse().ok();
@@ -207,8 +204,7 @@ impl Sysctls {
             tcp_syncookies: setting(dir, "ipv4/tcp_syncookies")?,
             tcp_max_syn_backlog: setting(dir, "ipv4/tcp_max_syn_backlog")?,
             somaxconn: setting(dir, "core/somaxconn")?,
-            ip_local_port_range: optional(dir, "ipv4/ip_local_port_range")?
-                .and_then(|text| port_range(&text)),
+            ip_local_port_range: optional(dir, "ipv4/ip_local_port_range")?.and_then(|text| port_range(&text)),
             tcp_syn_retries: setting(dir, "ipv4/tcp_syn_retries")?,
             tcp_synack_retries: setting(dir, "ipv4/tcp_synack_retries")?,
             tcp_syn_linear_timeouts: setting(dir, "ipv4/tcp_syn_linear_timeouts")?,
@@ -238,7 +234,6 @@ fn optional(dir: &Path, name: &str) -> io::Result<Option<String>> {
 /// The text of a file, with its path in the error.
 fn read(dir: &Path, name: &str) -> io::Result<String> {
     let path = dir.join(name);
-    fs::read_to_string(&path).map_err(|error| {
-        io::Error::new(error.kind(), format!("reading {}: {error}", path.display()))
-    })
+    fs::read_to_string(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("reading {}: {error}", path.display())))
 }

@@ -193,7 +193,8 @@ impl Books {
     fn confirm_time_wait(&mut self, seen: &Observation) {
         let signal = Closing::TimeWaitOverflows;
         let Some(kernel) = self.kernel.get(signal) else { return };
-        let explained = seen.after.get(signal) + self.retired.get(signal) + self.unknown.get(signal) + self.time_wait.total();
+        let explained =
+            seen.after.get(signal) + self.retired.get(signal) + self.unknown.get(signal) + self.time_wait.total();
         self.time_wait.confirm(kernel.saturating_sub(explained), &seen.candidates_after);
         self.time_wait.reject(&seen.candidates_before);
     }
@@ -361,10 +362,8 @@ mod tests {
     #[test]
     fn signals_without_a_row_keep_their_difference() {
         let mut books = Books::open(KernelFigures::ZERO);
-        let seen = Observation {
-            kernel: KernelFigures::ZERO.with(Closing::PassiveOpens, Some(4)),
-            ..Observation::default()
-        };
+        let seen =
+            Observation { kernel: KernelFigures::ZERO.with(Closing::PassiveOpens, Some(4)), ..Observation::default() };
         for _ in 0..3 {
             books.enter(&seen);
             assert_eq!(books.difference(Closing::PassiveOpens), 4);

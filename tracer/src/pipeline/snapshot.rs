@@ -68,7 +68,8 @@ impl Listener {
     fn add_socket(&mut self, record: &ListenerSocket) {
         let limit = record.accept_queue_limit;
         let first = self.sockets == 0;
-        if first || is_fuller((record.accept_queue_length, limit), (self.accept_queue_length, self.accept_queue_limit)) {
+        if first || is_fuller((record.accept_queue_length, limit), (self.accept_queue_length, self.accept_queue_limit))
+        {
             self.accept_queue_length = record.accept_queue_length;
             self.accept_queue_limit = limit;
         }

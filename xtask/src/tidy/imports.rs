@@ -67,10 +67,7 @@ mod tests {
     use super::*;
 
     fn paths(text: &str) -> Vec<String> {
-        imports(&sample("a.rs", text)[0])
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect()
+        imports(&sample("a.rs", text)[0]).into_iter().map(|(_, path)| path).collect()
     }
 
     #[test]

@@ -15,25 +15,11 @@ struct Home {
 const HOMES: &[Home] = &[
     Home {
         krate: "aya",
-        parts: &[
-            "tracer/src/kernel",
-            "tracer/src/pipeline/ring",
-            "tracer/src/pipeline/counters",
-            "tracer/src/agent",
-        ],
+        parts: &["tracer/src/kernel", "tracer/src/pipeline/ring", "tracer/src/pipeline/counters", "tracer/src/agent"],
     },
-    Home {
-        krate: "aya_log",
-        parts: &["tracer/src/kernel", "tracer/src/agent"],
-    },
-    Home {
-        krate: "prometheus",
-        parts: &["tracer/src/export"],
-    },
-    Home {
-        krate: "axum",
-        parts: &["tracer/src/export"],
-    },
+    Home { krate: "aya_log", parts: &["tracer/src/kernel", "tracer/src/agent"] },
+    Home { krate: "prometheus", parts: &["tracer/src/export"] },
+    Home { krate: "axum", parts: &["tracer/src/export"] },
 ];
 
 /// Modules that are handed all they work on, time included, so that a test needs no machine.
@@ -71,16 +57,8 @@ struct Exception {
 }
 
 const STAGE_EXCEPTIONS: &[Exception] = &[
-    Exception {
-        from: "journal",
-        to: "decode",
-        reason: "the journal holds the events that decode defines",
-    },
-    Exception {
-        from: "reconcile",
-        to: "counters",
-        reason: "reconcile compares the totals that counters defines",
-    },
+    Exception { from: "journal", to: "decode", reason: "the journal holds the events that decode defines" },
+    Exception { from: "reconcile", to: "counters", reason: "reconcile compares the totals that counters defines" },
 ];
 
 const PIPELINE: &str = "tracer/src/pipeline/";
@@ -88,23 +66,11 @@ const PIPELINE: &str = "tracer/src/pipeline/";
 /// `aya`, `prometheus` and `axum` appear only where the table says.
 pub(super) fn crates_stay_home(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| source.is_rust() && source.path.starts_with("tracer/src/"))
-    {
-        for home in HOMES
-            .iter()
-            .filter(|home| !home.parts.iter().any(|part| source.path.starts_with(part)))
-        {
-            let users = source
-                .product()
-                .filter(|(_, line)| names_crate(line, home.krate));
+    for source in sources.iter().filter(|source| source.is_rust() && source.path.starts_with("tracer/src/")) {
+        for home in HOMES.iter().filter(|home| !home.parts.iter().any(|part| source.path.starts_with(part))) {
+            let users = source.product().filter(|(_, line)| names_crate(line, home.krate));
             findings.extend(users.map(|(number, _)| {
-                Finding::new(
-                    &source.path,
-                    number,
-                    format!("`{}` belongs in {}", home.krate, home.parts.join(", ")),
-                )
+                Finding::new(&source.path, number, format!("`{}` belongs in {}", home.krate, home.parts.join(", ")))
             }));
         }
     }
@@ -116,32 +82,16 @@ pub(super) fn pure_modules_do_no_io(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for module in PURE {
         let mut found = false;
-        for source in sources
-            .iter()
-            .filter(|source| source.is_rust() && source.path.starts_with(module))
-        {
+        for source in sources.iter().filter(|source| source.is_rust() && source.path.starts_with(module)) {
             found = true;
             for (number, line) in source.product() {
-                findings.extend(
-                    IMPURE
-                        .iter()
-                        .filter(|word| has_path(line, word))
-                        .map(|word| {
-                            Finding::new(
-                                &source.path,
-                                number,
-                                format!("`{word}` in a pure module: pass the value in"),
-                            )
-                        }),
-                );
+                findings.extend(IMPURE.iter().filter(|word| has_path(line, word)).map(|word| {
+                    Finding::new(&source.path, number, format!("`{word}` in a pure module: pass the value in"))
+                }));
             }
         }
         if !found {
-            findings.push(Finding::new(
-                module,
-                0,
-                "listed as pure by xtask/src/tidy/layers.rs, but not there",
-            ));
+            findings.push(Finding::new(module, 0, "listed as pure by xtask/src/tidy/layers.rs, but not there"));
         }
     }
     findings
@@ -149,10 +99,7 @@ pub(super) fn pure_modules_do_no_io(sources: &[Source]) -> Vec<Finding> {
 
 /// A stage of the pipeline knows its input and output, not its neighbours: agent.rs wires them.
 pub(super) fn stages_do_not_import_each_other(sources: &[Source]) -> Vec<Finding> {
-    let stages: Vec<_> = sources
-        .iter()
-        .filter_map(|source| stage_of(&source.path))
-        .collect();
+    let stages: Vec<_> = sources.iter().filter_map(|source| stage_of(&source.path)).collect();
     let mut findings = Vec::new();
     for source in sources {
         let Some(stage) = stage_of(&source.path) else {
@@ -162,9 +109,9 @@ pub(super) fn stages_do_not_import_each_other(sources: &[Source]) -> Vec<Finding
             let Some(other) = stage_in_path(&source.path, &path) else {
                 continue;
             };
-            let allowed = STAGE_EXCEPTIONS.iter().any(|exception| {
-                exception.from == stage && exception.to == other && !exception.reason.is_empty()
-            });
+            let allowed = STAGE_EXCEPTIONS
+                .iter()
+                .any(|exception| exception.from == stage && exception.to == other && !exception.reason.is_empty());
             if other != stage && stages.contains(&other) && !allowed {
                 findings.push(Finding::new(
                     &source.path,
@@ -188,16 +135,9 @@ fn stage_of(path: &str) -> Option<&str> {
 
 /// The stage that a path in `file` leads to.
 fn stage_in_path<'a>(file: &'a str, path: &'a str) -> Option<&'a str> {
-    let mut modules: Vec<_> = file
-        .strip_prefix("tracer/src/")?
-        .strip_suffix(".rs")?
-        .split('/')
-        .collect();
+    let mut modules: Vec<_> = file.strip_prefix("tracer/src/")?.strip_suffix(".rs")?.split('/').collect();
     let mut segments = path.split("::").peekable();
-    if segments
-        .next_if(|first| ["crate", "tracer"].contains(first))
-        .is_some()
-    {
+    if segments.next_if(|first| ["crate", "tracer"].contains(first)).is_some() {
         modules.clear();
     }
     while segments.next_if_eq(&"super").is_some() {
@@ -213,15 +153,10 @@ fn stage_in_path<'a>(file: &'a str, path: &'a str) -> Option<&'a str> {
 /// Paths into the pipeline that the code names without an import.
 fn inline_paths(source: &Source) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (number, line) in source
-        .product()
-        .filter(|(_, line)| !line.trim_start().starts_with("use "))
-    {
+    for (number, line) in source.product().filter(|(_, line)| !line.trim_start().starts_with("use ")) {
         for (at, prefix) in line.match_indices("crate::pipeline::") {
             let rest = &line[at + prefix.len()..];
-            let end = rest
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             found.push((number, format!("{prefix}{}", &rest[..end])));
         }
     }
@@ -237,9 +172,8 @@ fn names_crate(line: &str, krate: &str) -> bool {
 
 /// Whether the path occurs as such, not as the tail of a longer word.
 fn has_path(line: &str, path: &str) -> bool {
-    line.match_indices(path).any(|(at, _)| {
-        !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
-    })
+    line.match_indices(path)
+        .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
 }
 
 #[cfg(test)]
@@ -249,44 +183,19 @@ mod tests {
 
     #[test]
     fn a_crate_outside_its_home_is_found() {
-        let bad = sample(
-            "tracer/src/command/run.rs",
-            "use aya::Ebpf;\nlet x = prometheus::Registry::new();\n",
-        );
-        assert_eq!(
-            crates_stay_home(&bad)
-                .iter()
-                .map(|f| f.line)
-                .collect::<Vec<_>>(),
-            [1, 2]
-        );
+        let bad = sample("tracer/src/command/run.rs", "use aya::Ebpf;\nlet x = prometheus::Registry::new();\n");
+        assert_eq!(crates_stay_home(&bad).iter().map(|f| f.line).collect::<Vec<_>>(), [1, 2]);
         let good = "use aya::Ebpf;\n";
-        assert_eq!(
-            crates_stay_home(&sample("tracer/src/kernel/load.rs", good)),
-            []
-        );
-        assert_eq!(
-            crates_stay_home(&sample("tracer/src/pipeline/ring.rs", good)),
-            []
-        );
-        assert_eq!(
-            crates_stay_home(&sample(
-                "tracer/src/command/run.rs",
-                "use crate::aya::x;\n// aya::y\n"
-            )),
-            []
-        );
+        assert_eq!(crates_stay_home(&sample("tracer/src/kernel/load.rs", good)), []);
+        assert_eq!(crates_stay_home(&sample("tracer/src/pipeline/ring.rs", good)), []);
+        assert_eq!(crates_stay_home(&sample("tracer/src/command/run.rs", "use crate::aya::x;\n// aya::y\n")), []);
     }
 
     #[test]
     fn input_and_clocks_in_a_pure_module_are_found() {
         let text = "let t = std::time::Instant::now();\nuse std::fs;\ntracing::info!(x);\nlet catalog::x = 1;\n";
         let found = pure_modules_do_no_io(&sample("tracer/src/pipeline/decode.rs", text));
-        let in_file: Vec<_> = found
-            .iter()
-            .filter(|f| f.line > 0)
-            .map(|f| f.line)
-            .collect();
+        let in_file: Vec<_> = found.iter().filter(|f| f.line > 0).map(|f| f.line).collect();
         assert_eq!(in_file, [1, 2, 3]);
     }
 
@@ -306,47 +215,20 @@ mod tests {
         let mut sources = sample("tracer/src/pipeline/ring.rs", "");
         sources.extend(sample("tracer/src/pipeline/decode.rs", ""));
         sources.extend(sample(path, text));
-        stages_do_not_import_each_other(&sources)
-            .iter()
-            .map(|f| f.line)
-            .collect()
+        stages_do_not_import_each_other(&sources).iter().map(|f| f.line).collect()
     }
 
     #[test]
     fn a_stage_that_imports_another_is_found() {
         let text = "use crate::pipeline::{ring::{A, B}, snapshot};\nuse super::decode::Event;\nlet x = crate::pipeline::ring::X;\n";
         assert_eq!(pipeline("tracer/src/pipeline/snapshot.rs", text), [1, 2, 3]);
-        assert_eq!(
-            pipeline(
-                "tracer/src/pipeline/snapshot/listen.rs",
-                "use super::super::ring::Ring;\n"
-            ),
-            [1]
-        );
+        assert_eq!(pipeline("tracer/src/pipeline/snapshot/listen.rs", "use super::super::ring::Ring;\n"), [1]);
     }
 
     #[test]
     fn a_stage_may_import_its_own_modules_and_the_listed_ones() {
-        assert!(
-            pipeline(
-                "tracer/src/pipeline/snapshot/listen.rs",
-                "use super::ring::Ring;\n"
-            )
-            .is_empty()
-        );
-        assert!(
-            pipeline(
-                "tracer/src/pipeline/journal.rs",
-                "use super::decode::Event;\n"
-            )
-            .is_empty()
-        );
-        assert!(
-            pipeline(
-                "tracer/src/agent.rs",
-                "use crate::pipeline::{ring, decode};\n"
-            )
-            .is_empty()
-        );
+        assert!(pipeline("tracer/src/pipeline/snapshot/listen.rs", "use super::ring::Ring;\n").is_empty());
+        assert!(pipeline("tracer/src/pipeline/journal.rs", "use super::decode::Event;\n").is_empty());
+        assert!(pipeline("tracer/src/agent.rs", "use crate::pipeline::{ring, decode};\n").is_empty());
     }
 }

@@ -27,11 +27,7 @@ pub(super) fn are_allowed(metadata: &Metadata) -> Vec<Finding> {
                 format!("licence `{licence}` is not in the list of xtask/src/tidy/licences.rs")
             }
         };
-        Some(Finding::new(
-            "Cargo.lock",
-            1,
-            format!("{} {}: {problem}", package.name, package.version),
-        ))
+        Some(Finding::new("Cargo.lock", 1, format!("{} {}: {problem}", package.name, package.version)))
     });
     refused.collect()
 }
@@ -39,10 +35,7 @@ pub(super) fn are_allowed(metadata: &Metadata) -> Vec<Finding> {
 /// Whether one can comply with the SPDX expression by the allowed licences.
 fn is_allowed(expression: &str) -> bool {
     // Some old crates write `MIT/Apache-2.0` for OR.
-    let spaced = expression
-        .replace('/', " OR ")
-        .replace('(', " ( ")
-        .replace(')', " ) ");
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<_> = spaced.split_whitespace().collect();
     let mut parser = Parser { words: &words };
     parser.any() && parser.words.is_empty()

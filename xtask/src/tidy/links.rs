@@ -14,16 +14,9 @@ pub(super) fn files_exist(sources: &[Source]) -> Vec<Finding> {
             if file.is_empty() || is_remote {
                 continue;
             }
-            let directory = source
-                .path
-                .rsplit_once('/')
-                .map_or("", |(directory, _)| directory);
+            let directory = source.path.rsplit_once('/').map_or("", |(directory, _)| directory);
             if !workspace::root().join(directory).join(file).exists() {
-                findings.push(Finding::new(
-                    &source.path,
-                    number,
-                    format!("`{target}` leads nowhere"),
-                ));
+                findings.push(Finding::new(&source.path, number, format!("`{target}` leads nowhere")));
             }
         }
     }
@@ -41,10 +34,7 @@ fn links(source: &Source) -> Vec<(usize, &str)> {
         if in_code {
             continue;
         }
-        let targets = line
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split([')', ' ']).next());
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
         found.extend(targets.map(|target| (number, target)));
     }
     found
@@ -64,27 +54,12 @@ mod tests {
 
     #[test]
     fn links_are_relative_to_their_file() {
-        assert_eq!(
-            files_exist(&sample(
-                "xtask/x.md",
-                "[a](src/main.rs) [b](../Cargo.toml \"title\")\n"
-            )),
-            []
-        );
-        assert_eq!(
-            files_exist(&sample("xtask/x.md", "[a](xtask/src/main.rs)\n")).len(),
-            1
-        );
+        assert_eq!(files_exist(&sample("xtask/x.md", "[a](src/main.rs) [b](../Cargo.toml \"title\")\n")), []);
+        assert_eq!(files_exist(&sample("xtask/x.md", "[a](xtask/src/main.rs)\n")).len(), 1);
     }
 
     #[test]
     fn addresses_anchors_and_code_are_not_files() {
-        assert_eq!(
-            files_exist(&sample(
-                "a.md",
-                "[a](https://x.org/y) [b](#part)\n```\n[c](gone)\n```\n"
-            )),
-            []
-        );
+        assert_eq!(files_exist(&sample("a.md", "[a](https://x.org/y) [b](#part)\n```\n[c](gone)\n```\n")), []);
     }
 }

@@ -68,12 +68,7 @@ impl Metadata {
     /// The packages that are linked into what is given to others or that build it: all but those
     /// that only the tests use.
     pub(super) fn shipped(&self) -> Vec<&Package> {
-        let edges: HashMap<_, _> = self
-            .resolve
-            .nodes
-            .iter()
-            .map(|node| (&node.id, &node.deps))
-            .collect();
+        let edges: HashMap<_, _> = self.resolve.nodes.iter().map(|node| (&node.id, &node.deps)).collect();
         let mut reached = HashSet::new();
         let mut open: Vec<_> = self.workspace_members.iter().collect();
         while let Some(id) = open.pop() {
@@ -82,24 +77,17 @@ impl Metadata {
                 open.extend(deps.filter(|edge| edge.is_shipped()).map(|edge| &edge.pkg));
             }
         }
-        self.packages
-            .iter()
-            .filter(|package| reached.contains(&package.id))
-            .collect()
+        self.packages.iter().filter(|package| reached.contains(&package.id)).collect()
     }
 
     fn members(&self) -> impl Iterator<Item = &Package> {
-        self.packages
-            .iter()
-            .filter(|package| self.workspace_members.contains(&package.id))
+        self.packages.iter().filter(|package| self.workspace_members.contains(&package.id))
     }
 }
 
 impl Edge {
     fn is_shipped(&self) -> bool {
-        self.dep_kinds
-            .iter()
-            .any(|edge| edge.kind != Some(Kind::Dev))
+        self.dep_kinds.iter().any(|edge| edge.kind != Some(Kind::Dev))
     }
 }
 
@@ -113,9 +101,7 @@ pub(super) fn dependencies_stay_few(metadata: &Metadata) -> Vec<Finding> {
             let name = dependency.name.as_str();
             let is_for_all = dependency.target.is_none() && dependency.kind.is_none();
             let message = match package.name.as_str() {
-                "tracer-ebpf" if is_for_all && name != "zerocopy" => {
-                    "the wire format depends on zerocopy alone"
-                }
+                "tracer-ebpf" if is_for_all && name != "zerocopy" => "the wire format depends on zerocopy alone",
                 "xtask" if name.starts_with("tracer") => "xtask depends on neither crate",
                 _ => continue,
             };
@@ -146,14 +132,7 @@ mod tests {
     fn a_new_dependency_of_the_wire_format_is_found() {
         assert_eq!(findings("tracer-ebpf", "libc", None), 1);
         assert_eq!(findings("tracer-ebpf", "zerocopy", None), 0);
-        assert_eq!(
-            findings(
-                "tracer-ebpf",
-                "aya-ebpf",
-                Some("cfg(target_arch = \"bpf\")")
-            ),
-            0
-        );
+        assert_eq!(findings("tracer-ebpf", "aya-ebpf", Some("cfg(target_arch = \"bpf\")")), 0);
     }
 
     #[test]
@@ -177,11 +156,7 @@ mod tests {
             ]},
         }))
         .unwrap();
-        let shipped: Vec<_> = metadata
-            .shipped()
-            .into_iter()
-            .map(|package| &package.name)
-            .collect();
+        let shipped: Vec<_> = metadata.shipped().into_iter().map(|package| &package.name).collect();
         assert_eq!(shipped, ["a", "built", "linked"]);
     }
 }

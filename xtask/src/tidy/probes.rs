@@ -28,10 +28,7 @@ const ATTRIBUTES: &[&str] = &[
 /// prototype of the function that the program names.
 pub(super) fn quote_the_kernel_prototype(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| source.is_rust() && source.path.starts_with(PROBES))
-    {
+    for source in sources.iter().filter(|source| source.is_rust() && source.path.starts_with(PROBES)) {
         let makers = makers(source);
         // The comment lines right above the line that is looked at.
         let mut comment = String::new();
@@ -44,14 +41,9 @@ pub(super) fn quote_the_kernel_prototype(sources: &[Source]) -> Vec<Finding> {
                 comment.push('\n');
                 continue;
             }
-            let is_use = makers
-                .iter()
-                .any(|maker| line.starts_with(&format!("{maker}!")));
+            let is_use = makers.iter().any(|maker| line.starts_with(&format!("{maker}!")));
             if is_use || is_program(line) && !in_macro {
-                findings.extend(
-                    problem(&comment, line)
-                        .map(|problem| Finding::new(&source.path, number, problem)),
-                );
+                findings.extend(problem(&comment, line).map(|problem| Finding::new(&source.path, number, problem)));
             }
             if !line.starts_with("#[") {
                 comment.clear();
@@ -78,9 +70,7 @@ fn makers(source: &Source) -> Vec<&str> {
 }
 
 fn is_program(line: &str) -> bool {
-    ATTRIBUTES
-        .iter()
-        .any(|attribute| line.starts_with(attribute))
+    ATTRIBUTES.iter().any(|attribute| line.starts_with(attribute))
 }
 
 /// What is wrong with the comment above a program with this attribute.
@@ -91,9 +81,7 @@ fn problem(comment: &str, attribute: &str) -> Option<String> {
     }
     let (_, function) = attribute.split_once("function = \"")?;
     let function = function.split('"').next()?;
-    let is_quoted = prototypes
-        .iter()
-        .any(|prototype| prototype.contains(function));
+    let is_quoted = prototypes.iter().any(|prototype| prototype.contains(function));
     (!is_quoted).then(|| format!("the prototype above the program is not that of `{function}`"))
 }
 
@@ -111,56 +99,33 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<usize> {
-        quote_the_kernel_prototype(&sample("tracer-ebpf/src/probes/state.rs", text))
-            .iter()
-            .map(|f| f.line)
-            .collect()
+        quote_the_kernel_prototype(&sample("tracer-ebpf/src/probes/state.rs", text)).iter().map(|f| f.line).collect()
     }
 
     const F: &str = "// match-proto: 5.10-6.1 int f(struct sock *sk)\n";
 
     #[test]
     fn a_program_without_a_prototype_is_found() {
-        assert_eq!(
-            lines("/// Counts (see the map).\n#[fentry(function = \"f\")]\nfn a() {}\n"),
-            [2]
-        );
+        assert_eq!(lines("/// Counts (see the map).\n#[fentry(function = \"f\")]\nfn a() {}\n"), [2]);
         assert_eq!(lines(&format!("{F}\n#[kprobe]\nfn b() {{}}\n")), [3]);
-        assert_eq!(
-            lines("#[unsafe(link_section = \"iter/tcp\")]\nfn c() {}\n"),
-            [1]
-        );
-        assert_eq!(
-            lines("// match-proto: int f(void)\n#[fexit]\nfn d() {}\n"),
-            [2]
-        );
+        assert_eq!(lines("#[unsafe(link_section = \"iter/tcp\")]\nfn c() {}\n"), [1]);
+        assert_eq!(lines("// match-proto: int f(void)\n#[fexit]\nfn d() {}\n"), [2]);
     }
 
     #[test]
     fn the_prototype_of_another_function_is_found() {
-        assert_eq!(
-            lines(&format!(
-                "{F}#[fentry(function = \"tcp_v4_rcv\")]\nfn a() {{}}\n"
-            )),
-            [2]
-        );
+        assert_eq!(lines(&format!("{F}#[fentry(function = \"tcp_v4_rcv\")]\nfn a() {{}}\n")), [2]);
     }
 
     #[test]
     fn docs_and_attributes_may_stand_between() {
-        assert!(
-            lines(&format!(
-                "{F}/// Why.\n#[expect(x)]\n#[fexit(function = \"f\")]\nfn a() {{}}\n"
-            ))
-            .is_empty()
-        );
+        assert!(lines(&format!("{F}/// Why.\n#[expect(x)]\n#[fexit(function = \"f\")]\nfn a() {{}}\n")).is_empty());
         assert!(lines("#[inline]\nfn a() {}\n").is_empty());
     }
 
     #[test]
     fn a_macro_that_makes_programs_is_checked_where_it_is_used() {
-        let twins =
-            "macro_rules! twins {\n    () => {\n        #[fentry]\n        fn a() {}\n    };\n}\n";
+        let twins = "macro_rules! twins {\n    () => {\n        #[fentry]\n        fn a() {}\n    };\n}\n";
         assert!(lines(&format!("{twins}{F}twins!();\n")).is_empty());
         assert_eq!(lines(&format!("{twins}twins!();\n")), [7]);
     }

@@ -20,9 +20,7 @@ impl Source {
     }
 
     pub(super) fn has_extension(&self, extension: &str) -> bool {
-        self.path
-            .rsplit_once('.')
-            .is_some_and(|(_, found)| found == extension)
+        self.path.rsplit_once('.').is_some_and(|(_, found)| found == extension)
     }
 
     /// The lines with their numbers.
@@ -42,13 +40,8 @@ impl Source {
 
 /// Reads the checkout. Files that are not text are left out.
 pub(super) fn checkout() -> Result<Vec<Source>> {
-    let listed = process::capture(command("git").args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]))?;
+    let listed =
+        process::capture(command("git").args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]))?;
     let mut sources = Vec::new();
     for path in listed.split_terminator('\0') {
         let file = workspace::root().join(path);
@@ -58,10 +51,7 @@ pub(super) fn checkout() -> Result<Vec<Source>> {
         }
         let bytes = fs::read(&file).with_context(|| format!("reading {path}"))?;
         if let Ok(text) = String::from_utf8(bytes) {
-            sources.push(Source {
-                path: path.to_owned(),
-                text,
-            });
+            sources.push(Source { path: path.to_owned(), text });
         }
     }
     Ok(sources)
@@ -69,10 +59,7 @@ pub(super) fn checkout() -> Result<Vec<Source>> {
 
 #[cfg(test)]
 pub(super) fn sample(path: &str, text: &str) -> Vec<Source> {
-    vec![Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    }]
+    vec![Source { path: path.to_owned(), text: text.to_owned() }]
 }
 
 #[cfg(test)]
@@ -94,10 +81,6 @@ mod tests {
     #[test]
     fn the_checkout_holds_this_file() {
         let sources = checkout().unwrap();
-        assert!(
-            sources
-                .iter()
-                .any(|source| source.path == "xtask/src/tidy/source.rs")
-        );
+        assert!(sources.iter().any(|source| source.path == "xtask/src/tidy/source.rs"));
     }
 }

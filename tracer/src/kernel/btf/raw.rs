@@ -71,10 +71,7 @@ impl Kind {
 
     /// Whether the type only lends another one a name or a qualifier.
     pub(super) const fn is_alias(self) -> bool {
-        matches!(
-            self,
-            Self::Typedef | Self::Volatile | Self::Const | Self::Restrict | Self::TypeTag
-        )
+        matches!(self, Self::Typedef | Self::Volatile | Self::Const | Self::Restrict | Self::TypeTag)
     }
 
     /// Bytes that follow the record: for all of it, and for each of its `vlen` entries.
@@ -126,11 +123,7 @@ impl RawBtf {
     pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let (types, strings) = sections(&bytes)?;
         let starts = scan(&bytes, types)?;
-        Ok(Self {
-            bytes,
-            starts,
-            strings,
-        })
+        Ok(Self { bytes, starts, strings })
     }
 
     /// Numbers of all types, `void` left out.
@@ -154,11 +147,7 @@ impl RawBtf {
     /// The three words of a struct's or union's member: name, type, and offset in bits.
     pub(super) fn member(&self, of: &Type, index: usize) -> Option<[u32; 3]> {
         let first = index.checked_mul(3)?;
-        Some([
-            self.word(of, first)?,
-            self.word(of, first + 1)?,
-            self.word(of, first + 2)?,
-        ])
+        Some([self.word(of, first)?, self.word(of, first + 1)?, self.word(of, first + 2)?])
     }
 
     /// An array's element type and number of elements.
@@ -177,23 +166,17 @@ impl RawBtf {
     pub(super) fn name(&self, offset: u32) -> &str {
         let rest = self.string_bytes(offset).unwrap_or_default();
         let end = rest.iter().position(|&byte| byte == 0).unwrap_or(0);
-        rest.get(..end)
-            .and_then(|name| str::from_utf8(name).ok())
-            .unwrap_or_default()
+        rest.get(..end).and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
     }
 
     fn string_bytes(&self, offset: u32) -> Option<&[u8]> {
-        self.bytes
-            .get(self.strings.clone())?
-            .get(usize::try_from(offset).ok()?..)
+        self.bytes.get(self.strings.clone())?.get(usize::try_from(offset).ok()?..)
     }
 }
 
 /// Finds the type and the string section.
 fn sections(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), BtfError> {
-    let magic = bytes
-        .first_chunk()
-        .ok_or(BtfError::Truncated { offset: 0 })?;
+    let magic = bytes.first_chunk().ok_or(BtfError::Truncated { offset: 0 })?;
     match u16::from_ne_bytes(*magic) {
         MAGIC => {}
         other if other.swap_bytes() == MAGIC => return Err(BtfError::ForeignEndian),
@@ -206,18 +189,13 @@ fn sections(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), BtfError> {
     }
     let header_len = header_word(bytes, 4)?;
     if header_len < HEADER_LEN {
-        return Err(BtfError::Malformed {
-            offset: 4,
-            what: "the header is too short",
-        });
+        return Err(BtfError::Malformed { offset: 4, what: "the header is too short" });
     }
     let section = |at| -> Result<Range<usize>, BtfError> {
         let start = header_len.saturating_add(header_word(bytes, at)?);
         let end = start.saturating_add(header_word(bytes, at + 4)?);
         if end > bytes.len() {
-            return Err(BtfError::Truncated {
-                offset: bytes.len(),
-            });
+            return Err(BtfError::Truncated { offset: bytes.len() });
         }
         Ok(start..end)
     };
@@ -231,10 +209,7 @@ fn scan(bytes: &[u8], section: Range<usize>) -> Result<Vec<u32>, BtfError> {
     let within = bytes.get(..section.end).unwrap_or_default();
     let mut at = section.start;
     while at < section.end {
-        let start = u32::try_from(at).map_err(|_| BtfError::Malformed {
-            offset: at,
-            what: "larger than 4 GiB",
-        })?;
+        let start = u32::try_from(at).map_err(|_| BtfError::Malformed { offset: at, what: "larger than 4 GiB" })?;
         let ty = record(within, at)?;
         let (fixed, each) = ty.kind.trailing();
         let end = ty.data + fixed + each * ty.vlen;
@@ -250,18 +225,11 @@ fn scan(bytes: &[u8], section: Range<usize>) -> Result<Vec<u32>, BtfError> {
 
 fn record(bytes: &[u8], at: usize) -> Result<Type, BtfError> {
     let truncated = || BtfError::Truncated { offset: at };
-    let field = |offset| {
-        at.checked_add(offset)
-            .and_then(|at| word(bytes, at))
-            .ok_or_else(truncated)
-    };
+    let field = |offset| at.checked_add(offset).and_then(|at| word(bytes, at)).ok_or_else(truncated);
     let info = field(4)?;
     let number = (info >> 24) & 0x1f;
     Ok(Type {
-        kind: Kind::from_number(number).ok_or(BtfError::UnknownKind {
-            kind: number,
-            offset: at,
-        })?,
+        kind: Kind::from_number(number).ok_or(BtfError::UnknownKind { kind: number, offset: at })?,
         vlen: (info & 0xffff) as usize,
         flag: info >> 31 == 1,
         name: field(0)?,
@@ -277,8 +245,5 @@ fn header_word(bytes: &[u8], at: usize) -> Result<usize, BtfError> {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|chunk| u32::from_ne_bytes(*chunk))
+    bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
 }

@@ -15,11 +15,7 @@ struct Builder {
 
 impl Builder {
     fn new() -> Self {
-        Self {
-            types: Vec::new(),
-            strings: vec![0],
-            last_id: 0,
-        }
+        Self { types: Vec::new(), strings: vec![0], last_id: 0 }
     }
 
     fn name(&mut self, name: &str) -> u32 {
@@ -33,19 +29,11 @@ impl Builder {
     }
 
     fn words(&mut self, words: &[u32]) {
-        self.types
-            .extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+        self.types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
     }
 
     /// A type; `vlen` and flag go into `info`, `rest` are the words after the record.
-    fn add(
-        &mut self,
-        kind: Kind,
-        name: &str,
-        (vlen, flag): (u32, bool),
-        size_or_id: u32,
-        rest: &[u32],
-    ) -> u32 {
+    fn add(&mut self, kind: Kind, name: &str, (vlen, flag): (u32, bool), size_or_id: u32, rest: &[u32]) -> u32 {
         let name = self.name(name);
         let info = vlen | ((kind as u32) << 24) | (u32::from(flag) << 31);
         self.words(&[name, info, size_or_id]);
@@ -67,43 +55,20 @@ impl Builder {
     }
 
     /// Members are name, type, offset in bits, width of a bit-field.
-    fn composite(
-        &mut self,
-        kind: Kind,
-        name: &str,
-        size: u32,
-        members: &[(&str, u32, u32, u32)],
-    ) -> u32 {
+    fn composite(&mut self, kind: Kind, name: &str, size: u32, members: &[(&str, u32, u32, u32)]) -> u32 {
         let flag = members.iter().any(|member| member.3 != 0);
-        let words: Vec<u32> = members
-            .iter()
-            .flat_map(|&(name, ty, bits, width)| [self.name(name), ty, bits | (width << 24)])
-            .collect();
-        self.add(
-            kind,
-            name,
-            (members.len().try_into().unwrap(), flag),
-            size,
-            &words,
-        )
+        let words: Vec<u32> =
+            members.iter().flat_map(|&(name, ty, bits, width)| [self.name(name), ty, bits | (width << 24)]).collect();
+        self.add(kind, name, (members.len().try_into().unwrap(), flag), size, &words)
     }
 
     fn proto(&mut self, parameters: &[u32]) -> u32 {
         let words: Vec<u32> = parameters.iter().flat_map(|&ty| [0, ty]).collect();
-        self.add(
-            Kind::FuncProto,
-            "",
-            (parameters.len().try_into().unwrap(), false),
-            0,
-            &words,
-        )
+        self.add(Kind::FuncProto, "", (parameters.len().try_into().unwrap(), false), 0, &words)
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let (types, strings) = (
-            self.types.len().try_into().unwrap(),
-            self.strings.len().try_into().unwrap(),
-        );
+        let (types, strings) = (self.types.len().try_into().unwrap(), self.strings.len().try_into().unwrap());
         let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
         for word in [24_u32, 0, types, types, strings] {
@@ -120,13 +85,7 @@ impl Builder {
 }
 
 fn at(offset: u32, size: u32) -> Member {
-    Member {
-        offset,
-        bit: 0,
-        bits: 0,
-        size,
-        is_pointer: false,
-    }
+    Member { offset, bit: 0, bits: 0, size, is_pointer: false }
 }
 
 /// A file with at least one type of every kind.
@@ -138,12 +97,7 @@ fn every_kind() -> Builder {
     let bytes = b.array(byte, 16);
     let matrix = b.array(bytes, 3);
     b.plain(Kind::Fwd, "outer", 0);
-    let inner = b.composite(
-        Kind::Struct,
-        "inner",
-        8,
-        &[("a", word, 0, 0), ("b", word, 32, 0)],
-    );
+    let inner = b.composite(Kind::Struct, "inner", 8, &[("a", word, 0, 0), ("b", word, 32, 0)]);
     let alias = b.plain(Kind::Typedef, "inner_t", inner);
     let constant = b.plain(Kind::Const, "", alias);
     let volatile = b.plain(Kind::Volatile, "", constant);
@@ -151,22 +105,8 @@ fn every_kind() -> Builder {
     let tagged = b.plain(Kind::TypeTag, "rcu", word);
     let tagged_pointer = b.plain(Kind::Ptr, "", tagged);
     let inners = b.array(inner, 4);
-    let bits = b.composite(
-        Kind::Struct,
-        "",
-        4,
-        &[
-            ("low", word, 0, 3),
-            ("high", word, 11, 7),
-            ("plain", byte, 24, 0),
-        ],
-    );
-    let union_ = b.composite(
-        Kind::Union,
-        "",
-        8,
-        &[("as_inner", inner, 0, 0), ("", bits, 0, 0)],
-    );
+    let bits = b.composite(Kind::Struct, "", 4, &[("low", word, 0, 3), ("high", word, 11, 7), ("plain", byte, 24, 0)]);
+    let union_ = b.composite(Kind::Union, "", 8, &[("as_inner", inner, 0, 0), ("", bits, 0, 0)]);
     b.composite(
         Kind::Struct,
         "outer",
@@ -182,21 +122,9 @@ fn every_kind() -> Builder {
         ],
     );
     let names = [b.name("MINUS"), b.name("PLUS"), b.name("HUGE")];
-    b.add(
-        Kind::Enum,
-        "signed",
-        (2, true),
-        4,
-        &[names[0], u32::MAX, names[1], 7],
-    );
+    b.add(Kind::Enum, "signed", (2, true), 4, &[names[0], u32::MAX, names[1], 7]);
     b.add(Kind::Enum, "unsigned", (1, false), 4, &[names[1], u32::MAX]);
-    b.add(
-        Kind::Enum64,
-        "wide",
-        (2, false),
-        8,
-        &[names[1], 1, 0, names[2], 2, 3],
-    );
+    b.add(Kind::Enum64, "wide", (2, false), 8, &[names[1], 1, 0, names[2], 2, 3]);
     let callback = b.proto(&[]);
     let callback = b.plain(Kind::Ptr, "", callback);
     let proto = b.proto(&[pointer, byte, volatile, callback]);
@@ -227,56 +155,21 @@ fn members_resolve_through_what_wraps_them() {
     assert_eq!(btf.member("inner.b"), Some(at(4, 4)));
     assert_eq!(btf.member("outer.qualified.b"), Some(at(4, 4)));
     assert_eq!(btf.member("outer.qualified"), Some(at(0, 8)));
-    assert_eq!(
-        btf.member("outer.as_inner.b"),
-        Some(at(12, 4)),
-        "through an anonymous union"
-    );
+    assert_eq!(btf.member("outer.as_inner.b"), Some(at(12, 4)), "through an anonymous union");
     assert_eq!(btf.member("outer.name"), Some(at(32, 16)));
-    assert_eq!(
-        btf.member("outer.matrix"),
-        Some(at(48, 48)),
-        "an array of arrays"
-    );
-    assert_eq!(
-        btf.member("outer.inners.b"),
-        Some(at(100, 4)),
-        "the first element of an array"
-    );
-    let pointer = Member {
-        is_pointer: true,
-        ..at(16, 8)
-    };
+    assert_eq!(btf.member("outer.matrix"), Some(at(48, 48)), "an array of arrays");
+    assert_eq!(btf.member("outer.inners.b"), Some(at(100, 4)), "the first element of an array");
+    let pointer = Member { is_pointer: true, ..at(16, 8) };
     assert_eq!(btf.member("outer.ptr"), Some(pointer));
-    assert_eq!(
-        btf.member("outer.tagged"),
-        Some(Member {
-            offset: 24,
-            ..pointer
-        })
-    );
+    assert_eq!(btf.member("outer.tagged"), Some(Member { offset: 24, ..pointer }));
 }
 
 #[test]
 fn bit_fields_name_the_byte_of_their_first_bit() {
     let btf = every_kind().parse();
-    let low = Member {
-        offset: 8,
-        bit: 0,
-        bits: 3,
-        size: 4,
-        is_pointer: false,
-    };
+    let low = Member { offset: 8, bit: 0, bits: 3, size: 4, is_pointer: false };
     assert_eq!(btf.member("outer.low"), Some(low));
-    assert_eq!(
-        btf.member("outer.high"),
-        Some(Member {
-            offset: 9,
-            bit: 3,
-            bits: 7,
-            ..low
-        })
-    );
+    assert_eq!(btf.member("outer.high"), Some(Member { offset: 9, bit: 3, bits: 7, ..low }));
     assert_eq!(btf.member("outer.plain"), Some(at(11, 1)));
 }
 
@@ -305,70 +198,38 @@ fn of_two_structs_with_one_name_the_one_with_the_member_answers() {
     let mut b = Builder::new();
     let word = b.int("int", 4);
     b.composite(Kind::Struct, "twin", 4, &[("x", word, 0, 0)]);
-    b.composite(
-        Kind::Struct,
-        "twin",
-        8,
-        &[("x", word, 32, 0), ("y", word, 0, 0)],
-    );
+    b.composite(Kind::Struct, "twin", 8, &[("x", word, 32, 0), ("y", word, 0, 0)]);
     let btf = b.parse();
-    assert_eq!(
-        (btf.member("twin.x"), btf.member("twin.y")),
-        (Some(at(0, 4)), Some(at(0, 4)))
-    );
+    assert_eq!((btf.member("twin.x"), btf.member("twin.y")), (Some(at(0, 4)), Some(at(0, 4))));
 }
 
 #[test]
 fn functions_tracepoints_and_enumerators() {
     let btf = every_kind().parse();
     assert!(btf.has_func("do_it") && !btf.has_func("do_i"));
-    assert_eq!(
-        (btf.func_args("do_it"), btf.func_args("jiffies")),
-        (Some(4), None)
-    );
+    assert_eq!((btf.func_args("do_it"), btf.func_args("jiffies")), (Some(4), None));
     assert_eq!(
         btf.func_prototype("do_it").unwrap(),
         "do_it(unsigned int *, unsigned char, const inner_t, (function) *)"
     );
-    assert_eq!(
-        (btf.tracepoint_args("it"), btf.tracepoint_args("that")),
-        (Some(3), None)
-    );
+    assert_eq!((btf.tracepoint_args("it"), btf.tracepoint_args("that")), (Some(3), None));
     assert_eq!(btf.enum_value("signed", "MINUS"), Some(u64::MAX));
     assert_eq!(btf.enum_value("signed", "PLUS"), Some(7));
-    assert_eq!(
-        btf.enum_value("unsigned", "PLUS"),
-        Some(u64::from(u32::MAX))
-    );
+    assert_eq!(btf.enum_value("unsigned", "PLUS"), Some(u64::from(u32::MAX)));
     assert_eq!(btf.enum_value("wide", "HUGE"), Some(3 << 32 | 2));
-    assert_eq!(
-        (
-            btf.enum_value("wide", "MINUS"),
-            btf.enum_value("inner", "a")
-        ),
-        (None, None)
-    );
+    assert_eq!((btf.enum_value("wide", "MINUS"), btf.enum_value("inner", "a")), (None, None));
 }
 
 #[test]
 fn types_that_contain_themselves_end() {
     let mut b = Builder::new();
-    b.composite(
-        Kind::Struct,
-        "loop",
-        8,
-        &[("", 1, 0, 0), ("", 1, 0, 0), ("deeper", 2, 0, 0)],
-    );
+    b.composite(Kind::Struct, "loop", 8, &[("", 1, 0, 0), ("", 1, 0, 0), ("deeper", 2, 0, 0)]);
     b.plain(Kind::Typedef, "again", 2);
     b.array(3, 2);
     b.composite(Kind::Struct, "arrays", 8, &[("deeper", 3, 0, 0)]);
     let btf = b.parse();
     assert_eq!(btf.member("loop.nope"), None);
-    assert_eq!(
-        btf.member("loop.deeper"),
-        Some(at(0, 0)),
-        "a typedef of itself has no size"
-    );
+    assert_eq!(btf.member("loop.deeper"), Some(at(0, 0)), "a typedef of itself has no size");
     assert_eq!(btf.member("arrays.deeper"), Some(at(0, 0)));
     assert_eq!(btf.member("arrays.deeper.deeper"), None);
 }
@@ -383,30 +244,15 @@ fn error(patch: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn each_fault_is_named() {
     assert_eq!(error(Vec::clear), "BTF ends too early, at byte 0");
-    assert_eq!(
-        error(|bytes| bytes.truncate(10)),
-        "BTF ends too early, at byte 8"
-    );
-    assert!(
-        error(|bytes| bytes.truncate(400)).starts_with("BTF ends too early"),
-        "a section beyond the end"
-    );
+    assert_eq!(error(|bytes| bytes.truncate(10)), "BTF ends too early, at byte 8");
+    assert!(error(|bytes| bytes.truncate(400)).starts_with("BTF ends too early"), "a section beyond the end");
     assert_eq!(
         error(|bytes| bytes[..2].copy_from_slice(b"\x7fE")),
-        format!(
-            "not BTF: it starts with {:#06x}",
-            u16::from_ne_bytes(*b"\x7fE")
-        )
+        format!("not BTF: it starts with {:#06x}", u16::from_ne_bytes(*b"\x7fE"))
     );
-    assert_eq!(
-        error(|bytes| bytes.swap(0, 1)),
-        "BTF of the other byte order"
-    );
+    assert_eq!(error(|bytes| bytes.swap(0, 1)), "BTF of the other byte order");
     assert_eq!(error(|bytes| bytes[2] = 9), "BTF version 9 is not known");
-    assert_eq!(
-        error(|bytes| bytes[4] = 8),
-        "malformed BTF at byte 4: the header is too short"
-    );
+    assert_eq!(error(|bytes| bytes[4] = 8), "malformed BTF at byte 4: the header is too short");
     assert_eq!(
         error(|bytes| bytes[28..32].copy_from_slice(&(31_u32 << 24).to_ne_bytes())),
         "BTF type of unknown kind 31 at byte 24"
@@ -417,15 +263,8 @@ fn each_fault_is_named() {
     );
     // The first type becomes a struct whose members fill more than the section.
     let huge = (4_u32 << 24) | 0xffff;
-    assert_eq!(
-        error(|bytes| bytes[28..32].copy_from_slice(&huge.to_ne_bytes())),
-        "BTF ends too early, at byte 24"
-    );
-    assert!(
-        BtfError::NotFound
-            .to_string()
-            .ends_with("it must be built with CONFIG_DEBUG_INFO_BTF=y")
-    );
+    assert_eq!(error(|bytes| bytes[28..32].copy_from_slice(&huge.to_ne_bytes())), "BTF ends too early, at byte 24");
+    assert!(BtfError::NotFound.to_string().ends_with("it must be built with CONFIG_DEBUG_INFO_BTF=y"));
 }
 
 #[test]
@@ -438,21 +277,10 @@ fn a_longer_header_is_skipped() {
 
 /// Every question once; the answers do not matter, only that they come.
 fn ask_everything(btf: &Btf) -> String {
-    let paths = [
-        "outer.qualified.b",
-        "outer.as_inner.b",
-        "outer.high",
-        "outer.inners.b",
-        "inner.b",
-        "outer.matrix",
-    ];
+    let paths = ["outer.qualified.b", "outer.as_inner.b", "outer.high", "outer.inners.b", "inner.b", "outer.matrix"];
     let members = paths.map(|path| btf.member(path));
     let text = btf.func_prototype("do_it");
-    format!(
-        "{members:?} {text:?} {:?} {:?}",
-        btf.tracepoint_args("it"),
-        btf.enum_value("wide", "HUGE")
-    )
+    format!("{members:?} {text:?} {:?} {:?}", btf.tracepoint_args("it"), btf.enum_value("wide", "HUGE"))
 }
 
 proptest! {
@@ -500,30 +328,15 @@ fn the_running_kernel_agrees_with_another_reader() {
     let other = btf_rs::Btf::from_file(VMLINUX).unwrap();
     let mut compared = 0;
     for path in Offsets::PATHS.iter().flat_map(|(_, paths)| *paths) {
-        assert_eq!(
-            btf.member(path).map(|member| member.offset),
-            oracle::offset(&other, path),
-            "{path}"
-        );
+        assert_eq!(btf.member(path).map(|member| member.offset), oracle::offset(&other, path), "{path}");
     }
-    for name in [
-        "sock_common",
-        "sock",
-        "inet_connection_sock",
-        "tcp_sock",
-        "sk_buff",
-        "netns_ipv4",
-        "task_struct",
-        "file",
-    ] {
+    for name in
+        ["sock_common", "sock", "inet_connection_sock", "tcp_sock", "sk_buff", "netns_ipv4", "task_struct", "file"]
+    {
         for path in oracle::paths(&other, name) {
             let expected = oracle::offset(&other, &path);
             assert!(expected.is_some(), "the oracle loses its own {path}");
-            assert_eq!(
-                btf.member(&path).map(|member| member.offset),
-                expected,
-                "{path}"
-            );
+            assert_eq!(btf.member(&path).map(|member| member.offset), expected, "{path}");
             compared += 1;
         }
     }
@@ -538,14 +351,8 @@ fn the_running_kernel_has_every_field_the_programs_read() {
         .filter(|(_, paths)| paths.iter().all(|path| btf.member(path).is_none()))
         .map(|(name, _)| *name)
         .collect();
-    let unexpected: Vec<_> = absent
-        .iter()
-        .filter(|name| !ABSENT_ON_6_18.contains(name))
-        .collect();
-    assert!(
-        unexpected.is_empty(),
-        "not found on this kernel: {unexpected:?}"
-    );
+    let unexpected: Vec<_> = absent.iter().filter(|name| !ABSENT_ON_6_18.contains(name)).collect();
+    assert!(unexpected.is_empty(), "not found on this kernel: {unexpected:?}");
 }
 
 #[test]
@@ -554,17 +361,8 @@ fn the_running_kernel_knows_functions_tracepoints_and_reasons() {
     let other = btf_rs::Btf::from_file(VMLINUX).unwrap();
     assert_eq!(btf.tracepoint_args("inet_sock_set_state"), Some(3));
     assert_eq!(btf.func_args("tcp_conn_request"), Some(4));
-    for func in [
-        "tcp_v4_syn_recv_sock",
-        "inet_twsk_alloc",
-        "tcp_v6_send_synack",
-        "kfree_skb_reason",
-    ] {
-        assert_eq!(
-            btf.func_args(func),
-            oracle::func_args(&other, func),
-            "{func}"
-        );
+    for func in ["tcp_v4_syn_recv_sock", "inet_twsk_alloc", "tcp_v6_send_synack", "kfree_skb_reason"] {
+        assert_eq!(btf.func_args(func), oracle::func_args(&other, func), "{func}");
     }
     assert_eq!(
         btf.func_prototype("inet_twsk_alloc").as_deref(),
@@ -580,52 +378,34 @@ mod oracle {
 
     pub(super) fn offset(btf: &Btf, path: &str) -> Option<u32> {
         let (outer, members) = path.split_once('.')?;
-        btf.resolve_types_by_name(outer)
-            .ok()?
-            .into_iter()
-            .find_map(|mut ty| {
-                let mut bits = 0;
-                for name in members.split('.') {
-                    let (inner, offset) = member(btf, &ty, name)?;
-                    bits += offset;
-                    ty = inner;
-                }
-                Some(bits / 8)
-            })
+        btf.resolve_types_by_name(outer).ok()?.into_iter().find_map(|mut ty| {
+            let mut bits = 0;
+            for name in members.split('.') {
+                let (inner, offset) = member(btf, &ty, name)?;
+                bits += offset;
+                ty = inner;
+            }
+            Some(bits / 8)
+        })
     }
 
     /// `name.member` for each named direct member.
     pub(super) fn paths(btf: &Btf, name: &str) -> Vec<String> {
         let types = btf.resolve_types_by_name(name).unwrap();
-        let composite = types.iter().find_map(|ty| {
-            if let Type::Struct(composite) = ty {
-                Some(composite)
-            } else {
-                None
-            }
-        });
-        let names = composite
-            .unwrap()
-            .members
-            .iter()
-            .map(|member| btf.resolve_name(member).unwrap());
-        names
-            .filter(|member| !member.is_empty())
-            .map(|member| format!("{name}.{member}"))
-            .collect()
+        let composite =
+            types.iter().find_map(|ty| if let Type::Struct(composite) = ty { Some(composite) } else { None });
+        let names = composite.unwrap().members.iter().map(|member| btf.resolve_name(member).unwrap());
+        names.filter(|member| !member.is_empty()).map(|member| format!("{name}.{member}")).collect()
     }
 
     pub(super) fn func_args(btf: &Btf, name: &str) -> Option<usize> {
-        btf.resolve_types_by_name(name)
-            .ok()?
-            .into_iter()
-            .find_map(|ty| {
-                let Type::Func(func) = ty else { return None };
-                let Type::FuncProto(proto) = btf.resolve_chained_type(&func).ok()? else {
-                    return None;
-                };
-                Some(proto.parameters.len())
-            })
+        btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|ty| {
+            let Type::Func(func) = ty else { return None };
+            let Type::FuncProto(proto) = btf.resolve_chained_type(&func).ok()? else {
+                return None;
+            };
+            Some(proto.parameters.len())
+        })
     }
 
     fn member(btf: &Btf, ty: &Type, name: &str) -> Option<(Type, u32)> {
@@ -636,8 +416,7 @@ mod oracle {
             let inner = strip(btf, btf.resolve_chained_type(member_).ok()?);
             match btf.resolve_name(member_).ok()?.as_str() {
                 found if found == name => Some((inner, member_.bit_offset())),
-                "" => member(btf, &inner, name)
-                    .map(|(found, offset)| (found, offset + member_.bit_offset())),
+                "" => member(btf, &inner, name).map(|(found, offset)| (found, offset + member_.bit_offset())),
                 _ => None,
             }
         })
@@ -645,14 +424,9 @@ mod oracle {
 
     fn strip(btf: &Btf, ty: Type) -> Type {
         match &ty {
-            Type::Typedef(_)
-            | Type::Const(_)
-            | Type::Volatile(_)
-            | Type::Restrict(_)
-            | Type::TypeTag(_) => strip(
-                btf,
-                btf.resolve_chained_type(ty.as_btf_type().unwrap()).unwrap(),
-            ),
+            Type::Typedef(_) | Type::Const(_) | Type::Volatile(_) | Type::Restrict(_) | Type::TypeTag(_) => {
+                strip(btf, btf.resolve_chained_type(ty.as_btf_type().unwrap()).unwrap())
+            }
             _ => ty,
         }
     }

@@ -30,9 +30,7 @@ impl ScratchNetns {
     pub(crate) fn find(&self) -> NetnsRef {
         let found = discover(&Roots::default()).unwrap();
         let mut named = found.namespaces.into_values();
-        named
-            .find(|netns| netns.name.as_ref() == Some(&self.name))
-            .unwrap()
+        named.find(|netns| netns.name.as_ref() == Some(&self.name)).unwrap()
     }
 }
 
@@ -43,8 +41,5 @@ impl Drop for ScratchNetns {
 }
 
 fn ip(arguments: &[&str]) -> Output {
-    Command::new("ip")
-        .args(arguments)
-        .output()
-        .expect("iproute2 is installed")
+    Command::new("ip").args(arguments).output().expect("iproute2 is installed")
 }

@@ -78,13 +78,7 @@ fn a_mount_names_its_namespace_and_comes_first() {
 
     let netns = &found.namespaces[&found.host];
     assert_eq!(netns.name.as_deref(), Some("blue"));
-    assert_eq!(
-        netns.paths,
-        [
-            roots.netns_dirs[0].join("blue"),
-            roots.proc.join("1/ns/net")
-        ]
-    );
+    assert_eq!(netns.paths, [roots.netns_dirs[0].join("blue"), roots.proc.join("1/ns/net")]);
 }
 
 #[test]
@@ -93,10 +87,7 @@ fn without_pid_1_the_error_names_the_remedy() {
     let error = discover(&roots(dir.path())).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     let text = error.to_string();
-    assert!(
-        text.contains("CAP_SYS_PTRACE") && text.contains("hostPID"),
-        "{text}"
-    );
+    assert!(text.contains("CAP_SYS_PTRACE") && text.contains("hostPID"), "{text}");
 }
 
 #[test]
@@ -121,11 +112,7 @@ fn a_path_that_leads_elsewhere_is_not_entered() {
     let netns = NetnsRef {
         // The inode number of a real namespace, but not of this one.
         inum: own_inum ^ 1,
-        paths: vec![
-            "/proc/self/ns/net".into(),
-            file,
-            dir.path().join("vanished"),
-        ],
+        paths: vec!["/proc/self/ns/net".into(), file, dir.path().join("vanished")],
         name: None,
         lowest_pid: None,
     };
@@ -141,12 +128,7 @@ fn a_file_with_the_right_inode_on_another_file_system_is_not_entered() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let inum = u32::try_from(file.as_file().metadata().unwrap().ino()).unwrap();
     let paths = vec![file.path().to_owned()];
-    let netns = NetnsRef {
-        inum,
-        paths,
-        name: None,
-        lowest_pid: None,
-    };
+    let netns = NetnsRef { inum, paths, name: None, lowest_pid: None };
     assert!(matches!(visit(&netns, |_| ()), Err(VisitError::Gone)));
 }
 
@@ -162,10 +144,7 @@ fn live_a_visit_leads_in_and_back() {
     assert_ne!(netns.inum, home);
     assert_eq!(netns.lowest_pid, None);
 
-    let (inside, cookie) = visit(&netns, |inside| {
-        (thread_inum(), inside.net_cookie().unwrap())
-    })
-    .unwrap();
+    let (inside, cookie) = visit(&netns, |inside| (thread_inum(), inside.net_cookie().unwrap())).unwrap();
     assert_eq!((inside, thread_inum()), (netns.inum, home));
 
     let found = discover(&Roots::default()).unwrap();

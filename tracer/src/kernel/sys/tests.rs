@@ -23,36 +23,20 @@ struct Key {
 }
 
 fn key(port: u32) -> Key {
-    Key {
-        port,
-        address: u64::from(port)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .to_le_bytes(),
-    }
+    Key { port, address: u64::from(port).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes() }
 }
 
 /// A fresh map; the tests here change the running kernel, so they say when they may not.
 fn new_map<K, V>(map_type: u32, max_entries: u32) -> OwnedFd {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "needs root: this test creates BPF maps and network namespaces"
-    );
-    create_map(
-        map_type,
-        size_of::<K>().try_into().unwrap(),
-        size_of::<V>().try_into().unwrap(),
-        max_entries,
-    )
-    .unwrap()
+    assert!(rustix::process::geteuid().is_root(), "needs root: this test creates BPF maps and network namespaces");
+    create_map(map_type, size_of::<K>().try_into().unwrap(), size_of::<V>().try_into().unwrap(), max_entries).unwrap()
 }
 
 #[test]
 fn three_thousand_entries_are_read_in_batches_of_any_size() {
     let fd = new_map::<Key, u64>(HASH, 4096);
     let map = Map::<Key, u64>::new(fd.as_fd()).unwrap();
-    let expected: BTreeMap<Key, u64> = (0..3000)
-        .map(|port| (key(port), u64::from(port) << 32))
-        .collect();
+    let expected: BTreeMap<Key, u64> = (0..3000).map(|port| (key(port), u64::from(port) << 32)).collect();
     for (key, value) in &expected {
         map.update(key, value, Update::NoExist).unwrap();
     }
@@ -61,10 +45,7 @@ fn three_thousand_entries_are_read_in_batches_of_any_size() {
     for batch_len in [1, 7, BATCH_LEN, 3000, 5000] {
         map.read_in_batches(&mut entries, batch_len).unwrap();
         assert_eq!(entries.len(), 3000, "batches of {batch_len}");
-        assert_eq!(
-            entries.iter().copied().collect::<BTreeMap<_, _>>(),
-            expected
-        );
+        assert_eq!(entries.iter().copied().collect::<BTreeMap<_, _>>(), expected);
     }
     for key in expected.keys().skip(1) {
         assert!(map.delete(key).unwrap());
@@ -82,25 +63,10 @@ fn one_entry_at_a_time() {
     let fd = new_map::<Key, u64>(HASH, 1);
     let map = Map::<Key, u64>::new(fd.as_fd()).unwrap();
     assert_eq!(map.lookup(&key(1)).unwrap(), None);
-    assert_eq!(
-        map.update(&key(1), &5, Update::Exist)
-            .unwrap_err()
-            .raw_os_error(),
-        Some(libc::ENOENT)
-    );
+    assert_eq!(map.update(&key(1), &5, Update::Exist).unwrap_err().raw_os_error(), Some(libc::ENOENT));
     map.update(&key(1), &5, Update::Any).unwrap();
-    assert_eq!(
-        map.update(&key(1), &6, Update::NoExist)
-            .unwrap_err()
-            .raw_os_error(),
-        Some(libc::EEXIST)
-    );
-    assert_eq!(
-        map.update(&key(2), &6, Update::Any)
-            .unwrap_err()
-            .raw_os_error(),
-        Some(libc::E2BIG)
-    );
+    assert_eq!(map.update(&key(1), &6, Update::NoExist).unwrap_err().raw_os_error(), Some(libc::EEXIST));
+    assert_eq!(map.update(&key(2), &6, Update::Any).unwrap_err().raw_os_error(), Some(libc::E2BIG));
     assert_eq!(map.lookup(&key(1)).unwrap(), Some(5));
 }
 
@@ -108,19 +74,10 @@ fn one_entry_at_a_time() {
 fn maps_of_another_shape_are_refused() {
     let fd = new_map::<Key, u64>(HASH, 1);
     let error = Map::<Key, u32>::new(fd.as_fd()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the map has keys of 12 and values of 8 bytes instead of 12 and 4"
-    );
-    assert_eq!(
-        PerCpuArray::<u64>::new(fd.as_fd()).unwrap_err().to_string(),
-        "map type 1 is not a per-CPU array"
-    );
+    assert_eq!(error.to_string(), "the map has keys of 12 and values of 8 bytes instead of 12 and 4");
+    assert_eq!(PerCpuArray::<u64>::new(fd.as_fd()).unwrap_err().to_string(), "map type 1 is not a per-CPU array");
     let fd = new_map::<u32, u64>(PER_CPU_ARRAY, 1);
-    assert_eq!(
-        Map::<u32, u64>::new(fd.as_fd()).unwrap_err().to_string(),
-        "map type 6 has a value for each CPU"
-    );
+    assert_eq!(Map::<u32, u64>::new(fd.as_fd()).unwrap_err().to_string(), "map type 6 has a value for each CPU");
     let file = File::open("/proc/self/status").unwrap();
     assert!(Map::<u32, u64>::new(file.as_fd()).is_err());
 }
@@ -131,9 +88,7 @@ fn per_cpu_values_come_one_for_each_cpu() {
     let array = PerCpuArray::<[u8; 12]>::new(fd.as_fd()).unwrap();
     let cpus = possible_cpus().unwrap();
     // The kernel wants a padded value for each CPU here as well.
-    let written: Vec<[u8; 16]> = (0..cpus)
-        .map(|cpu| [u8::try_from(cpu).unwrap() + 1; 16])
-        .collect();
+    let written: Vec<[u8; 16]> = (0..cpus).map(|cpu| [u8::try_from(cpu).unwrap() + 1; 16]).collect();
     let mut attr = elem_attr(fd.as_fd(), &1_u32, address(written.as_ptr()), 0);
     // SAFETY: `written` holds one padded value for each possible CPU.
     unsafe { bpf(Command::MapUpdateElem, &mut attr) }.unwrap();
@@ -145,12 +100,7 @@ fn per_cpu_values_come_one_for_each_cpu() {
 
 #[test]
 fn lists_of_cpus() {
-    for (list, count) in [
-        ("0\n", 1),
-        ("0-1\n", 2),
-        ("0-3,8", 5),
-        ("0-63,128-191\n", 128),
-    ] {
+    for (list, count) in [("0\n", 1), ("0-1\n", 2), ("0-3,8", 5), ("0-63,128-191\n", 128)] {
         assert_eq!(cpu_count(list), Some(count), "{list}");
     }
     for list in ["", "x", "3-1", "0-", "0-18446744073709551615"] {
@@ -165,17 +115,11 @@ fn own_cookie() -> u64 {
 
 #[test]
 fn the_cookie_tells_namespaces_apart_and_follows_the_thread() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "needs root: this test creates a network namespace"
-    );
+    assert!(rustix::process::geteuid().is_root(), "needs root: this test creates a network namespace");
     let (netns, cookie) = thread::spawn(|| {
         // SAFETY: a thread of its own leaves the others' file tables and credentials alone.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-        (
-            File::open("/proc/thread-self/ns/net").unwrap(),
-            own_cookie(),
-        )
+        (File::open("/proc/thread-self/ns/net").unwrap(), own_cookie())
     })
     .join()
     .unwrap();
@@ -193,17 +137,11 @@ fn the_cookie_tells_namespaces_apart_and_follows_the_thread() {
 #[test]
 fn only_a_network_namespace_can_be_entered() {
     let other = File::open("/proc/self/ns/uts").unwrap();
-    assert_eq!(
-        enter_netns(other.as_fd()).unwrap_err().raw_os_error(),
-        Some(libc::EINVAL)
-    );
+    assert_eq!(enter_netns(other.as_fd()).unwrap_err().raw_os_error(), Some(libc::EINVAL));
 }
 
 #[test]
 fn root_may_create_maps() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "needs root: this test creates a BPF map"
-    );
+    assert!(rustix::process::geteuid().is_root(), "needs root: this test creates a BPF map");
     try_map_create().unwrap();
 }

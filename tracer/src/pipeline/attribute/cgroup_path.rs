@@ -34,10 +34,7 @@ pub fn parse(path: &str) -> Workload {
 impl Workload {
     fn descend(&mut self, part: &str) {
         if let Some(uid) = pod_uid(part) {
-            *self = Self {
-                pod_uid: Some(uid),
-                ..Self::default()
-            };
+            *self = Self { pod_uid: Some(uid), ..Self::default() };
         } else if is_monitor(part) {
             // Beside the container, not in it, and named after it.
         } else if let Some(id) = container_id(part) {
@@ -52,12 +49,7 @@ impl Workload {
 /// underscores stand for the dashes).
 fn pod_uid(part: &str) -> Option<String> {
     let uid = match part.strip_suffix(".slice") {
-        Some(slice) => {
-            slice
-                .contains("kubepods")
-                .then(|| slice.rsplit_once("-pod"))??
-                .1
-        }
+        Some(slice) => slice.contains("kubepods").then(|| slice.rsplit_once("-pod"))??.1,
         None => part.strip_prefix("pod")?,
     };
     let dashed = uid.replace('_', "-");
@@ -74,10 +66,7 @@ fn is_uuid(text: &str) -> bool {
 
 /// Runtimes write their identifiers in lower case.
 fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The id in `<id>`, `<runtime>-<id>` and `<runtime>-<id>.scope`.
@@ -93,9 +82,7 @@ fn is_monitor(part: &str) -> bool {
 }
 
 fn is_unit(part: &str) -> bool {
-    let stem = part
-        .strip_suffix(".service")
-        .or_else(|| part.strip_suffix(".scope"));
+    let stem = part.strip_suffix(".service").or_else(|| part.strip_suffix(".scope"));
     stem.is_some_and(|stem| !stem.is_empty())
 }
 
@@ -128,11 +115,7 @@ mod tests {
             Some(ID) => "ID",
             Some(unit) => String::leak(unit.to_owned()),
         };
-        [
-            name(workload.pod_uid),
-            name(workload.container_id),
-            name(workload.unit),
-        ]
+        [name(workload.pod_uid), name(workload.container_id), name(workload.unit)]
     }
 
     #[test]
@@ -153,23 +136,11 @@ mod tests {
             ("{slice}/crio-ID.scope/container", ["UID", "ID", "-"]),
             ("{slice}/docker-ID.scope", ["UID", "ID", "-"]),
             ("{slice}/crio-conmon-ID.scope", ["UID", "-", "-"]),
-            (
-                "/kubepods.slice/kubepods-podUID_.slice/cri-containerd-ID.scope",
-                ["UID", "ID", "-"],
-            ),
-            (
-                "/kubepods.slice/kubepods-podSTATIC.slice/crio-ID.scope",
-                ["STATIC", "ID", "-"],
-            ),
-            (
-                "/system.slice/containerd.service/kubepods-burstable-podUID_.slice:cri-containerd:ID",
-                ["UID", "ID", "-"],
-            ),
+            ("/kubepods.slice/kubepods-podUID_.slice/cri-containerd-ID.scope", ["UID", "ID", "-"]),
+            ("/kubepods.slice/kubepods-podSTATIC.slice/crio-ID.scope", ["STATIC", "ID", "-"]),
+            ("/system.slice/containerd.service/kubepods-burstable-podUID_.slice:cri-containerd:ID", ["UID", "ID", "-"]),
             // Seen from another cgroup namespace.
-            (
-                "/../../kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope",
-                ["UID", "ID", "-"],
-            ),
+            ("/../../kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope", ["UID", "ID", "-"]),
             ("/../../podUID/ID", ["UID", "ID", "-"]),
             ("/../cri-containerd-ID.scope", ["-", "ID", "-"]),
             // Kubernetes in a container, and a container in a pod.
@@ -177,14 +148,8 @@ mod tests {
                 "/docker/OTHER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podUID_.slice/cri-containerd-ID.scope",
                 ["UID", "ID", "-"],
             ),
-            (
-                "/kubepods/burstable/podUID/ID/docker/OTHER",
-                ["UID", "ID", "-"],
-            ),
-            (
-                "/kubepods/podUID/ID/system.slice/nginx.service",
-                ["UID", "ID", "nginx.service"],
-            ),
+            ("/kubepods/burstable/podUID/ID/docker/OTHER", ["UID", "ID", "-"]),
+            ("/kubepods/podUID/ID/system.slice/nginx.service", ["UID", "ID", "nginx.service"]),
             // Containers without Kubernetes.
             ("/system.slice/docker-ID.scope", ["-", "ID", "-"]),
             ("/docker/ID", ["-", "ID", "-"]),
@@ -192,41 +157,19 @@ mod tests {
             ("/libpod_parent/libpod-ID", ["-", "ID", "-"]),
             ("/machine.slice/libpod-conmon-ID.scope", ["-", "-", "-"]),
             ("/system.slice/crio-conmon-ID.scope", ["-", "-", "-"]),
-            (
-                "/system.slice/web.service/libpod-payload-ID",
-                ["-", "ID", "web.service"],
-            ),
+            ("/system.slice/web.service/libpod-payload-ID", ["-", "ID", "web.service"]),
             ("/ecs/task/ID", ["-", "ID", "-"]),
-            (
-                "/docker/ID/system.slice/nginx.service",
-                ["-", "ID", "nginx.service"],
-            ),
+            ("/docker/ID/system.slice/nginx.service", ["-", "ID", "nginx.service"]),
             // systemd units.
             ("/system.slice/foo.service", ["-", "-", "foo.service"]),
-            (
-                "/system.slice/foo.service/worker",
-                ["-", "-", "foo.service"],
-            ),
-            (
-                "/system.slice/system-getty.slice/getty@tty1.service",
-                ["-", "-", "getty@tty1.service"],
-            ),
-            (
-                "/user.slice/user-0.slice/session-3.scope",
-                ["-", "-", "session-3.scope"],
-            ),
-            (
-                "/user.slice/user-1000.slice/user@1000.service/app.slice/web.service",
-                ["-", "-", "web.service"],
-            ),
+            ("/system.slice/foo.service/worker", ["-", "-", "foo.service"]),
+            ("/system.slice/system-getty.slice/getty@tty1.service", ["-", "-", "getty@tty1.service"]),
+            ("/user.slice/user-0.slice/session-3.scope", ["-", "-", "session-3.scope"]),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service", ["-", "-", "web.service"]),
             ("/init.scope", ["-", "-", "init.scope"]),
         ];
         for (template, expected) in rows {
-            assert_eq!(
-                found(&template.replace("{slice}", slice)),
-                *expected,
-                "{template}"
-            );
+            assert_eq!(found(&template.replace("{slice}", slice)), *expected, "{template}");
         }
     }
 

@@ -58,8 +58,7 @@ impl CgroupTree {
     /// A container sees its own part of the hierarchy and, given the host's, the whole: the whole is taken.
     pub fn locate(mountinfo: &Path) -> io::Result<Option<Self>> {
         let mounts = cgroup2_mounts(&fs::read(mountinfo)?);
-        let is_whole =
-            |mount: &&PathBuf| fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_ID);
+        let is_whole = |mount: &&PathBuf| fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_ID);
         let mount = mounts.iter().find(is_whole).or(mounts.first());
         Ok(mount.cloned().map(Self::at))
     }
@@ -67,13 +66,13 @@ impl CgroupTree {
     /// The tree below `mount`; nothing is read yet.
     #[must_use]
     pub fn at(mount: PathBuf) -> Self {
-        Self {
-            mount,
-            directories: HashMap::new(),
-            walked: None,
-            truncated: false,
-            walks: 0,
-        }
+        Self { mount, directories: HashMap::new(), walked: None, truncated: false, walks: 0 }
+    }
+
+    /// Where the hierarchy is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.mount
     }
 
     /// The path of the cgroup `id`. Walks the hierarchy when the last walk did not see it, at most once a second.
@@ -81,10 +80,7 @@ impl CgroupTree {
         if let Some(path) = self.path_of(id) {
             return Lookup::Found(path);
         }
-        if self
-            .walked
-            .is_some_and(|walked| now.saturating_duration_since(walked) < REFRESH_INTERVAL)
-        {
+        if self.walked.is_some_and(|walked| now.saturating_duration_since(walked) < REFRESH_INTERVAL) {
             return Lookup::TooEarly;
         }
         self.walked = Some(now);
@@ -126,10 +122,7 @@ impl CgroupTree {
     /// Takes a new picture. When the root cannot be read the old one stays.
     fn walk(&mut self) -> io::Result<()> {
         let root = fs::metadata(&self.mount)?;
-        let mut walk = Walk {
-            device: root.dev(),
-            ..Walk::default()
-        };
+        let mut walk = Walk { device: root.dev(), ..Walk::default() };
         walk.list(root.ino(), &self.mount)?;
         while let Some((id, path)) = walk.pending.pop() {
             // A cgroup may be removed at any time during the walk.
@@ -187,10 +180,7 @@ impl Walk {
 
 /// The mount points of type `cgroup2` in the text of a `mountinfo` file, in its order.
 fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
-    String::from_utf8_lossy(mountinfo)
-        .lines()
-        .filter_map(cgroup2_mount)
-        .collect()
+    String::from_utf8_lossy(mountinfo).lines().filter_map(cgroup2_mount).collect()
 }
 
 /// `<id> <parent> <device> <root> <mount point> <options> [<tags>] - <type> <source> <options>`
@@ -208,9 +198,7 @@ fn unescape(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
         plain.push_str(before);
-        let code = after
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
         rest = if let Some(code) = code {
             plain.push(char::from(code));
             &after[3..]
@@ -254,15 +242,9 @@ mod tests {
         fs::create_dir(&job).unwrap();
         let job_id = inode(&job);
         assert_eq!(tree.lookup(job_id, start + SECOND / 2), Lookup::TooEarly);
-        assert_eq!(
-            tree.lookup(service_id, start + SECOND / 2),
-            Lookup::Found(path)
-        );
+        assert_eq!(tree.lookup(service_id, start + SECOND / 2), Lookup::Found(path));
         assert_eq!(tree.walks(), 1);
-        assert_eq!(
-            tree.lookup(job_id, start + SECOND),
-            Lookup::Found("/system.slice/job.service".into())
-        );
+        assert_eq!(tree.lookup(job_id, start + SECOND), Lookup::Found("/system.slice/job.service".into()));
 
         fs::remove_dir(&service).unwrap();
         assert_eq!(tree.lookup(file, start + SECOND * 2), Lookup::Gone);
@@ -293,20 +275,10 @@ mod tests {
 
     #[test]
     fn mounts_are_known_by_their_type() {
-        assert_eq!(
-            cgroup2_mounts(HYBRID.as_bytes()),
-            [Path::new("/sys/fs/cgroup/unified")]
-        );
-        let tagged =
-            b"30 23 0:26 /../.. /a\\040b\\134 ro shared:4 master:1 - cgroup2 cgroup rw,nsdelegate";
+        assert_eq!(cgroup2_mounts(HYBRID.as_bytes()), [Path::new("/sys/fs/cgroup/unified")]);
+        let tagged = b"30 23 0:26 /../.. /a\\040b\\134 ro shared:4 master:1 - cgroup2 cgroup rw,nsdelegate";
         assert_eq!(cgroup2_mounts(tagged), [Path::new("/a b\\")]);
-        for odd in [
-            "",
-            "cgroup2",
-            " - cgroup2",
-            "1 2 3 - cgroup2 x",
-            "1 2 3 / /cgroup2 rw - tmpfs cgroup2 rw",
-        ] {
+        for odd in ["", "cgroup2", " - cgroup2", "1 2 3 - cgroup2 x", "1 2 3 / /cgroup2 rw - tmpfs cgroup2 rw"] {
             assert!(cgroup2_mounts(odd.as_bytes()).is_empty(), "{odd:?}");
         }
     }
@@ -324,17 +296,10 @@ mod tests {
         fs::create_dir(dir.path().join("a.service")).unwrap();
         let mountinfo = dir.path().join("mountinfo");
         let mount = dir.path().display();
-        fs::write(
-            &mountinfo,
-            format!("1 2 0:3 / {mount} rw - cgroup2 none rw\n"),
-        )
-        .unwrap();
+        fs::write(&mountinfo, format!("1 2 0:3 / {mount} rw - cgroup2 none rw\n")).unwrap();
         let mut tree = CgroupTree::locate(&mountinfo).unwrap().unwrap();
         let id = inode(&dir.path().join("a.service"));
-        assert_eq!(
-            tree.lookup(id, Instant::now()),
-            Lookup::Found("/a.service".into())
-        );
+        assert_eq!(tree.lookup(id, Instant::now()), Lookup::Found("/a.service".into()));
     }
 
     /// Cgroups of this machine's hierarchy, removed innermost first.
@@ -354,13 +319,10 @@ mod tests {
             .unwrap()
             .expect("this test needs a cgroup-v2 mount; leave it out with `-- --skip live_`");
         assert_eq!(inode(&tree.mount), ROOT_ID);
-        let outer = tree
-            .mount
-            .join(format!("tracer-test-{}.slice", std::process::id()));
+        let outer = tree.mount.join(format!("tracer-test-{}.slice", std::process::id()));
         let inner = outer.join("inner.service");
         let scratch = Scratch(vec![outer.clone(), inner.clone()]);
-        fs::create_dir(&outer)
-            .expect("making cgroups takes root; leave it out with `-- --skip live_`");
+        fs::create_dir(&outer).expect("making cgroups takes root; leave it out with `-- --skip live_`");
         fs::create_dir(&inner).unwrap();
         let path = format!("/tracer-test-{}.slice/inner.service", std::process::id());
         let inner_id = inode(&inner);

@@ -95,12 +95,7 @@ impl Attributor {
     /// Without a `tree` (no cgroup-v2 mount in sight) processes are the only evidence.
     #[must_use]
     pub fn new(tree: Option<CgroupTree>, processes: Processes) -> Self {
-        Self {
-            tree,
-            processes,
-            owners: HashMap::new(),
-            swept: 0,
-        }
+        Self { tree, processes, owners: HashMap::new(), swept: 0 }
     }
 
     /// The owner; `None` while a cgroup that was just made waits for the next look at the hierarchy, which
@@ -131,13 +126,7 @@ impl Attributor {
         let owner = Arc::new(Owner::new(workload));
         self.sweep(now);
         if self.owners.len() < OWNERS_MAX {
-            self.owners.insert(
-                id,
-                Remembered {
-                    owner: Arc::clone(&owner),
-                    asked: now,
-                },
-            );
+            self.owners.insert(id, Remembered { owner: Arc::clone(&owner), asked: now });
         }
         Some(owner)
     }
@@ -149,17 +138,12 @@ impl Attributor {
             return;
         }
         self.swept = tree.walks();
-        self.owners.retain(|id, remembered| {
-            tree.contains(*id) || now.saturating_duration_since(remembered.asked) < GONE_KEPT
-        });
+        self.owners
+            .retain(|id, remembered| tree.contains(*id) || now.saturating_duration_since(remembered.asked) < GONE_KEPT);
     }
 
     fn workload_by_process(&self, evidence: &Evidence) -> Workload {
-        let workload_of = |pid: u32| {
-            self.processes
-                .cgroup_of(pid)
-                .map(|path| cgroup_path::parse(&path))
-        };
+        let workload_of = |pid: u32| self.processes.cgroup_of(pid).map(|path| cgroup_path::parse(&path));
         if let Some(workload) = evidence.holder_tgid.and_then(workload_of) {
             return workload;
         }
@@ -169,10 +153,7 @@ impl Attributor {
         let workload = workload_of(pid).unwrap_or_default();
         if workload.pod_uid.is_some() {
             // The pod's containers share the namespace; its first process is mostly the pause container's.
-            return Workload {
-                pod_uid: workload.pod_uid,
-                ..Workload::default()
-            };
+            return Workload { pod_uid: workload.pod_uid, ..Workload::default() };
         }
         workload
     }

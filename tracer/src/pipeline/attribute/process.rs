@@ -47,9 +47,7 @@ impl Processes {
 fn cgroup_path(text: &str) -> Option<&str> {
     let hierarchies: Vec<Hierarchy> = text.lines().filter_map(Hierarchy::parse).collect();
     let v2 = hierarchies.iter().find(|one| one.controllers.is_empty());
-    let v1 = V1_HIERARCHIES
-        .iter()
-        .filter_map(|name| hierarchies.iter().find(|one| one.has(name)));
+    let v1 = V1_HIERARCHIES.iter().filter_map(|name| hierarchies.iter().find(|one| one.has(name)));
     let telling = v2.into_iter().chain(v1).find(|one| one.path != "/");
     telling.or(hierarchies.first()).map(|one| one.path)
 }
@@ -83,28 +81,13 @@ mod tests {
     #[test]
     fn the_telling_hierarchy_wins() {
         for (text, expected) in [
-            (
-                "0::/system.slice/a.service\n",
-                Some("/system.slice/a.service"),
-            ),
+            ("0::/system.slice/a.service\n", Some("/system.slice/a.service")),
             ("0::/\n", Some("/")),
-            (
-                "1:name=systemd:/b.service\n0::/a.service\n",
-                Some("/a.service"),
-            ),
-            (
-                "3:memory:/m\n2:pids:/p\n1:name=systemd:/b.service\n0::/\n",
-                Some("/b.service"),
-            ),
-            (
-                "9:name=systemd:/\n8:pids:/\n4:memory:/m\n1:cpu:/c\n0::/\n",
-                Some("/m"),
-            ),
+            ("1:name=systemd:/b.service\n0::/a.service\n", Some("/a.service")),
+            ("3:memory:/m\n2:pids:/p\n1:name=systemd:/b.service\n0::/\n", Some("/b.service")),
+            ("9:name=systemd:/\n8:pids:/\n4:memory:/m\n1:cpu:/c\n0::/\n", Some("/m")),
             ("4:cpu,cpuacct:/docker/x\n3:cpuset:/s\n", Some("/docker/x")),
-            (
-                "4:cpuacct:/docker/x\n1:name=systemd:/\n0::/\n",
-                Some("/docker/x"),
-            ),
+            ("4:cpuacct:/docker/x\n1:name=systemd:/\n0::/\n", Some("/docker/x")),
             ("0::/../../pod/x\n", Some("/../../pod/x")),
             ("0::/a:b/c:d\n", Some("/a:b/c:d")),
             ("0::/gone.service (deleted)\n", Some("/gone.service")),

@@ -22,10 +22,7 @@ impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("cgroup")).unwrap();
-        Self {
-            dir,
-            start: Instant::now(),
-        }
+        Self { dir, start: Instant::now() }
     }
 
     fn mount(&self) -> PathBuf {
@@ -58,24 +55,15 @@ impl Host {
 }
 
 fn by_cgroup(cgroup_id: u64) -> Evidence {
-    Evidence {
-        cgroup_id,
-        holder_tgid: None,
-        netns: Netns::Host,
-    }
+    Evidence { cgroup_id, holder_tgid: None, netns: Netns::Host }
 }
 
 fn unit(name: &str) -> Owner {
-    Owner {
-        unit: name.into(),
-        ..Owner::default()
-    }
+    Owner { unit: name.into(), ..Owner::default() }
 }
 
 fn ask(attributor: &mut Attributor, evidence: Evidence, now: Instant) -> Option<Owner> {
-    attributor
-        .owner(&evidence, now)
-        .map(|owner| (*owner).clone())
+    attributor.owner(&evidence, now).map(|owner| (*owner).clone())
 }
 
 #[test]
@@ -83,19 +71,9 @@ fn a_cgroup_number_outweighs_processes() {
     let host = Host::new();
     let id = host.add_cgroup(&format!("kubepods/burstable/pod{UID}/{ID}"));
     host.add_process(5, "/system.slice/other.service");
-    let evidence = Evidence {
-        holder_tgid: Some(5),
-        ..by_cgroup(id)
-    };
-    let expected = Owner {
-        container: "4f2c1e0d9b8a".into(),
-        pod_uid: UID.into(),
-        ..Owner::default()
-    };
-    assert_eq!(
-        ask(&mut host.attributor(), evidence, host.start),
-        Some(expected)
-    );
+    let evidence = Evidence { holder_tgid: Some(5), ..by_cgroup(id) };
+    let expected = Owner { container: "4f2c1e0d9b8a".into(), pod_uid: UID.into(), ..Owner::default() };
+    assert_eq!(ask(&mut host.attributor(), evidence, host.start), Some(expected));
 }
 
 #[test]
@@ -105,21 +83,10 @@ fn in_the_root_cgroup_the_holder_tells_then_the_namespace() {
     host.add_process(6, &format!("/docker/{ID}"));
     host.add_process(7, &format!("/kubepods/pod{UID}/{ID}"));
     let mut attributor = host.attributor();
-    let docker = Owner {
-        container: "4f2c1e0d9b8a".into(),
-        ..Owner::default()
-    };
-    let pod = Owner {
-        pod_uid: UID.into(),
-        ..Owner::default()
-    };
+    let docker = Owner { container: "4f2c1e0d9b8a".into(), ..Owner::default() };
+    let pod = Owner { pod_uid: UID.into(), ..Owner::default() };
     let rows = [
-        (
-            0,
-            Some(5),
-            Netns::Other { pid: Some(6) },
-            unit("web.service"),
-        ),
+        (0, Some(5), Netns::Other { pid: Some(6) }, unit("web.service")),
         (1, Some(5), Netns::Host, unit("web.service")),
         // The holder has ended.
         (1, Some(4), Netns::Other { pid: Some(6) }, docker.clone()),
@@ -131,16 +98,8 @@ fn in_the_root_cgroup_the_holder_tells_then_the_namespace() {
         (1, None, Netns::Host, Owner::default()),
     ];
     for (cgroup_id, holder_tgid, netns, expected) in rows {
-        let evidence = Evidence {
-            cgroup_id,
-            holder_tgid,
-            netns,
-        };
-        assert_eq!(
-            ask(&mut attributor, evidence, host.start),
-            Some(expected),
-            "{evidence:?}"
-        );
+        let evidence = Evidence { cgroup_id, holder_tgid, netns };
+        assert_eq!(ask(&mut attributor, evidence, host.start), Some(expected), "{evidence:?}");
     }
     assert_eq!(attributor.remembered(), 0);
 }
@@ -150,14 +109,8 @@ fn without_a_hierarchy_processes_tell() {
     let host = Host::new();
     host.add_process(5, "/system.slice/web.service");
     let mut attributor = Attributor::new(None, host.processes());
-    let evidence = Evidence {
-        holder_tgid: Some(5),
-        ..by_cgroup(77)
-    };
-    assert_eq!(
-        ask(&mut attributor, evidence, host.start),
-        Some(unit("web.service"))
-    );
+    let evidence = Evidence { holder_tgid: Some(5), ..by_cgroup(77) };
+    assert_eq!(ask(&mut attributor, evidence, host.start), Some(unit("web.service")));
 }
 
 #[test]
@@ -165,16 +118,10 @@ fn a_new_cgroup_waits_for_the_next_walk() {
     let host = Host::new();
     let first = host.add_cgroup("a.service");
     let mut attributor = host.attributor();
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(first), host.start),
-        Some(unit("a.service"))
-    );
+    assert_eq!(ask(&mut attributor, by_cgroup(first), host.start), Some(unit("a.service")));
     let second = host.add_cgroup("b.service");
     assert_eq!(ask(&mut attributor, by_cgroup(second), host.start), None);
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(second), host.after(1)),
-        Some(unit("b.service"))
-    );
+    assert_eq!(ask(&mut attributor, by_cgroup(second), host.after(1)), Some(unit("b.service")));
 }
 
 #[test]
@@ -187,29 +134,14 @@ fn the_dead_keep_their_names_while_asked_for() {
     fs::remove_dir(host.mount().join("a.service")).unwrap();
 
     // Each miss makes a walk, and each walk finds the directory gone.
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(NO_CGROUP), host.after(10)),
-        Some(Owner::default())
-    );
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(id), host.after(290)),
-        expected
-    );
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(NO_CGROUP - 1), host.after(500)),
-        Some(Owner::default())
-    );
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(id), host.after(500)),
-        expected
-    );
+    assert_eq!(ask(&mut attributor, by_cgroup(NO_CGROUP), host.after(10)), Some(Owner::default()));
+    assert_eq!(ask(&mut attributor, by_cgroup(id), host.after(290)), expected);
+    assert_eq!(ask(&mut attributor, by_cgroup(NO_CGROUP - 1), host.after(500)), Some(Owner::default()));
+    assert_eq!(ask(&mut attributor, by_cgroup(id), host.after(500)), expected);
 
     ask(&mut attributor, by_cgroup(NO_CGROUP - 2), host.after(900));
     assert_eq!(attributor.remembered(), 1);
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(id), host.after(901)),
-        Some(Owner::default())
-    );
+    assert_eq!(ask(&mut attributor, by_cgroup(id), host.after(901)), Some(Owner::default()));
 }
 
 #[test]
@@ -217,10 +149,7 @@ fn a_cgroup_that_is_gone_is_looked_for_once() {
     let host = Host::new();
     let mut attributor = host.attributor();
     for second in [0, 10, 20] {
-        assert_eq!(
-            ask(&mut attributor, by_cgroup(NO_CGROUP), host.after(second)),
-            Some(Owner::default())
-        );
+        assert_eq!(ask(&mut attributor, by_cgroup(NO_CGROUP), host.after(second)), Some(Owner::default()));
     }
     assert_eq!(attributor.tree.as_ref().unwrap().walks(), 1);
 }
@@ -231,20 +160,14 @@ fn memory_is_bounded() {
     let living = host.add_cgroup("a.service");
     let mut attributor = host.attributor();
     ask(&mut attributor, by_cgroup(living), host.start);
-    let entry = || Remembered {
-        owner: Arc::default(),
-        asked: host.start,
-    };
+    let entry = || Remembered { owner: Arc::default(), asked: host.start };
     let fill = (NO_CGROUP - OWNERS_MAX as u64..NO_CGROUP).map(|id| (id, entry()));
     attributor.owners.extend(fill.take(OWNERS_MAX - 1));
     assert_eq!(attributor.remembered(), OWNERS_MAX);
 
     // There is no room, but an answer there is.
     let other = host.add_cgroup("b.service");
-    assert_eq!(
-        ask(&mut attributor, by_cgroup(other), host.after(10)),
-        Some(unit("b.service"))
-    );
+    assert_eq!(ask(&mut attributor, by_cgroup(other), host.after(10)), Some(unit("b.service")));
     assert_eq!(attributor.remembered(), OWNERS_MAX);
     // The next walk after a while makes room; the living one stays.
     ask(&mut attributor, by_cgroup(NO_CGROUP), host.after(400));
@@ -256,11 +179,7 @@ fn memory_is_bounded() {
 fn this_process_is_attributed_without_a_panic() {
     let tree = CgroupTree::locate(Path::new("/proc/self/mountinfo")).unwrap();
     let mut attributor = Attributor::new(tree, Processes::new("/proc"));
-    let evidence = Evidence {
-        cgroup_id: 1,
-        holder_tgid: Some(std::process::id()),
-        netns: Netns::Host,
-    };
+    let evidence = Evidence { cgroup_id: 1, holder_tgid: Some(std::process::id()), netns: Netns::Host };
     let owner = ask(&mut attributor, evidence, Instant::now()).unwrap();
     assert_eq!((owner.namespace, owner.pod), (String::new(), String::new()));
 }

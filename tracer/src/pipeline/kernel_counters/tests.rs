@@ -77,11 +77,7 @@ fn every_counter_comes_from_its_own_name() {
 fn names_may_move_and_be_missing() {
     let counters = KernelCounters::parse(NETSTAT_6_1, "");
     assert_eq!(
-        (
-            counters.listen_overflows,
-            counters.listen_drops,
-            counters.fast_retrans
-        ),
+        (counters.listen_overflows, counters.listen_drops, counters.fast_retrans),
         (Some(7), Some(8), Some(100))
     );
     assert_eq!(counters.syn_retrans, Some(u64::MAX));
@@ -89,17 +85,10 @@ fn names_may_move_and_be_missing() {
 
     let counters = KernelCounters::parse(NETSTAT_6_18, SNMP_5_10);
     assert_eq!(
-        (
-            counters.listen_overflows,
-            counters.listen_drops,
-            counters.time_wait_overflow
-        ),
+        (counters.listen_overflows, counters.listen_drops, counters.time_wait_overflow),
         (Some(4), Some(5), Some(6))
     );
-    assert_eq!(
-        (counters.retrans_fail, counters.syn_retrans),
-        (Some(7), None)
-    );
+    assert_eq!((counters.retrans_fail, counters.syn_retrans), (Some(7), None));
 }
 
 #[test]
@@ -120,23 +109,12 @@ fn a_table_whose_lines_do_not_match_is_left_out() {
 #[test]
 fn sockstat_is_read_by_name() {
     let text = "sockets: used 14\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 28\nUDP: inuse 9 mem 8\n";
-    let expected = Sockstat {
-        tcp_inuse: Some(1),
-        tcp_orphan: Some(2),
-        tcp_tw: Some(3),
-        tcp_alloc: Some(4),
-        tcp_mem: Some(28),
-    };
+    let expected =
+        Sockstat { tcp_inuse: Some(1), tcp_orphan: Some(2), tcp_tw: Some(3), tcp_alloc: Some(4), tcp_mem: Some(28) };
     assert_eq!(Sockstat::parse(text), expected);
     assert_eq!(Sockstat::parse("UDP: inuse 9 mem 8\n"), Sockstat::default());
     let odd = Sockstat::parse("TCP: inuse -1 new 7 tw 3 alloc");
-    assert_eq!(
-        odd,
-        Sockstat {
-            tcp_tw: Some(3),
-            ..Sockstat::default()
-        }
-    );
+    assert_eq!(odd, Sockstat { tcp_tw: Some(3), ..Sockstat::default() });
 }
 
 #[test]
@@ -190,10 +168,7 @@ fn the_running_kernel_has_the_counters_that_sums_close_against() {
         assert!(counter.is_some(), "{counters:?}");
     }
     let sockstat = Sockstat::read().unwrap();
-    assert!(
-        sockstat.tcp_tw.is_some() && sockstat.tcp_mem.is_some(),
-        "{sockstat:?}"
-    );
+    assert!(sockstat.tcp_tw.is_some() && sockstat.tcp_mem.is_some(), "{sockstat:?}");
 }
 
 #[test]

@@ -1,0 +1,109 @@
+//! Label names, what their values mean, and the groups that many metrics share.
+//!
+//! Closed sets of values come from the wire crate where the kernel side counts by them, so that the
+//! documentation cannot list a reason that no program reports.
+
+use tracer_ebpf::counter::{ConnectResult, DropReason, RetransmitCause, Role};
+use tracer_ebpf::{event, state};
+
+/// A label of a metric.
+#[derive(Debug)]
+pub struct Label {
+    /// Its name in the exposition.
+    pub name: &'static str,
+    /// What values it takes.
+    pub values: Values,
+}
+
+/// The values a label takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// Any text; this says what it holds.
+    Text(&'static str),
+    /// One of these.
+    OneOf(&'static [&'static str]),
+}
+
+/// Makes the array of names of a wire enum, in the order of its numbers.
+macro_rules! names {
+    ($wire:ty) => {{
+        let mut names = [""; <$wire>::COUNT];
+        let mut index = 0;
+        while index < names.len() {
+            names[index] = <$wire>::ALL[index].name();
+            index += 1;
+        }
+        names
+    }};
+}
+
+const REASONS: [&str; DropReason::COUNT] = names!(DropReason);
+const CAUSES: [&str; RetransmitCause::COUNT] = names!(RetransmitCause);
+const ROLES: [&str; Role::COUNT] = names!(Role);
+const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
+const EVENTS: [&str; event::Kind::COUNT] = names!(event::Kind);
+
+/// The states that `inet_sock_set_state` shows: `TIME_WAIT` (6) and `NEW_SYN_RECV` (12) sockets are
+/// no full sockets and never pass through it.
+const STATES: [&str; 10] = {
+    let numbers = [1, 2, 3, 4, 5, 7, 8, 9, 10, 11];
+    let mut names = [""; 10];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = state::name(numbers[index]);
+        index += 1;
+    }
+    names
+};
+
+/// `error` of a failed connect takes the results after the first, which is success.
+const ERRORS: &[&str] = {
+    assert!(ConnectResult::Established as usize == 0);
+    RESULTS.split_at(1).1
+};
+
+const fn text(name: &'static str, meaning: &'static str) -> Label {
+    Label { name, values: Values::Text(meaning) }
+}
+
+const fn one_of(name: &'static str, values: &'static [&'static str]) -> Label {
+    Label { name, values: Values::OneOf(values) }
+}
+
+pub(super) const NETNS: Label =
+    text("netns", "network namespace: `host` for that of PID 1, else its inode number as `/proc/PID/ns/net` shows it");
+pub(super) const POD_NAMESPACE: Label = text("namespace", "Kubernetes namespace of the pod, empty where there is none");
+pub(super) const POD: Label = text("pod", "pod name, empty where there is none");
+const CONTAINER: Label = text("container", "container name or id, empty outside containers");
+const UNIT: Label =
+    text("unit", "systemd unit, empty where there is none; `_other` collects what found no room of its own");
+const PROCESS: Label = text("process", "name of the thread-group leader that holds the listener");
+const ADDRESS: Label = text("address", "address the listener is bound to");
+
+pub(super) const PORT: Label = text("port", "the server's port, never an ephemeral one; empty where it cannot be told");
+pub(super) const REASON: Label = one_of("reason", &REASONS);
+pub(super) const ROLE: Label = one_of("role", &ROLES);
+pub(super) const CAUSE: Label = one_of("cause", &CAUSES);
+pub(super) const RESULT: Label = one_of("result", &RESULTS);
+pub(super) const ERROR: Label = one_of("error", ERRORS);
+pub(super) const FROM: Label = one_of("from", &STATES);
+pub(super) const TO: Label = one_of("to", &STATES);
+pub(super) const NAME: Label =
+    text("name", "name of the network namespace in `/run/netns` or of its runtime, empty where there is none");
+pub(super) const SIGNAL: Label = text("signal", "what is counted, as `/status` and `tracer doctor` list it");
+pub(super) const HOOK: Label = text("hook", "the kernel hook, as `tracer doctor` lists it");
+pub(super) const EVENT: Label = one_of("kind", &EVENTS);
+pub(super) const STAGE: Label = one_of("stage", &["ring", "rate", "decode"]);
+pub(super) const MAP: Label = text("map", "name of the BPF map");
+pub(super) const METRIC: Label = text("metric", "name of a metric on this page");
+pub(super) const PROGRAM: Label = text("program", "name of the BPF program");
+pub(super) const PASS: Label = text("pass", "what the pass reads, as `/status` lists it");
+pub(super) const VERSION: Label = text("version", "the agent's version");
+pub(super) const REVISION: Label = text("revision", "the commit it was built from");
+
+/// Labels of what is counted for a network namespace.
+pub const NAMESPACE: &[Label] = &[NETNS, POD_NAMESPACE, POD];
+/// Labels of what is counted for a workload: `<O>` in the design.
+pub const OWNER: &[Label] = &[NETNS, POD_NAMESPACE, POD, CONTAINER, UNIT];
+/// Labels of what is counted for a listener: `<L>` in the design, which begins with `<O>`.
+pub const LISTENER: &[Label] = &[NETNS, POD_NAMESPACE, POD, CONTAINER, UNIT, PROCESS, ADDRESS, PORT];

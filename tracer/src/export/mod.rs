@@ -1,0 +1,16 @@
+//! The way out: what users see over HTTP.
+//!
+//! Owns the names, types and labels of every metric ([`metrics`]), the rows of one scrape
+//! ([`rows`]), their text ([`value`], [`encode`]), the HTTP server ([`http`]) and the generated
+//! page about it all ([`mod@reference`]). Knows nothing of maps, namespaces or /proc: the collector
+//! hands it numbers with label values. Only this module names the crates `prometheus` and `axum`.
+
+pub mod agent_rows;
+pub mod collector;
+pub mod encode;
+pub mod http;
+pub mod metrics;
+pub mod reference;
+pub mod rows;
+pub mod status;
+pub mod value;

@@ -1,0 +1,5 @@
+//! What needs no root: the agent's parts put together as its users meet them. One binary; each
+//! module says what belongs there.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod exposition;
