@@ -4,6 +4,20 @@
 //! without building `aya-ebpf`. Data flows probes → sock (reads) → maps and emit.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(
+        clippy::inline_always,
+        reason = "a pointer with a BTF type must not cross a function call: the callee would see a number"
+    ),
+    allow(clippy::needless_pass_by_value, reason = "the program macros hand the context over by value"),
+    allow(clippy::needless_borrows_for_generic_args, reason = "a key stays on the stack; by value it would be copied"),
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "states, families and errnos fit; a checked conversion would be a branch that the verifier has to walk"
+    )
+)]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -20,22 +20,22 @@ impl Failure {
     /// Wrong flags or configuration.
     #[must_use]
     pub fn usage(error: &dyn fmt::Display) -> Self {
-        Self::new(USAGE, error.to_string())
+        Self::new(USAGE, &error.to_string())
     }
 
     /// The kernel or the rights will not do.
     #[must_use]
     pub fn unusable(error: &dyn fmt::Display) -> Self {
-        Self::new(UNAVAILABLE, error.to_string())
+        Self::new(UNAVAILABLE, &error.to_string())
     }
 
     /// Anything else.
     #[must_use]
-    pub fn other(message: String) -> Self {
-        Self::new(1, message)
+    pub fn other(message: impl AsRef<str>) -> Self {
+        Self::new(1, message.as_ref())
     }
 
-    fn new(code: u8, message: String) -> Self {
+    fn new(code: u8, message: &str) -> Self {
         Self { code, message: message.replace('\n', " ") }
     }
 
@@ -60,6 +60,6 @@ mod tests {
     fn a_failure_is_one_line_with_its_code() {
         assert_eq!(Failure::usage(&"a\nb"), Failure { code: 64, message: "a b".into() });
         assert_eq!(Failure::unusable(&"c").code, 69);
-        assert_eq!(Failure::other("d".into()).code, 1);
+        assert_eq!(Failure::other("d").code, 1);
     }
 }

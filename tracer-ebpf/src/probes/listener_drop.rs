@@ -122,7 +122,7 @@ pub fn tcp_v4_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
 /// Entry of the kprobe twin; mapped clients are left to the IPv4 one. Cost: 1 m, 1 h.
 #[kprobe(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
-    let skb: *const u8 = ctx.arg(1).unwrap_or(core::ptr::null());
+    let skb: *const u8 = ctx.arg(1).unwrap_or_default();
     let mapped = Probe.load::<u16>(skb, offset!(skb_protocol)) == ETH_P_IP_BE;
     save(Saved::V6SynRecvSock, if mapped { 0 } else { ctx.arg(0).unwrap_or(0) });
     0

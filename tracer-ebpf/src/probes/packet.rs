@@ -10,6 +10,7 @@
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::bpf_sock,
     helpers::generated::{bpf_jiffies64, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::cgroup_skb,
     programs::SkBuffContext,
@@ -65,15 +66,24 @@ pub fn listener_egress(ctx: SkBuffContext) -> i32 {
 /// The packet's socket if it is a listener, else null.
 #[inline(always)]
 fn listening_socket(ctx: &SkBuffContext) -> *const u8 {
-    let skb = ctx.skb.skb;
     // SAFETY: the context is valid for the program's run.
-    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return core::ptr::null();
+    let skb = unsafe { &*ctx.skb.skb };
+    // SAFETY: every member of this union has the bits of a pointer.
+    let sk = unsafe { skb.__bindgen_anon_2.sk };
+    if !sk.is_null() && socket_state(sk) == u32::from(state::LISTEN) {
+        sk.cast_const().cast()
+    } else {
+        core::ptr::null()
     }
-    // SAFETY: not null; the verifier admits the fields of `struct bpf_sock`.
-    let state = unsafe { core::ptr::read_volatile(&raw const (*sk).state) };
-    if state == u32::from(state::LISTEN) { sk.cast_const().cast() } else { core::ptr::null() }
+}
+
+/// State of a socket that is not null.
+#[inline(always)]
+fn socket_state(sk: *const bpf_sock) -> u32 {
+    // SAFETY: the verifier admits the fields of `struct bpf_sock` behind a pointer that was checked.
+    let sk = unsafe { &*sk };
+    // SAFETY: a reference is valid and aligned.
+    unsafe { core::ptr::read_volatile(&raw const sk.state) }
 }
 
 #[inline(always)]
@@ -180,9 +190,7 @@ fn request_of(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet) -> Request {
     if sk.is_null() {
         return Request::None;
     }
-    // SAFETY: not null and referenced.
-    let state = unsafe { core::ptr::read_volatile(&raw const (*sk).state) };
-    let request = if state == u32::from(state::NEW_SYN_RECV) {
+    let request = if socket_state(sk) == u32::from(state::NEW_SYN_RECV) {
         let treq = Direct.tcp_request_sock(sk.cast_const().cast());
         // An MPTCP request has another type: its ACK is taken as completing.
         if treq.is_null() || completes(tcp, treq, packet) { Request::Completes } else { Request::Waits }
@@ -218,7 +226,7 @@ fn completes(tcp: *const u8, treq: *const u8, packet: &Packet) -> bool {
 /// `tcp_in_window()`
 #[inline(always)]
 fn in_window(sequence: u32, end_sequence: u32, start: u32, end: u32) -> bool {
-    let after = |a: u32, b: u32| (b.wrapping_sub(a) as i32) < 0;
+    let after = |a: u32, b: u32| b.wrapping_sub(a).cast_signed() < 0;
     sequence == start
         || (after(end_sequence, start) && after(end, sequence))
         || (sequence == end && sequence == end_sequence)

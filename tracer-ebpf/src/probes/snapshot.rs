@@ -16,8 +16,9 @@ use crate::{
 /// Pointer number `index` of an iterator's context.
 #[inline(always)]
 fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
+    let field = ctx.cast::<*const u8>().wrapping_add(index);
     // SAFETY: the verifier knows the context's layout and refuses anything outside it.
-    unsafe { *ctx.cast::<*const u8>().add(index) }
+    unsafe { *field }
 }
 
 /// Writes a record if `sk` is a TCP listener. `task` is null in a namespace-bound walk.

@@ -40,6 +40,7 @@ use crate::{
         maps::Maps,
         netns::Roots,
         preflight::Preflight,
+        version::KernelVersion,
     },
     labels::Labels,
     pipeline::{
@@ -81,7 +82,7 @@ pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
         listeners_max: config.max_listeners,
         workloads_max: config.max_workloads,
         ports_max: config.max_ports,
-        syn_queue_full_at_limit: preflight.version.is_some_and(|version| version.syn_queue_full_at_limit()),
+        syn_queue_full_at_limit: preflight.version.is_some_and(KernelVersion::syn_queue_full_at_limit),
         cgroup_root: cgroup_tree()?.map(|tree| tree.root().to_owned()),
         debug: config.log_level as u8 >= LogLevel::Debug as u8,
     };
@@ -141,7 +142,7 @@ pub async fn run(
     let ended = tokio::task::spawn_blocking(move || worker.join().is_ok());
     match tokio::time::timeout(GRACE, ended).await {
         Ok(Ok(true)) => served,
-        _ => Err(Failure::other("the worker thread did not end as it should".to_owned())),
+        _ => Err(Failure::other("the worker thread did not end as it should")),
     }
 }
 
@@ -173,9 +174,7 @@ async fn wait_until_ready(shared: &Shared) -> Result<(), Failure> {
     let limit = Instant::now() + GRACE;
     while shared.ready().is_err() {
         if Instant::now() > limit {
-            return Err(Failure::other(
-                "the first pass over namespaces and listeners did not end; see the log".to_owned(),
-            ));
+            return Err(Failure::other("the first pass over namespaces and listeners did not end; see the log"));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -389,6 +389,7 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
 
 /// A count as a sample's value.
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53, and Prometheus has nothing better")]
+#[must_use]
 pub fn number(n: u64) -> f64 {
     n as f64
 }

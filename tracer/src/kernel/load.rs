@@ -432,10 +432,12 @@ impl From<ProgramError> for AttachError {
 
 fn attach(program: &mut Program, attach: Attach, cgroup: Option<&std::path::Path>) -> Result<(), AttachError> {
     match (program, attach) {
-        (Program::BtfTracePoint(program), _) => drop(program.attach()?),
-        (Program::FEntry(program), _) => drop(program.attach()?),
-        (Program::FExit(program), _) => drop(program.attach()?),
-        (Program::KProbe(program), Attach::Kprobe(name) | Attach::Kretprobe(name)) => drop(program.attach(name, 0)?),
+        (Program::BtfTracePoint(program), _) => program.attach().map(|_| ())?,
+        (Program::FEntry(program), _) => program.attach().map(|_| ())?,
+        (Program::FExit(program), _) => program.attach().map(|_| ())?,
+        (Program::KProbe(program), Attach::Kprobe(name) | Attach::Kretprobe(name)) => {
+            program.attach(name, 0).map(|_| ())?;
+        }
         (Program::CgroupSkb(program), direction) => {
             let root = cgroup.ok_or_else(|| io::Error::other("cgroup v2 is not mounted"));
             let root = root.and_then(File::open).map_err(AttachError::Io)?;
@@ -444,7 +446,7 @@ fn attach(program: &mut Program, attach: Attach, cgroup: Option<&std::path::Path
             } else {
                 CgroupSkbAttachType::Egress
             };
-            drop(program.attach(root, direction, CgroupAttachMode::Single)?);
+            program.attach(root, direction, CgroupAttachMode::Single)?;
         }
         // Iterators are attached anew for each pass.
         (Program::Iter(_), _) => {}
