@@ -25,6 +25,9 @@ pub(crate) const SPOOFED_V4: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 0);
 
 /// The interface that joins a [`Pair`], named alike at both ends.
 const VETH: &str = "eth0";
+/// Locally administered; each pair is alone on its wire.
+const CLIENT_MAC: &str = "02:00:00:00:00:01";
+const SERVER_MAC: &str = "02:00:00:00:00:02";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -107,6 +110,30 @@ impl Netns {
         );
     }
 
+    /// Gives this end its addresses and tells it where the other end is. Were the neighbour looked
+    /// for, the first SYNs would wait and then come all at once, and meet another queue than SYNs
+    /// that come one by one.
+    fn join(&self, [v4, v6]: [IpAddr; 2], neighbours: [IpAddr; 2], mac: &str) {
+        self.ip(&["address", "add", &format!("{v4}/16"), "dev", VETH]);
+        // Without `nodad` the address could not be used for the first second.
+        self.ip(&["address", "add", &format!("{v6}/64"), "dev", VETH, "nodad"]);
+        self.ip(&["link", "set", VETH, "up"]);
+        for neighbour in neighbours {
+            let address = neighbour.to_string();
+            self.ip(&[
+                "neighbour",
+                "add",
+                &address,
+                "lladdr",
+                mac,
+                "dev",
+                VETH,
+                "nud",
+                "permanent",
+            ]);
+        }
+    }
+
     fn ip(&self, arguments: &[&str]) {
         checked(Command::new("ip").args(["-n", &self.name]).args(arguments));
     }
@@ -139,27 +166,23 @@ impl Pair {
             client: Netns::single(),
             server: Netns::single(),
         };
-        pair.client.ip(&[
-            "link",
-            "add",
-            VETH,
-            "type",
-            "veth",
+        let (client, server) = (&pair.client, &pair.server);
+        let peer = [
             "peer",
             "name",
             VETH,
+            "address",
+            SERVER_MAC,
             "netns",
-            pair.server.name(),
-        ]);
-        for (netns, v4, v6) in [
-            (&pair.client, CLIENT_V4, CLIENT_V6),
-            (&pair.server, SERVER_V4, SERVER_V6),
-        ] {
-            netns.ip(&["address", "add", &format!("{v4}/16"), "dev", VETH]);
-            // Without `nodad` the address could not be used for the first second.
-            netns.ip(&["address", "add", &format!("{v6}/64"), "dev", VETH, "nodad"]);
-            netns.ip(&["link", "set", VETH, "up"]);
-        }
+            server.name(),
+        ];
+        client.ip(&[
+            &["link", "add", VETH, "address", CLIENT_MAC, "type", "veth"],
+            &peer[..],
+        ]
+        .concat());
+        client.join([CLIENT_V4, CLIENT_V6], [SERVER_V4, SERVER_V6], SERVER_MAC);
+        server.join([SERVER_V4, SERVER_V6], [CLIENT_V4, CLIENT_V6], CLIENT_MAC);
         pair.server.ip(&[
             "route",
             "add",
