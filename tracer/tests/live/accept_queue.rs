@@ -10,9 +10,7 @@ use crate::lab::counters::Watch;
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::scrape::Scrape;
-use crate::lab::sockets::{
-    Client, ESTABLISHED, Listener, SYN_SENT, accept_queues, clients_in_state,
-};
+use crate::lab::sockets::{Client, ESTABLISHED, Listener, SYN_SENT, accept_queues, clients_in_state};
 use crate::lab::wait::{equal, until};
 use crate::lab::{Lab, own_process_name};
 
@@ -32,29 +30,16 @@ struct Name {
 impl Name {
     fn new(netns: &Netns, process: &str, bound: SocketAddr) -> Self {
         let (address, port) = (bound.ip().to_string(), bound.port().to_string());
-        Self {
-            netns: netns.inode(),
-            process: process.to_owned(),
-            address,
-            port,
-        }
+        Self { netns: netns.inode(), process: process.to_owned(), address, port }
     }
 
     fn labels(&self) -> [(&str, &str); 4] {
-        [
-            ("netns", &self.netns),
-            ("process", &self.process),
-            ("address", &self.address),
-            ("port", &self.port),
-        ]
+        [("netns", &self.netns), ("process", &self.process), ("address", &self.address), ("port", &self.port)]
     }
 
     /// Drops at either stage of the handshake.
     fn overflows(&self, scrape: &Scrape) -> u64 {
-        ["accept_queue_full_syn", "accept_queue_full_ack"]
-            .map(|reason| self.drops(scrape, reason))
-            .iter()
-            .sum()
+        ["accept_queue_full_syn", "accept_queue_full_ack"].map(|reason| self.drops(scrape, reason)).iter().sum()
     }
 
     fn drops(&self, scrape: &Scrape, reason: &str) -> u64 {
@@ -64,11 +49,7 @@ impl Name {
 
     /// One gauge of the listener.
     fn gauge(&self, scrape: &Scrape, metric: &str, expected: u64) -> Result<(), String> {
-        equal(
-            metric,
-            &scrape.one(metric, &self.labels())?,
-            &as_value(expected),
-        )
+        equal(metric, &scrape.one(metric, &self.labels())?, &as_value(expected))
     }
 
     /// A queue for 5 that holds 6.
@@ -97,29 +78,20 @@ fn wait_for_drops(watch: &Watch<'_>, at_least: u64) {
 fn overflow(clients_in: &Netns, server: &Netns, bound: SocketAddr, to: SocketAddr) {
     let watch = Watch::from_now(server);
     let clients_watch = Watch::from_now(clients_in);
-    let watches = if watch.inode == clients_watch.inode {
-        vec![&watch]
-    } else {
-        vec![&watch, &clients_watch]
-    };
+    let watches = if watch.inode == clients_watch.inode { vec![&watch] } else { vec![&watch, &clients_watch] };
     let agent = Agent::start();
     let listener = Listener::open(server, bound, 5);
     let name = Name::new(server, &own_process_name(), bound);
     // The rows of a listener are there before its first drop.
     until("the listener's rows", SCRAPES, || {
-        agent
-            .scrape()
-            .one(DROPS, &with_reason(&name, "accept_queue_full_syn"))
-            .map(drop)
+        agent.scrape().one(DROPS, &with_reason(&name, "accept_queue_full_syn")).map(drop)
     });
 
     let mut clients = Client::connect_many(clients_in, to, 20);
     wait_for_drops(&watch, 28);
     assert_eq!(clients_in_state(clients_in, to.port(), ESTABLISHED), 6);
     assert_eq!(clients_in_state(clients_in, to.port(), SYN_SENT), 14);
-    until("the gauges", SCRAPES, || {
-        name.is_full_queue_of_5(&agent.scrape())
-    });
+    until("the gauges", SCRAPES, || name.is_full_queue_of_5(&agent.scrape()));
     give_up(&mut clients);
 
     assert_closes(&agent, &watches);
@@ -189,15 +161,8 @@ fn two_listeners_drop_at_once_and_keep_their_names() {
     // A name that has to be escaped in a label.
     let odd = "a\"b\\c\nd";
     let odd_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT + 1);
-    let foreign = ForeignListener::start(
-        &netns,
-        &Plan {
-            process: odd,
-            address: odd_address,
-            backlog: 2,
-            defer_accept_s: 0,
-        },
-    );
+    let foreign =
+        ForeignListener::start(&netns, &Plan { process: odd, address: odd_address, backlog: 2, defer_accept_s: 0 });
 
     // Turn and turn about, and before anyone tries again.
     let mut clients: Vec<Client> = (0..10)
@@ -228,23 +193,16 @@ fn reuseport_group_of_which_one_is_full_and_one_closes() {
     let agent = Agent::start();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let name = Name::new(&netns, &own_process_name(), address);
-    let [_full, served, closing] =
-        std::array::from_fn(|_| Listener::open_shared(&netns, address, 3));
+    let [_full, served, closing] = std::array::from_fn(|_| Listener::open_shared(&netns, address, 3));
 
     // The kernel spreads clients by hash: come until each of the three queues is full.
     let mut clients = Vec::new();
     while accept_queues(&netns, PORT) != [4, 4, 4] {
         clients.push(Client::connect(&netns, address));
-        assert!(
-            clients.len() < 300,
-            "queues {:?}",
-            accept_queues(&netns, PORT)
-        );
+        assert!(clients.len() < 300, "queues {:?}", accept_queues(&netns, PORT));
     }
     clients.extend(Client::connect_many(&netns, address, 10));
-    until("three sockets", SCRAPES, || {
-        name.gauge(&agent.scrape(), "tracer_tcp_listener_sockets", 3)
-    });
+    until("three sockets", SCRAPES, || name.gauge(&agent.scrape(), "tracer_tcp_listener_sockets", 3));
     drop(closing);
     let mut taken: Vec<_> = std::iter::from_fn(|| served.accept()).collect();
     assert_eq!(taken.len(), 4);
@@ -257,12 +215,9 @@ fn reuseport_group_of_which_one_is_full_and_one_closes() {
     let scrape = agent.scrape();
     assert!(watch.delta("ListenDrops") >= 10);
     assert_eq!(name.overflows(&scrape), watch.delta("ListenDrops"));
-    name.gauge(&scrape, "tracer_tcp_listener_sockets", 2)
-        .unwrap();
-    name.gauge(&scrape, "tracer_tcp_accept_queue_length", 4)
-        .unwrap();
-    name.gauge(&scrape, "tracer_tcp_accept_queue_limit", 3)
-        .unwrap();
+    name.gauge(&scrape, "tracer_tcp_listener_sockets", 2).unwrap();
+    name.gauge(&scrape, "tracer_tcp_accept_queue_length", 4).unwrap();
+    name.gauge(&scrape, "tracer_tcp_accept_queue_limit", 3).unwrap();
 }
 
 #[test]
@@ -273,15 +228,7 @@ fn listener_that_lives_between_two_passes() {
     let agent = Agent::with(Duration::from_secs(3), &[]);
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
     let process = "one-second";
-    let foreign = ForeignListener::start(
-        &netns,
-        &Plan {
-            process,
-            address,
-            backlog: 2,
-            defer_accept_s: 0,
-        },
-    );
+    let foreign = ForeignListener::start(&netns, &Plan { process, address, backlog: 2, defer_accept_s: 0 });
     let clients = Client::connect_many(&netns, SocketAddr::V4(address), 10);
     std::thread::sleep(Duration::from_secs(1));
     drop(clients);
@@ -292,12 +239,8 @@ fn listener_that_lives_between_two_passes() {
     let name = Name::new(&netns, process, SocketAddr::V4(address));
     until("the drops of a listener that is gone", SCRAPES, || {
         let scrape = agent.scrape();
-        equal(
-            "drops",
-            &name.drops(&scrape, "accept_queue_full_syn"),
-            &kernel,
-        )
-        .map_err(|error| error + "\n" + &scrape.show(DROPS, &[]))
+        equal("drops", &name.drops(&scrape, "accept_queue_full_syn"), &kernel)
+            .map_err(|error| error + "\n" + &scrape.show(DROPS, &[]))
     });
     assert_closes(&agent, &[&watch]);
 }
@@ -312,9 +255,7 @@ fn limit_follows_a_second_listen() {
     let name = Name::new(&netns, &own_process_name(), address);
     let listener = Listener::open(&netns, address, 5);
     let mut clients = Client::connect_many(&netns, address, 14);
-    until("the queue of five", SCRAPES, || {
-        name.is_full_queue_of_5(&agent.scrape())
-    });
+    until("the queue of five", SCRAPES, || name.is_full_queue_of_5(&agent.scrape()));
 
     listener.listen_again(9);
     // At their next try four of the eight find room. They come together: the others may be turned

@@ -30,56 +30,34 @@ fn edge(clients: &Netns, server: &Netns, address: SocketAddr) {
     assert_closes(&agent, &[&watch]);
 
     let drops = watch.delta("ListenDrops");
-    assert!(
-        drops > 100,
-        "only {drops} drops: the queue's edge was not reached"
-    );
-    assert_eq!(
-        watch.delta("TCPReqQFullDoCookies"),
-        0,
-        "no cookies may be in play"
-    );
+    assert!(drops > 100, "only {drops} drops: the queue's edge was not reached");
+    assert_eq!(watch.delta("TCPReqQFullDoCookies"), 0, "no cookies may be in play");
     assert_eq!(watch.delta("ListenOverflows"), drops);
     let labels = [("netns", watch.inode.as_str()), ("port", "8083")];
     let scrape = agent.scrape();
     assert_eq!(scrape.sum(DROPS, &labels), drops);
-    assert_eq!(
-        scrape.sum("tracer_tcp_accepted_connections_total", &labels),
-        watch.delta("PassiveOpens")
-    );
+    assert_eq!(scrape.sum("tracer_tcp_accepted_connections_total", &labels), watch.delta("PassiveOpens"));
 }
 
 #[test]
 fn over_loopback() {
     let _lab = Lab::enter();
     let netns = Netns::single();
-    edge(
-        &netns,
-        &netns,
-        SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
-    );
+    edge(&netns, &netns, SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
 }
 
 #[test]
 fn over_veth() {
     let _lab = Lab::enter();
     let pair = Pair::new();
-    edge(
-        &pair.client,
-        &pair.server,
-        SocketAddr::from((SERVER_V4, PORT)),
-    );
+    edge(&pair.client, &pair.server, SocketAddr::from((SERVER_V4, PORT)));
 }
 
 #[test]
 fn over_ipv6() {
     let _lab = Lab::enter();
     let pair = Pair::new();
-    edge(
-        &pair.client,
-        &pair.server,
-        SocketAddr::from((SERVER_V6, PORT)),
-    );
+    edge(&pair.client, &pair.server, SocketAddr::from((SERVER_V6, PORT)));
 }
 
 /// With cookies a hook that sees packets only cannot always tell outcomes. What it then says too
@@ -95,36 +73,24 @@ fn with_cookies_the_difference_is_shown() {
     let listener = Listener::open(&pair.server, address, BACKLOG);
     churn(&pair.client, &listener, address, THREADS, TIME);
     let kernel = watch.delta("ListenDrops");
-    assert!(
-        watch.delta("SyncookiesRecv") > 100 && kernel > 100,
-        "no cookies or no drops"
-    );
+    assert!(watch.delta("SyncookiesRecv") > 100 && kernel > 100, "no cookies or no drops");
 
     agent.sleep_two_passes();
-    until(
-        "the account of the difference",
-        Duration::from_secs(5),
-        || {
-            let scrape = agent.scrape();
-            let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
-            let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
-            let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
-            let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
-            let seen = format!(
-                "kernel {kernel}, account {account}, counted {counted}, difference {difference}"
-            );
-            if account.cast_unsigned() != kernel || counted + difference != account {
-                return Err(seen);
-            }
-            // Half a percent: twice what was ever measured.
-            assert!(difference.abs() * 200 <= account, "{seen}");
-            println!("with cookies at the queue's edge: {seen}");
-            Ok(())
-        },
-    );
+    until("the account of the difference", Duration::from_secs(5), || {
+        let scrape = agent.scrape();
+        let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
+        let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
+        let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
+        let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+        let seen = format!("kernel {kernel}, account {account}, counted {counted}, difference {difference}");
+        if account.cast_unsigned() != kernel || counted + difference != account {
+            return Err(seen);
+        }
+        // Half a percent: twice what was ever measured.
+        assert!(difference.abs() * 200 <= account, "{seen}");
+        println!("with cookies at the queue's edge: {seen}");
+        Ok(())
+    });
     // Everything else closes all the same.
-    Closing::of(&agent, &[&watch])
-        .without("listen_drops")
-        .without("listen_overflows")
-        .check();
+    Closing::of(&agent, &[&watch]).without("listen_drops").without("listen_overflows").check();
 }

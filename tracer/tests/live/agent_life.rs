@@ -37,26 +37,12 @@ fn without_the_packet_hook_namespace_totals_remain() {
     let agent = Agent::with(PASS_INTERVAL, &["--no-packet-hook"]);
     let _listener = nine_drops(&netns);
     // Overflows cannot be told from other drops on this rung: all nine are unknown.
-    Closing::of(&agent, &[&watch])
-        .unknown_drops(9)
-        .without_sum_of("listen_overflows")
-        .check();
+    Closing::of(&agent, &[&watch]).unknown_drops(9).without_sum_of("listen_overflows").check();
     assert_eq!(watch.delta("ListenDrops"), 9);
     let scrape = agent.scrape();
-    assert_eq!(
-        scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "unknown")]),
-        9
-    );
+    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "unknown")]), 9);
     // What the rung cannot tell is absent, not zero.
-    assert_eq!(
-        scrape
-            .rows(
-                DROPS,
-                &[("netns", &watch.inode), ("reason", "accept_queue_full_syn")]
-            )
-            .count(),
-        0
-    );
+    assert_eq!(scrape.rows(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_syn")]).count(), 0);
 }
 
 #[test]
@@ -64,10 +50,7 @@ fn flooded_ring_loses_events_and_no_counts() {
     let _lab = Lab::enter();
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
-    let agent = Agent::with(
-        PASS_INTERVAL,
-        &["--ring-bytes", "4096", "--rate-limit", "0"],
-    );
+    let agent = Agent::with(PASS_INTERVAL, &["--ring-bytes", "4096", "--rate-limit", "0"]);
     let listener = Listener::open(&netns, address(), 2);
     churn(&netns, &listener, address(), 2, Duration::from_secs(2));
     assert_closes(&agent, &[&watch]);
@@ -92,9 +75,7 @@ fn two_agents_say_the_same() {
 
 fn loaded_programs() -> BTreeSet<u32> {
     // One that is unloaded between listing and reading is gone, which is all that matters here.
-    aya::programs::loaded_programs()
-        .filter_map(|info| Some(info.ok()?.id()))
-        .collect()
+    aya::programs::loaded_programs().filter_map(|info| Some(info.ok()?.id())).collect()
 }
 
 /// Programs go away when the last reference does, which takes an RCU grace period.
@@ -102,11 +83,7 @@ fn assert_unloaded(programs: &BTreeSet<u32>) {
     assert!(!programs.is_empty(), "the agent held no program");
     until("the agent's programs to be unloaded", LIMIT, || {
         let left: Vec<u32> = loaded_programs().intersection(programs).copied().collect();
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("left: {left:?}"))
-        }
+        if left.is_empty() { Ok(()) } else { Err(format!("left: {left:?}")) }
     });
 }
 

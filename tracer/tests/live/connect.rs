@@ -23,13 +23,7 @@ fn failures(agent: &Agent, watch: &Watch<'_>) -> Vec<(String, String, u64)> {
     let netns = [("netns", watch.inode.as_str())];
     let rows = scrape.rows(FAILURES, &netns);
     rows.filter(|row| row.value > 0.0)
-        .map(|row| {
-            (
-                row.label("error").to_owned(),
-                row.label("port").to_owned(),
-                row.count(),
-            )
-        })
+        .map(|row| (row.label("error").to_owned(), row.label("port").to_owned(), row.count()))
         .collect()
 }
 
@@ -74,11 +68,7 @@ fn unreachable_by_icmp() {
     let pair = Pair::new();
     let watch = Watch::from_now(&pair.client);
     let agent = Agent::start();
-    let _firewall = Firewall::install(
-        &pair.server,
-        "input",
-        "meta l4proto tcp reject with icmpx host-unreachable",
-    );
+    let _firewall = Firewall::install(&pair.server, "input", "meta l4proto tcp reject with icmpx host-unreachable");
     for address in [SERVER_V4, SERVER_V6] {
         let mut connecting = Client::connect(&pair.client, SocketAddr::from((address, PORT)));
         assert_eq!(connecting.outcome(LIMIT), Err(Errno::HOSTUNREACH));
@@ -111,11 +101,7 @@ fn abandoned() {
     assert_eq!(clients_in_state(&pair.client, PORT, SYN_SENT), 5);
     drop(clients);
     assert_closes(&agent, &[&watch]);
-    assert_eq!(
-        watch.delta("AttemptFails"),
-        0,
-        "the kernel counts these nowhere"
-    );
+    assert_eq!(watch.delta("AttemptFails"), 0, "the kernel counts these nowhere");
     assert_eq!(failures(&agent, &watch), only("abandoned", 5));
 }
 
@@ -128,30 +114,17 @@ fn no_ephemeral_port_is_left() {
     let agent = Agent::start();
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let _listener = Listener::open(&netns, to, 16);
-    let connected: Vec<_> = Client::connect_many(&netns, to, 2)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let connected: Vec<_> = Client::connect_many(&netns, to, 2).into_iter().map(Client::into_stream).collect();
     for _ in 0..3 {
-        assert_eq!(
-            Client::connect(&netns, to).outcome(LIMIT),
-            Err(Errno::ADDRNOTAVAIL)
-        );
+        assert_eq!(Client::connect(&netns, to).outcome(LIMIT), Err(Errno::ADDRNOTAVAIL));
     }
     assert_closes(&agent, &[&watch]);
     assert_eq!(watch.delta("ActiveOpens"), 2);
     assert_eq!(failures(&agent, &watch), only("no_port", 3));
 
     let scrape = agent.scrape();
-    let count = |result| {
-        scrape.one(
-            "tracer_tcp_connect_syn_retries_count",
-            &[("netns", &watch.inode), ("result", result)],
-        )
-    };
-    assert_eq!(
-        (count("established"), count("no_port")),
-        (Ok(as_value(2)), Ok(as_value(3)))
-    );
+    let count =
+        |result| scrape.one("tracer_tcp_connect_syn_retries_count", &[("netns", &watch.inode), ("result", result)]);
+    assert_eq!((count("established"), count("no_port")), (Ok(as_value(2)), Ok(as_value(3))));
     drop(connected);
 }

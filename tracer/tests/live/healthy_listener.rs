@@ -78,17 +78,11 @@ fn lost_syn_acks_are_no_drops() {
     let agent = Agent::start();
     let to = SocketAddr::from((SERVER_V4, PORT));
     let listener = Listener::open(&pair.server, to, 5);
-    let firewall = Firewall::install(
-        &pair.client,
-        "input",
-        "tcp flags & (syn | ack) == syn | ack drop",
-    );
+    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
     let connecting = Client::connect_many(&pair.client, to, 3);
-    until("SYN-ACKs sent again", LIMIT, || {
-        match watch.delta("TCPSynRetrans") {
-            again if again >= 3 => Ok(()),
-            again => Err(format!("TCPSynRetrans {again}")),
-        }
+    until("SYN-ACKs sent again", LIMIT, || match watch.delta("TCPSynRetrans") {
+        again if again >= 3 => Ok(()),
+        again => Err(format!("TCPSynRetrans {again}")),
     });
     drop(firewall);
     let streams: Vec<_> = connecting.into_iter().map(Client::into_stream).collect();
@@ -105,37 +99,19 @@ fn deferred_accept_leaves_bare_acks_unanswered() {
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT);
-    let foreign = ForeignListener::start(
-        &pair.server,
-        &Plan {
-            process: "deferring",
-            address,
-            backlog: 5,
-            defer_accept_s: 10,
-        },
-    );
+    let foreign =
+        ForeignListener::start(&pair.server, &Plan { process: "deferring", address, backlog: 5, defer_accept_s: 10 });
     let to = SocketAddr::from((SERVER_V4, PORT));
-    let mut streams: Vec<_> = Client::connect_many(&pair.client, to, 4)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let mut streams: Vec<_> = Client::connect_many(&pair.client, to, 4).into_iter().map(Client::into_stream).collect();
     // The clients are through, the server ignores their bare ACKs.
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 4);
     assert_closes(&agent, &[&watch, &clients]);
-    assert_eq!(
-        (
-            watch.delta("TCPDeferAcceptDrop"),
-            watch.delta("PassiveOpens")
-        ),
-        (4, 0)
-    );
+    assert_eq!((watch.delta("TCPDeferAcceptDrop"), watch.delta("PassiveOpens")), (4, 0));
 
     for stream in &mut streams {
         stream.write_all(b"x").unwrap();
     }
-    until("the data to complete the handshakes", LIMIT, || {
-        equal("PassiveOpens", &watch.delta("PassiveOpens"), &4)
-    });
+    until("the data to complete the handshakes", LIMIT, || equal("PassiveOpens", &watch.delta("PassiveOpens"), &4));
     assert_closes(&agent, &[&watch, &clients]);
     assert_eq!(watch.delta("ListenDrops"), 0);
     foreign.exit();

@@ -42,15 +42,8 @@ impl Lab {
             ("ethtool", "--version", "ethtool"),
             ("perl", "-v", "perl-base"),
         ] {
-            let found = Command::new(program)
-                .arg(version)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            assert!(
-                found.is_ok(),
-                "live tests need `{program}`: apt-get install {package}"
-            );
+            let found = Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            assert!(found.is_ok(), "live tests need `{program}`: apt-get install {package}");
         }
         Self { _turn: turn }
     }
@@ -58,8 +51,5 @@ impl Lab {
 
 /// `comm` of this test binary's thread-group leader: what `process` must say for its listeners.
 pub(crate) fn own_process_name() -> String {
-    std::fs::read_to_string("/proc/self/comm")
-        .unwrap()
-        .trim_end_matches('\n')
-        .to_owned()
+    std::fs::read_to_string("/proc/self/comm").unwrap().trim_end_matches('\n').to_owned()
 }

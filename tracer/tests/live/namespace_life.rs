@@ -36,13 +36,7 @@ fn namespace_made_while_the_agent_runs() {
     let watch = Watch::from_birth(&netns);
     assert_eq!(drop_some(&netns, 10), 8);
     assert_closes(&agent, &[&watch]);
-    agent
-        .scrape()
-        .one(
-            "tracer_netns_info",
-            &[("netns", &watch.inode), ("name", netns.name())],
-        )
-        .unwrap();
+    agent.scrape().one("tracer_netns_info", &[("netns", &watch.inode), ("name", netns.name())]).unwrap();
 }
 
 #[test]
@@ -70,40 +64,19 @@ fn quick_succession_with_the_same_inode() {
     assert_eq!(drop_some(&netns, 12), 10);
     until("the dead to be retired", LIMIT, || {
         let scrape = agent.scrape();
-        let rest: Vec<_> = inodes
-            .iter()
-            .filter(|inode| **inode != watch.inode)
-            .collect();
-        let living: u64 = rest
-            .iter()
-            .map(|inode| scrape.sum(DROPS, &[("netns", inode)]))
-            .sum();
+        let rest: Vec<_> = inodes.iter().filter(|inode| **inode != watch.inode).collect();
+        let living: u64 = rest.iter().map(|inode| scrape.sum(DROPS, &[("netns", inode)])).sum();
         equal("drops in series of the dead", &living, &0)?;
-        equal(
-            "retired drops",
-            &scrape.sum("tracer_retired_total", &SIGNAL),
-            &dead,
-        )
+        equal("retired drops", &scrape.sum("tracer_retired_total", &SIGNAL), &dead)
     });
     let scrape = agent.scrape();
-    assert_eq!(
-        scrape.sum(DROPS, &[("netns", &watch.inode)]),
-        10,
-        "{}",
-        scrape.show(DROPS, &[])
-    );
+    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode)]), 10, "{}", scrape.show(DROPS, &[]));
     // Some of the dead were read, some only met by hooks; what no reading confirms is said.
     let unverified = scrape.sum("tracer_unverified_total", &SIGNAL);
     assert!(unverified <= dead, "{unverified} of {dead}");
     // Exact in its own rows, whatever was retired under the same number.
-    let account = scrape.one(
-        "tracer_kernel_count_total",
-        &[("netns", &watch.inode), ("signal", "listen_drops")],
-    );
+    let account = scrape.one("tracer_kernel_count_total", &[("netns", &watch.inode), ("signal", "listen_drops")]);
     assert_eq!(account, Ok(10.0));
-    let difference = scrape.one(
-        "tracer_count_difference",
-        &[("netns", &watch.inode), ("signal", "listen_drops")],
-    );
+    let difference = scrape.one("tracer_count_difference", &[("netns", &watch.inode), ("signal", "listen_drops")]);
     assert_eq!(difference, Ok(0.0));
 }

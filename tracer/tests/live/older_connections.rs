@@ -38,25 +38,20 @@ fn check(older: &Older) {
     let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
     let agent = Agent::start();
 
-    let firewalls = [&pair.client, &pair.server]
-        .map(|netns| Firewall::install(netns, "input", "meta l4proto tcp drop"));
+    let firewalls =
+        [&pair.client, &pair.server].map(|netns| Firewall::install(netns, "input", "meta l4proto tcp drop"));
     connection.client.write_all(b"lost").unwrap();
     connection.server.write_all(b"lost").unwrap();
-    until("retransmits at both ends", LIMIT, || {
-        match (client.delta("RetransSegs"), server.delta("RetransSegs")) {
-            (2.., 2..) => Ok(()),
-            counts => Err(format!("{counts:?}")),
-        }
+    until("retransmits at both ends", LIMIT, || match (client.delta("RetransSegs"), server.delta("RetransSegs")) {
+        (2.., 2..) => Ok(()),
+        counts => Err(format!("{counts:?}")),
     });
     drop(firewalls);
     assert_closes(&agent, &[&client, &server]);
 
     let scrape = agent.scrape();
     for (watch, (role, port)) in [(&client, older.client), (&server, older.server)] {
-        let named = scrape.sum(
-            RETRANSMITS,
-            &[("netns", &watch.inode), ("role", role), ("port", port)],
-        );
+        let named = scrape.sum(RETRANSMITS, &[("netns", &watch.inode), ("role", role), ("port", port)]);
         let all = watch.delta("RetransSegs");
         assert_eq!(
             named,
@@ -70,20 +65,10 @@ fn check(older: &Older) {
 
 #[test]
 fn server_by_its_listener_and_client_by_the_port_range() {
-    check(&Older {
-        port: PORT,
-        listener_stays: true,
-        client: ("client", "8091"),
-        server: ("server", "8091"),
-    });
+    check(&Older { port: PORT, listener_stays: true, client: ("client", "8091"), server: ("server", "8091") });
 }
 
 #[test]
 fn server_without_its_listener_is_unknown() {
-    check(&Older {
-        port: PORT,
-        listener_stays: false,
-        client: ("client", "8091"),
-        server: ("unknown", ""),
-    });
+    check(&Older { port: PORT, listener_stays: false, client: ("client", "8091"), server: ("unknown", "") });
 }

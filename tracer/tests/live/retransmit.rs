@@ -45,13 +45,8 @@ fn random_loss(direction: Direction, to: SocketAddr) {
     let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
     let agent = Agent::start();
     let listener = Listener::open(&pair.server, to, 16);
-    let mut connections: Vec<_> = (0..3)
-        .map(|_| Connection::open(&pair, &listener, to))
-        .collect();
-    let firewalls = [
-        Firewall::install(&pair.client, "input", LOSS),
-        Firewall::install(&pair.server, "input", LOSS),
-    ];
+    let mut connections: Vec<_> = (0..3).map(|_| Connection::open(&pair, &listener, to)).collect();
+    let firewalls = [Firewall::install(&pair.client, "input", LOSS), Firewall::install(&pair.server, "input", LOSS)];
     std::thread::scope(|scope| {
         for connection in &mut connections {
             scope.spawn(move || {
@@ -69,10 +64,7 @@ fn random_loss(direction: Direction, to: SocketAddr) {
     };
     let segments = sender.delta("RetransSegs");
     assert!(segments >= 20, "only {segments} segments sent again");
-    assert_eq!(
-        retransmits(&agent, sender, &[("role", role), ("port", "8086")]),
-        segments
-    );
+    assert_eq!(retransmits(&agent, sender, &[("role", role), ("port", "8086")]), segments);
     let by_cause: u64 = ["rto", "fast", "tail_loss_probe", "slow_start", "fin"]
         .iter()
         .map(|cause| retransmits(&agent, sender, &[("role", role), ("cause", cause)]))
@@ -106,13 +98,7 @@ fn silence_shows_the_probe_and_the_timeouts() {
     wait_for_retransmits(&watch, 4);
     drop(firewall);
     assert_closes(&agent, &[&watch]);
-    let by_cause = |cause| {
-        retransmits(
-            &agent,
-            &watch,
-            &[("role", "client"), ("port", "8086"), ("cause", cause)],
-        )
-    };
+    let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
     assert_eq!(
         (by_cause("tail_loss_probe"), by_cause("rto")),
         (watch.delta("TCPLossProbes"), watch.delta("TCPTimeouts"))
@@ -128,36 +114,18 @@ fn syn_acks_sent_again_count_at_their_listener() {
     let to = SocketAddr::from((SERVER_V4, PORT));
     let _listener = Listener::open(&pair.server, to, 16);
     let _idle = Listener::open(&pair.server, SocketAddr::from((SERVER_V4, PORT + 1)), 16);
-    let firewall = Firewall::install(
-        &pair.client,
-        "input",
-        "tcp flags & (syn | ack) == syn | ack drop",
-    );
+    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
     let clients = Client::connect_many(&pair.client, to, 3);
     wait_for_retransmits(&server, 6);
     drop(firewall);
     let connected: Vec<_> = clients.into_iter().map(Client::into_stream).collect();
     assert_closes(&agent, &[&client, &server]);
     let scrape = agent.scrape();
-    let at_port = |port| {
-        scrape.sum(
-            "tracer_tcp_synack_retransmits_total",
-            &[("netns", &server.inode), ("port", port)],
-        )
-    };
-    assert_eq!(
-        (at_port("8086"), at_port("8087")),
-        (server.delta("TCPSynRetrans"), 0)
-    );
+    let at_port = |port| scrape.sum("tracer_tcp_synack_retransmits_total", &[("netns", &server.inode), ("port", port)]);
+    assert_eq!((at_port("8086"), at_port("8087")), (server.delta("TCPSynRetrans"), 0));
     let role = |role| [("role", role), ("port", "8086"), ("cause", "syn")];
-    assert_eq!(
-        retransmits(&agent, &server, &role("server")),
-        server.delta("RetransSegs")
-    );
-    assert_eq!(
-        retransmits(&agent, &client, &role("client")),
-        client.delta("RetransSegs")
-    );
+    assert_eq!(retransmits(&agent, &server, &role("server")), server.delta("RetransSegs"));
+    assert_eq!(retransmits(&agent, &client, &role("client")), client.delta("RetransSegs"));
     drop(connected);
 }
 
@@ -167,11 +135,7 @@ fn syn_acks_sent_again_count_at_their_listener() {
 /// 1 and 3 s.
 fn syn_retries(netns: &Netns) -> u64 {
     netns.set_tcp("tcp_syn_retries", "2");
-    if netns.try_set_tcp("tcp_syn_linear_timeouts", "4") {
-        5
-    } else {
-        2
-    }
+    if netns.try_set_tcp("tcp_syn_linear_timeouts", "4") { 5 } else { 2 }
 }
 
 #[test]
@@ -193,11 +157,7 @@ fn blackholed_connect_climbs_the_ladder_of_its_namespace() {
     let of = [("netns", watch.inode.as_str()), ("result", "timed_out")];
     for bucket in scrape.rows("tracer_tcp_connect_syn_retries_bucket", &of) {
         let bound: f64 = bucket.label("le").parse().unwrap();
-        assert_eq!(
-            bucket.count(),
-            u64::from(bound >= as_value(retries)),
-            "{bucket:?}"
-        );
+        assert_eq!(bucket.count(), u64::from(bound >= as_value(retries)), "{bucket:?}");
     }
     let one = |suffix| scrape.one(&format!("tracer_tcp_connect_syn_retries_{suffix}"), &of);
     assert_eq!((one("count"), one("sum")), (Ok(1.0), Ok(as_value(retries))));
@@ -216,11 +176,7 @@ fn syns_that_never_leave_balance_against_retrans_fail() {
     let counters = ["TCPRetransFail", "RetransSegs", "TCPSynRetrans"];
     assert_eq!(counters.map(|name| watch.delta(name)), [retries; 3]);
     // TCPSynRetrans counts attempts; rows by cause count what left the host.
-    Closing::of(&agent, &[&watch])
-        .without_sum_of("syn_retransmits")
-        .check();
-    let failed = agent
-        .scrape()
-        .sum(RETRANSMITS_FAILED, &[("netns", &watch.inode)]);
+    Closing::of(&agent, &[&watch]).without_sum_of("syn_retransmits").check();
+    let failed = agent.scrape().sum(RETRANSMITS_FAILED, &[("netns", &watch.inode)]);
     assert_eq!((failed, retransmits(&agent, &watch, &[])), (retries, 0));
 }

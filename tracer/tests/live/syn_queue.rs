@@ -26,28 +26,15 @@ fn pair(syncookies: &str, max_syn_backlog: &str) -> Pair {
 }
 
 fn server() -> (SocketAddr, SocketAddrV4) {
-    let IpAddr::V4(address) = SERVER_V4 else {
-        panic!("an IPv4 address expected")
-    };
-    (
-        SocketAddr::from((address, PORT)),
-        SocketAddrV4::new(address, PORT),
-    )
+    let IpAddr::V4(address) = SERVER_V4 else { panic!("an IPv4 address expected") };
+    (SocketAddr::from((address, PORT)), SocketAddrV4::new(address, PORT))
 }
 
 /// Drops by reason, in the order SYN queue full, accept queue full at SYN, other.
 fn by_reason(agent: &Agent, watch: &Watch<'_>) -> [u64; 3] {
     let scrape = agent.scrape();
-    ["syn_queue_full", "accept_queue_full_syn", "other"].map(|reason| {
-        scrape.sum(
-            DROPS,
-            &[
-                ("netns", &watch.inode),
-                ("port", "8084"),
-                ("reason", reason),
-            ],
-        )
-    })
+    ["syn_queue_full", "accept_queue_full_syn", "other"]
+        .map(|reason| scrape.sum(DROPS, &[("netns", &watch.inode), ("port", "8084"), ("reason", reason)]))
 }
 
 /// The kernel's counters for the same: by reason, and in all.
@@ -113,10 +100,7 @@ fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
     let agent = Agent::start();
     let (address, to) = server();
     let listener = Listener::open(&pair.server, address, 9);
-    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
     let raw = RawSender::open(&pair.client);
     raw.flood(to, 10);
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 10);
@@ -151,10 +135,7 @@ fn cookies_always_and_a_full_accept_queue() {
     let (address, to) = server();
     let _listener = Listener::open(&pair.server, address, 4);
     // Each of these handshakes completes by its cookie.
-    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
     assert_eq!(watch.delta("SyncookiesRecv"), 5);
     RawSender::open(&pair.client).flood(to, 10);
     assert_closes(&agent, &[&watch]);
@@ -172,36 +153,20 @@ fn cookie_acks_meet_a_full_accept_queue() {
     let (address, _) = server();
     let listener = Listener::open(&pair.server, address, 9);
     // Ten hold their cookies' ACKs back while six of them could be queued.
-    let firewall = Firewall::install(
-        &pair.client,
-        "output",
-        "tcp flags & (syn | ack) == ack drop",
-    );
-    let mut late: Vec<_> = Client::connect_many(&pair.client, address, 10)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    let mut late: Vec<_> =
+        Client::connect_many(&pair.client, address, 10).into_iter().map(Client::into_stream).collect();
     drop(firewall);
-    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5)
-        .into_iter()
-        .map(Client::into_stream)
-        .collect();
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
     listener.listen_again(4);
     // Data carries the ACK that was held; the queue of 4 holds 5.
     for stream in &mut late {
         stream.write_all(b"x").unwrap();
     }
-    let firewall = Firewall::install(
-        &pair.client,
-        "output",
-        "tcp flags & (syn | ack) == ack drop",
-    );
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
     assert_closes(&agent, &[&watch]);
     let scrape = agent.scrape();
-    let at_ack = scrape.sum(
-        DROPS,
-        &[("netns", &watch.inode), ("reason", "accept_queue_full_ack")],
-    );
+    let at_ack = scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_ack")]);
     assert!(watch.delta("ListenOverflows") >= 10);
     assert_eq!(watch.delta("ListenDrops"), watch.delta("ListenOverflows"));
     assert_eq!(at_ack, watch.delta("ListenDrops"));

@@ -16,9 +16,7 @@ const CLOSES: usize = 50;
 const OVERFLOWS: u64 = 46;
 
 fn overflows(agent: &Agent, watch: &Watch<'_>) -> u64 {
-    agent
-        .scrape()
-        .sum(TIME_WAIT_OVERFLOWS, &[("netns", &watch.inode)])
+    agent.scrape().sum(TIME_WAIT_OVERFLOWS, &[("netns", &watch.inode)])
 }
 
 fn limit_buckets(netns: &Netns) {
@@ -36,13 +34,7 @@ fn over_loopback() {
     let listener = Listener::open(&netns, address, 5);
     open_and_close(&netns, &listener, address, CLOSES, FirstClose::Client);
     assert_closes(&agent, &[&watch]);
-    assert_eq!(
-        (
-            watch.delta("TCPTimeWaitOverflow"),
-            overflows(&agent, &watch)
-        ),
-        (OVERFLOWS, OVERFLOWS)
-    );
+    assert_eq!((watch.delta("TCPTimeWaitOverflow"), overflows(&agent, &watch)), (OVERFLOWS, OVERFLOWS));
     let scrape = agent.scrape();
     let of = |metric| scrape.one(metric, &[("netns", &watch.inode)]);
     assert_eq!(of("tracer_tcp_time_wait_sockets"), Ok(as_value(4)));
@@ -60,22 +52,9 @@ fn one_side_overflows(address: SocketAddr, first: FirstClose) {
     let listener = Listener::open(&pair.server, address, 5);
     open_and_close(&pair.client, &listener, address, CLOSES, first);
     assert_closes(&agent, &[&client, &server]);
-    let (victim, other) = if first == FirstClose::Client {
-        (&client, &server)
-    } else {
-        (&server, &client)
-    };
-    assert_eq!(
-        (
-            victim.delta("TCPTimeWaitOverflow"),
-            overflows(&agent, victim)
-        ),
-        (OVERFLOWS, OVERFLOWS)
-    );
-    assert_eq!(
-        (other.delta("TCPTimeWaitOverflow"), overflows(&agent, other)),
-        (0, 0)
-    );
+    let (victim, other) = if first == FirstClose::Client { (&client, &server) } else { (&server, &client) };
+    assert_eq!((victim.delta("TCPTimeWaitOverflow"), overflows(&agent, victim)), (OVERFLOWS, OVERFLOWS));
+    assert_eq!((other.delta("TCPTimeWaitOverflow"), overflows(&agent, other)), (0, 0));
 }
 
 #[test]

@@ -40,13 +40,7 @@ impl Agent {
     /// Starts an agent with further flags.
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tracer"))
-            .args([
-                "run",
-                "--listen",
-                "127.0.0.1:0",
-                "--pass-interval",
-                &format!("{}ms", pass_interval.as_millis()),
-            ])
+            .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -55,12 +49,7 @@ impl Agent {
             .unwrap();
         let log = collect(child.stderr.take().unwrap());
         let lines = lines(child.stdout.take().unwrap());
-        let mut agent = Self {
-            child,
-            address: String::new(),
-            log,
-            pass_interval,
-        };
+        let mut agent = Self { child, address: String::new(), log, pass_interval };
         agent.await_address(&lines);
         agent.await_ready();
         agent
@@ -68,9 +57,7 @@ impl Agent {
 
     /// One scrape.
     pub(crate) fn scrape(&self) -> Scrape {
-        let (status, body) = self
-            .get("/metrics")
-            .unwrap_or_else(|error| panic!("scraping: {error}\n{}", self.log()));
+        let (status, body) = self.get("/metrics").unwrap_or_else(|error| panic!("scraping: {error}\n{}", self.log()));
         assert_eq!(status, 200, "/metrics: {body}\n{}", self.log());
         Scrape::parse(&body)
     }
@@ -88,9 +75,7 @@ impl Agent {
         let infos = directory.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
         infos
             .flat_map(|info| {
-                info.lines()
-                    .filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
-                    .collect::<Vec<u32>>()
+                info.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()).collect::<Vec<u32>>()
             })
             .collect()
     }
@@ -143,25 +128,17 @@ impl Agent {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(HTTP_LIMIT))?;
         stream.set_write_timeout(Some(HTTP_LIMIT))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.address
-        )?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .ok_or_else(|| std::io::Error::other(format!("no header in {answer:?}")))?;
+        let (head, body) =
+            answer.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other(format!("no header in {answer:?}")))?;
         assert!(
             !head.to_ascii_lowercase().contains("transfer-encoding"),
             "a body of known length has no reason to be chunked: {head}"
         );
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((
-            status.ok_or_else(|| std::io::Error::other(format!("no status in {head:?}")))?,
-            body.to_owned(),
-        ))
+        Ok((status.ok_or_else(|| std::io::Error::other(format!("no status in {head:?}")))?, body.to_owned()))
     }
 
     fn signal(&self, signal: Signal) {

@@ -42,89 +42,52 @@ pub(crate) const TIME_WAIT_OVERFLOWS: &str = "tracer_tcp_time_wait_overflows_tot
 pub(crate) const TRANSITIONS: &str = "tracer_tcp_state_transitions_total";
 
 const SIGNALS: &[Signal] = &[
-    Signal {
-        name: "listen_drops",
-        counter: "ListenDrops",
-        parts: &[Part {
-            metric: DROPS,
-            labels: &[],
-        }],
-    },
+    Signal { name: "listen_drops", counter: "ListenDrops", parts: &[Part { metric: DROPS, labels: &[] }] },
     Signal {
         name: "listen_overflows",
         counter: "ListenOverflows",
         parts: &[Part {
             metric: DROPS,
-            labels: &[
-                &[("reason", "accept_queue_full_syn")],
-                &[("reason", "accept_queue_full_ack")],
-            ],
+            labels: &[&[("reason", "accept_queue_full_syn")], &[("reason", "accept_queue_full_ack")]],
         }],
     },
     Signal {
         name: "syn_queue_full_drops",
         counter: "TCPReqQFullDrop",
-        parts: &[Part {
-            metric: DROPS,
-            labels: &[&[("reason", "syn_queue_full")]],
-        }],
+        parts: &[Part { metric: DROPS, labels: &[&[("reason", "syn_queue_full")]] }],
     },
     // What did not leave the host is counted apart, and in RetransSegs all the same.
     Signal {
         name: "retransmitted_segments",
         counter: "RetransSegs",
-        parts: &[
-            Part {
-                metric: RETRANSMITS,
-                labels: &[],
-            },
-            Part {
-                metric: RETRANSMITS_FAILED,
-                labels: &[],
-            },
-        ],
+        parts: &[Part { metric: RETRANSMITS, labels: &[] }, Part { metric: RETRANSMITS_FAILED, labels: &[] }],
     },
     Signal {
         name: "syn_retransmits",
         counter: "TCPSynRetrans",
-        parts: &[Part {
-            metric: RETRANSMITS,
-            labels: &[&[("cause", "syn")]],
-        }],
+        parts: &[Part { metric: RETRANSMITS, labels: &[&[("cause", "syn")]] }],
     },
     Signal {
         name: "retransmits_failed",
         counter: "TCPRetransFail",
-        parts: &[Part {
-            metric: RETRANSMITS_FAILED,
-            labels: &[],
-        }],
+        parts: &[Part { metric: RETRANSMITS_FAILED, labels: &[] }],
     },
     Signal {
         name: "time_wait_overflows",
         counter: "TCPTimeWaitOverflow",
-        parts: &[Part {
-            metric: TIME_WAIT_OVERFLOWS,
-            labels: &[],
-        }],
+        parts: &[Part { metric: TIME_WAIT_OVERFLOWS, labels: &[] }],
     },
     Signal {
         name: "passive_opens",
         counter: "PassiveOpens",
-        parts: &[Part {
-            metric: TRANSITIONS,
-            labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")]],
-        }],
+        parts: &[Part { metric: TRANSITIONS, labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")]] }],
     },
     Signal {
         name: "established_resets",
         counter: "EstabResets",
         parts: &[Part {
             metric: TRANSITIONS,
-            labels: &[
-                &[("from", "ESTABLISHED"), ("to", "CLOSE")],
-                &[("from", "CLOSE_WAIT"), ("to", "CLOSE")],
-            ],
+            labels: &[&[("from", "ESTABLISHED"), ("to", "CLOSE")], &[("from", "CLOSE_WAIT"), ("to", "CLOSE")]],
         }],
     },
 ];
@@ -149,13 +112,7 @@ pub(crate) fn assert_closes(agent: &Agent, watches: &[&Watch<'_>]) {
 
 impl<'a> Closing<'a> {
     pub(crate) fn of(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
-        Self {
-            agent,
-            watches: watches.to_vec(),
-            unknown_drops: 0,
-            sum_exceptions: Vec::new(),
-            exceptions: Vec::new(),
-        }
+        Self { agent, watches: watches.to_vec(), unknown_drops: 0, sum_exceptions: Vec::new(), exceptions: Vec::new() }
     }
 
     /// Expects exactly this many drops with the reason `unknown` over all namespaces.
@@ -184,19 +141,14 @@ impl<'a> Closing<'a> {
         self.agent.sleep_two_passes();
         let limit = CLOSING_LIMIT.max(self.agent.pass_interval * 4);
         for _ in 0..QUIET_ATTEMPTS {
-            until("metrics and kernel counters to agree", limit, || {
-                self.compare()
-            });
+            until("metrics and kernel counters to agree", limit, || self.compare());
             let closed = self.read();
             self.agent.sleep_two_passes();
             let again = self.compare();
             if self.read() == closed {
                 // Closed sums stay closed while nothing happens.
                 again.unwrap_or_else(|reason| {
-                    panic!(
-                        "sums that had closed opened again\n{reason}\n{}",
-                        self.agent.log()
-                    )
+                    panic!("sums that had closed opened again\n{reason}\n{}", self.agent.log())
                 });
                 return;
             }
@@ -205,10 +157,7 @@ impl<'a> Closing<'a> {
     }
 
     fn read(&self) -> Vec<Counters> {
-        self.watches
-            .iter()
-            .map(|watch| Counters::read(watch.netns))
-            .collect()
+        self.watches.iter().map(|watch| Counters::read(watch.netns)).collect()
     }
 
     fn compare(&self) -> Result<(), String> {
@@ -218,30 +167,17 @@ impl<'a> Closing<'a> {
             return Err("the kernel's counters moved around the scrape".to_owned());
         }
         let mut faults = String::new();
-        for signal in SIGNALS
-            .iter()
-            .filter(|signal| !self.exceptions.contains(&signal.name))
-        {
+        for signal in SIGNALS.iter().filter(|signal| !self.exceptions.contains(&signal.name)) {
             self.compare_signal(&scrape, signal, &before, &mut faults);
         }
         for watch in &self.watches {
             check_ports(&scrape, watch, &mut faults);
         }
         self.check_unknown(&scrape, &mut faults);
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    fn compare_signal(
-        &self,
-        scrape: &Scrape,
-        signal: &Signal,
-        now: &[Counters],
-        faults: &mut String,
-    ) {
+    fn compare_signal(&self, scrape: &Scrape, signal: &Signal, now: &[Counters], faults: &mut String) {
         let compare_sum = !self.sum_exceptions.contains(&signal.name);
         let mut missing = 0;
         for (watch, now) in self.watches.iter().zip(now) {
@@ -279,24 +215,11 @@ impl<'a> Closing<'a> {
         let sum = |metric, label| -> u64 {
             self.watches
                 .iter()
-                .map(|watch| {
-                    scrape.sum(
-                        metric,
-                        &[("netns", watch.inode.as_str()), (label, "unknown")],
-                    )
-                })
+                .map(|watch| scrape.sum(metric, &[("netns", watch.inode.as_str()), (label, "unknown")]))
                 .sum()
         };
-        let drops = equal(
-            "drops for an unknown reason",
-            &sum(DROPS, "reason"),
-            &self.unknown_drops,
-        );
-        let retransmits = equal(
-            "retransmits for an unknown cause",
-            &sum(RETRANSMITS, "cause"),
-            &0,
-        );
+        let drops = equal("drops for an unknown reason", &sum(DROPS, "reason"), &self.unknown_drops);
+        let retransmits = equal("retransmits for an unknown cause", &sum(RETRANSMITS, "cause"), &0);
         for fault in [drops, retransmits].into_iter().filter_map(Result::err) {
             let _ = writeln!(faults, "{fault}");
         }
@@ -304,10 +227,7 @@ impl<'a> Closing<'a> {
 }
 
 fn assert_known(signal: &str) {
-    assert!(
-        SIGNALS.iter().any(|known| known.name == signal),
-        "no signal {signal}"
-    );
+    assert!(SIGNALS.iter().any(|known| known.name == signal), "no signal {signal}");
 }
 
 /// No ephemeral port may become a label: there would be no end of series. The servers of the
@@ -315,11 +235,7 @@ fn assert_known(signal: &str) {
 fn check_ports(scrape: &Scrape, watch: &Watch<'_>, faults: &mut String) {
     let ephemeral = watch.netns.ephemeral_ports();
     for sample in scrape.with(&[("netns", &watch.inode)]) {
-        if sample
-            .label("port")
-            .parse()
-            .is_ok_and(|port| ephemeral.contains(&port))
-        {
+        if sample.label("port").parse().is_ok_and(|port| ephemeral.contains(&port)) {
             let _ = writeln!(faults, "an ephemeral port in a label: {sample:?}");
         }
     }
@@ -331,20 +247,11 @@ impl Signal {
     }
 
     fn describe(&self, watch: &Watch<'_>) -> String {
-        format!(
-            "netns {} ({}), {} = {}",
-            watch.inode,
-            watch.netns.name(),
-            self.name,
-            self.counter
-        )
+        format!("netns {} ({}), {} = {}", watch.inode, watch.netns.name(), self.name, self.counter)
     }
 
     fn show(&self, scrape: &Scrape, netns: &str) -> String {
-        self.parts
-            .iter()
-            .map(|part| scrape.show(part.metric, &[("netns", netns)]))
-            .collect()
+        self.parts.iter().map(|part| scrape.show(part.metric, &[("netns", netns)])).collect()
     }
 }
 
@@ -365,18 +272,12 @@ impl Part {
 /// The value of a gauge that counts and may be negative.
 #[expect(clippy::cast_possible_truncation, reason = "checked before the cast")]
 pub(crate) fn as_integer(value: f64) -> i64 {
-    assert!(
-        value.fract() == 0.0 && value.abs() < 9e15,
-        "not an integer: {value}"
-    );
+    assert!(value.fract() == 0.0 && value.abs() < 9e15, "not an integer: {value}");
     value as i64
 }
 
 /// A count as the exposition format carries it.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "test counts stay far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "test counts stay far below 2^53")]
 pub(crate) fn as_value(count: u64) -> f64 {
     count as f64
 }

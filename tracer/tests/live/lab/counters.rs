@@ -14,8 +14,7 @@ pub(crate) struct Counters(BTreeMap<String, u64>);
 impl Counters {
     pub(crate) fn read(netns: &Netns) -> Self {
         let (snmp, netstat) = netns.run(|| {
-            let read =
-                |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+            let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
             (read("snmp"), read("netstat"))
         });
         let mut counters = BTreeMap::new();
@@ -24,20 +23,13 @@ impl Counters {
             let names = lines.next().unwrap().split_whitespace();
             let values = lines.next().unwrap().split_whitespace();
             // MaxConn is -1 and no counter; whatever is asked for and missing fails in `get`.
-            counters.extend(
-                names
-                    .zip(values)
-                    .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))),
-            );
+            counters.extend(names.zip(values).filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))));
         }
         Self(counters)
     }
 
     pub(crate) fn get(&self, name: &str) -> u64 {
-        *self
-            .0
-            .get(name)
-            .unwrap_or_else(|| panic!("the kernel has no counter {name}"))
+        *self.0.get(name).unwrap_or_else(|| panic!("the kernel has no counter {name}"))
     }
 }
 
@@ -53,20 +45,12 @@ pub(crate) struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// For a namespace that exists before the agent starts; no traffic may come in between.
     pub(crate) fn from_now(netns: &'a Netns) -> Self {
-        Self {
-            netns,
-            inode: netns.inode(),
-            baseline: Some(Counters::read(netns)),
-        }
+        Self { netns, inode: netns.inode(), baseline: Some(Counters::read(netns)) }
     }
 
     /// For a namespace made while the agent runs.
     pub(crate) fn from_birth(netns: &'a Netns) -> Self {
-        Self {
-            netns,
-            inode: netns.inode(),
-            baseline: None,
-        }
+        Self { netns, inode: netns.inode(), baseline: None }
     }
 
     pub(crate) fn delta(&self, name: &str) -> u64 {
@@ -75,10 +59,6 @@ impl<'a> Watch<'a> {
 
     /// The same for counters read before.
     pub(crate) fn delta_of(&self, now: &Counters, name: &str) -> u64 {
-        now.get(name)
-            - self
-                .baseline
-                .as_ref()
-                .map_or(0, |baseline| baseline.get(name))
+        now.get(name) - self.baseline.as_ref().map_or(0, |baseline| baseline.get(name))
     }
 }

@@ -14,14 +14,7 @@ impl<'a> Firewall<'a> {
         let firewall = Self { netns };
         netns.command(
             "nft",
-            &[
-                "add",
-                "chain",
-                "inet",
-                "live",
-                hook,
-                &format!("{{ type filter hook {hook} priority 0; }}"),
-            ],
+            &["add", "chain", "inet", "live", hook, &format!("{{ type filter hook {hook} priority 0; }}")],
         );
         firewall.add(hook, rule);
         firewall
@@ -37,7 +30,6 @@ impl<'a> Firewall<'a> {
 
 impl Drop for Firewall<'_> {
     fn drop(&mut self) {
-        self.netns
-            .command("nft", &["delete", "table", "inet", "live"]);
+        self.netns.command("nft", &["delete", "table", "inet", "live"]);
     }
 }

@@ -45,11 +45,7 @@ impl ForeignListener {
         let mut child = netns.run(|| {
             Command::new("perl")
                 .args(["-e", SCRIPT, plan.process, &plan.address.ip().to_string()])
-                .args([
-                    plan.address.port().to_string(),
-                    plan.backlog.to_string(),
-                    plan.defer_accept_s.to_string(),
-                ])
+                .args([plan.address.port().to_string(), plan.backlog.to_string(), plan.defer_accept_s.to_string()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -57,9 +53,7 @@ impl ForeignListener {
         });
         let stdin = child.stdin.take();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "listening\n", "the foreign listener did not start");
         Self { child, stdin }
     }

@@ -12,13 +12,7 @@ use super::sockets::{Client, Listener};
 
 /// Connects and resets in a tight loop from `threads` threads while one thread accepts: the
 /// accept queue fills and drains all the time. Returns how many connections were accepted.
-pub(crate) fn churn(
-    clients: &Netns,
-    listener: &Listener,
-    to: SocketAddr,
-    threads: usize,
-    time: Duration,
-) -> u64 {
+pub(crate) fn churn(clients: &Netns, listener: &Listener, to: SocketAddr, threads: usize, time: Duration) -> u64 {
     let done = AtomicBool::new(false);
     let accepted = AtomicU64::new(0);
     let deadline = Instant::now() + time;
@@ -59,13 +53,7 @@ pub(crate) enum FirstClose {
 }
 
 /// Opens and closes `count` connections, one after the other.
-pub(crate) fn open_and_close(
-    clients: &Netns,
-    listener: &Listener,
-    to: SocketAddr,
-    count: usize,
-    first: FirstClose,
-) {
+pub(crate) fn open_and_close(clients: &Netns, listener: &Listener, to: SocketAddr, count: usize, first: FirstClose) {
     for _ in 0..count {
         let client = Client::connect(clients, to).into_stream();
         let server = listener.accept_stream();
@@ -75,11 +63,7 @@ pub(crate) fn open_and_close(
         };
         drop(first);
         // The FIN must be there before the other end closes, or both close actively.
-        assert_eq!(
-            second.read(&mut [0; 1]).unwrap(),
-            0,
-            "end of stream expected"
-        );
+        assert_eq!(second.read(&mut [0; 1]).unwrap(), 0, "end of stream expected");
     }
 }
 
@@ -111,19 +95,14 @@ impl Connection {
         };
         let deadline = Instant::now() + time;
         sender.set_write_timeout(Some(time)).unwrap();
-        receiver
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut buffer = vec![0; 64 << 10];
                 // Ends at a time-out after the sender is done; the limit is a second one.
                 while receiver.read(&mut buffer).is_ok() || !done.load(Ordering::Relaxed) {
-                    assert!(
-                        Instant::now() < deadline + Duration::from_secs(5),
-                        "the receiver hangs"
-                    );
+                    assert!(Instant::now() < deadline + Duration::from_secs(5), "the receiver hangs");
                 }
             });
             let block = [0x5a; 16 << 10];

@@ -39,11 +39,7 @@ pub(crate) struct Netns {
 impl Netns {
     /// A namespace with nothing but loopback.
     pub(crate) fn single() -> Self {
-        let name = format!(
-            "live{}x{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("live{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         checked(Command::new("ip").args(["netns", "add", &name]));
         let netns = Self { name };
         netns.ip(&["link", "set", "lo", "up"]);
@@ -65,14 +61,11 @@ impl Netns {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let handle = File::open(self.path()).unwrap();
-                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .unwrap();
+                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
                 drop(handle);
                 inside()
             });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -93,21 +86,14 @@ impl Netns {
 
     /// The range that clients' ports are taken from.
     pub(crate) fn ephemeral_ports(&self) -> std::ops::RangeInclusive<u16> {
-        let text =
-            self.run(|| std::fs::read_to_string(sysctl_path("ip_local_port_range")).unwrap());
-        let bounds: Vec<u16> = text
-            .split_whitespace()
-            .map(|bound| bound.parse().unwrap())
-            .collect();
+        let text = self.run(|| std::fs::read_to_string(sysctl_path("ip_local_port_range")).unwrap());
+        let bounds: Vec<u16> = text.split_whitespace().map(|bound| bound.parse().unwrap()).collect();
         bounds[0]..=bounds[1]
     }
 
     /// Lets every packet carry one segment, so that a packet lost is a segment lost.
     pub(crate) fn offloads_off(&self) {
-        self.command(
-            "ethtool",
-            &["-K", VETH, "tso", "off", "gso", "off", "gro", "off"],
-        );
+        self.command("ethtool", &["-K", VETH, "tso", "off", "gso", "off", "gro", "off"]);
     }
 
     /// Gives this end its addresses and tells it where the other end is. Were the neighbour looked
@@ -120,17 +106,7 @@ impl Netns {
         self.ip(&["link", "set", VETH, "up"]);
         for neighbour in neighbours {
             let address = neighbour.to_string();
-            self.ip(&[
-                "neighbour",
-                "add",
-                &address,
-                "lladdr",
-                mac,
-                "dev",
-                VETH,
-                "nud",
-                "permanent",
-            ]);
+            self.ip(&["neighbour", "add", &address, "lladdr", mac, "dev", VETH, "nud", "permanent"]);
         }
     }
 
@@ -146,9 +122,7 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         // Best effort: the test's own failure matters more than what is left of its namespace.
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .output();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
     }
 }
 
@@ -162,34 +136,13 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        let pair = Self {
-            client: Netns::single(),
-            server: Netns::single(),
-        };
+        let pair = Self { client: Netns::single(), server: Netns::single() };
         let (client, server) = (&pair.client, &pair.server);
-        let peer = [
-            "peer",
-            "name",
-            VETH,
-            "address",
-            SERVER_MAC,
-            "netns",
-            server.name(),
-        ];
-        client.ip(&[
-            &["link", "add", VETH, "address", CLIENT_MAC, "type", "veth"],
-            &peer[..],
-        ]
-        .concat());
+        let peer = ["peer", "name", VETH, "address", SERVER_MAC, "netns", server.name()];
+        client.ip(&[&["link", "add", VETH, "address", CLIENT_MAC, "type", "veth"], &peer[..]].concat());
         client.join([CLIENT_V4, CLIENT_V6], [SERVER_V4, SERVER_V6], SERVER_MAC);
         server.join([SERVER_V4, SERVER_V6], [CLIENT_V4, CLIENT_V6], CLIENT_MAC);
-        pair.server.ip(&[
-            "route",
-            "add",
-            &format!("{SPOOFED_V4}/16"),
-            "via",
-            &CLIENT_V4.to_string(),
-        ]);
+        pair.server.ip(&["route", "add", &format!("{SPOOFED_V4}/16"), "via", &CLIENT_V4.to_string()]);
         pair
     }
 }
@@ -199,14 +152,7 @@ fn sysctl_path(name: &str) -> String {
 }
 
 fn checked(command: &mut Command) -> Output {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     output
 }

@@ -20,10 +20,7 @@ pub(crate) struct RawSender {
 
 impl RawSender {
     pub(crate) fn open(netns: &Netns) -> Self {
-        Self {
-            fd: netns
-                .run(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap()),
-        }
+        Self { fd: netns.run(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap()) }
     }
 
     /// Sends one segment without payload.
@@ -53,11 +50,7 @@ fn packet(from: SocketAddrV4, to: SocketAddrV4, flags: u8) -> Vec<u8> {
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
     tcp.extend(1_000_000_u32.to_be_bytes()); // sequence number: any
-    tcp.extend(if flags & ACK == 0 {
-        [0; 4]
-    } else {
-        77_u32.to_be_bytes()
-    });
+    tcp.extend(if flags & ACK == 0 { [0; 4] } else { 77_u32.to_be_bytes() });
     tcp.extend([5 << 4, flags]); // five words of header
     tcp.extend(64_000_u16.to_be_bytes()); // window
     tcp.extend([0; 4]); // checksum (below), urgent pointer
@@ -77,10 +70,7 @@ fn checksum(from: SocketAddrV4, to: SocketAddrV4, tcp: &[u8]) -> u16 {
     pseudo.extend([0, 6]);
     pseudo.extend(u16::try_from(tcp.len()).unwrap().to_be_bytes());
     pseudo.extend(tcp);
-    let sum: u32 = pseudo
-        .chunks_exact(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
+    let sum: u32 = pseudo.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     !u16::try_from(folded).unwrap()

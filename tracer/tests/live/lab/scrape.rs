@@ -32,27 +32,16 @@ impl Scrape {
             if let Some(comment) = line.strip_prefix('#') {
                 let mut words = comment.split_whitespace();
                 if words.next() == Some("TYPE") {
-                    let family = words
-                        .next()
-                        .unwrap_or_else(|| panic!("TYPE without a name: {line}"));
-                    assert!(
-                        families.insert(family.to_owned()),
-                        "two TYPE lines for {family}"
-                    );
+                    let family = words.next().unwrap_or_else(|| panic!("TYPE without a name: {line}"));
+                    assert!(families.insert(family.to_owned()), "two TYPE lines for {family}");
                 }
                 continue;
             }
             let sample = parse_sample(line).unwrap_or_else(|reason| panic!("{reason}: {line}"));
-            let family = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|suffix| sample.name.strip_suffix(suffix));
-            let typed = families.contains(&sample.name)
-                || family.is_some_and(|family| families.contains(family));
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.name.strip_suffix(suffix));
+            let typed = families.contains(&sample.name) || family.is_some_and(|family| families.contains(family));
             assert!(typed, "no TYPE before: {line}");
-            assert!(
-                seen.insert((sample.name.clone(), sample.labels.clone())),
-                "the same series twice: {line}"
-            );
+            assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "the same series twice: {line}");
             samples.push(sample);
         }
         Self { samples }
@@ -64,9 +53,7 @@ impl Scrape {
         name: &'a str,
         labels: &'a [(&'a str, &'a str)],
     ) -> impl Iterator<Item = &'a Sample> {
-        self.samples
-            .iter()
-            .filter(move |sample| sample.name == name && sample.has(labels))
+        self.samples.iter().filter(move |sample| sample.name == name && sample.has(labels))
     }
 
     /// Sum over [`Self::rows`]; 0 when there are none.
@@ -88,33 +75,21 @@ impl Scrape {
     }
 
     /// All samples that carry all of `labels`.
-    pub(crate) fn with<'a>(
-        &'a self,
-        labels: &'a [(&'a str, &'a str)],
-    ) -> impl Iterator<Item = &'a Sample> {
+    pub(crate) fn with<'a>(&'a self, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.has(labels))
     }
 
     /// Rows whose name contains `part`, for failure messages; zeros left out.
     pub(crate) fn show(&self, part: &str, labels: &[(&str, &str)]) -> String {
         let mut text = String::new();
-        for sample in self
-            .with(labels)
-            .filter(|sample| sample.name.contains(part) && sample.value != 0.0)
-        {
+        for sample in self.with(labels).filter(|sample| sample.name.contains(part) && sample.value != 0.0) {
             let labels: Vec<String> = sample
                 .labels
                 .iter()
                 .filter(|(_, value)| !value.is_empty())
                 .map(|(name, value)| format!("{name}={value:?}"))
                 .collect();
-            let _ = writeln!(
-                text,
-                "  {}{{{}}} {}",
-                sample.name,
-                labels.join(","),
-                sample.value
-            );
+            let _ = writeln!(text, "  {}{{{}}} {}", sample.name, labels.join(","), sample.value);
         }
         text
     }
@@ -127,23 +102,14 @@ impl Sample {
     }
 
     /// The value as a count; a fraction or a negative number is a fault of the agent.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked before the cast"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before the cast")]
     pub(crate) fn count(&self) -> u64 {
-        assert!(
-            self.value >= 0.0 && self.value.fract() == 0.0 && self.value < 9e15,
-            "not a count: {self:?}"
-        );
+        assert!(self.value >= 0.0 && self.value.fract() == 0.0 && self.value < 9e15, "not a count: {self:?}");
         self.value as u64
     }
 
     fn has(&self, labels: &[(&str, &str)]) -> bool {
-        labels
-            .iter()
-            .all(|(name, value)| self.label(name) == *value)
+        labels.iter().all(|(name, value)| self.label(name) == *value)
     }
 }
 
@@ -155,11 +121,7 @@ fn parse_sample(line: &str) -> Result<Sample, String> {
         None => (Labels::new(), rest),
     };
     let value = rest.trim().parse().map_err(|_| "bad value".to_owned())?;
-    Ok(Sample {
-        name: name.to_owned(),
-        labels,
-        value,
-    })
+    Ok(Sample { name: name.to_owned(), labels, value })
 }
 
 /// Parses `a="b",c="d"}` and returns what follows the brace.
@@ -198,9 +160,7 @@ fn unquote(text: &str) -> Result<(String, &str), String> {
 
 #[test]
 fn parses_what_prometheus_parses() {
-    let scrape = Scrape::parse(
-        "# HELP m text\n# TYPE m counter\nm{a=\"x\\\"\\n\\\\\",b=\"\"} 3\nm{a=\"y\"} 4\n",
-    );
+    let scrape = Scrape::parse("# HELP m text\n# TYPE m counter\nm{a=\"x\\\"\\n\\\\\",b=\"\"} 3\nm{a=\"y\"} 4\n");
     assert_eq!(scrape.sum("m", &[]), 7);
     assert_eq!(scrape.one("m", &[("a", "x\"\n\\"), ("b", "")]), Ok(3.0));
     assert!(scrape.one("m", &[]).is_err());

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, listen,
-    socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, listen, socket_with, sockopt,
 };
 
 use super::netns::Netns;
@@ -68,9 +67,8 @@ impl Listener {
 
     /// Takes one connection, waiting for it.
     pub(crate) fn accept_stream(&self) -> TcpStream {
-        let connection = until("a connection to accept", Duration::from_secs(5), || {
-            self.accept().ok_or_else(String::new)
-        });
+        let connection =
+            until("a connection to accept", Duration::from_secs(5), || self.accept().ok_or_else(String::new));
         TcpStream::from(connection)
     }
 }
@@ -114,9 +112,7 @@ impl Client {
 
     /// Waits for the end of `connect()`.
     pub(crate) fn outcome(&mut self, limit: Duration) -> Result<(), Errno> {
-        until("the end of connect()", limit, || {
-            self.result().ok_or_else(|| "still in SYN_SENT".to_owned())
-        })
+        until("the end of connect()", limit, || self.result().ok_or_else(|| "still in SYN_SENT".to_owned()))
     }
 
     /// Closes with RST instead of FIN, leaving no TIME_WAIT.
@@ -135,18 +131,12 @@ impl Client {
 
 /// How many sockets of `netns` with the remote port `port` are in `state`.
 pub(crate) fn clients_in_state(netns: &Netns, port: u16, state: u8) -> usize {
-    table(netns)
-        .iter()
-        .filter(|row| row.remote_port == port && row.state == state)
-        .count()
+    table(netns).iter().filter(|row| row.remote_port == port && row.state == state).count()
 }
 
 /// How many sockets of `netns` with the local port `port` are in `state`.
 pub(crate) fn servers_in_state(netns: &Netns, port: u16, state: u8) -> usize {
-    table(netns)
-        .iter()
-        .filter(|row| row.local_port == port && row.state == state)
-        .count()
+    table(netns).iter().filter(|row| row.local_port == port && row.state == state).count()
 }
 
 /// Accept-queue lengths of the listeners on `port`, in no order.
@@ -174,8 +164,7 @@ fn table(netns: &Netns) -> Vec<Row> {
     let rows = text.lines().filter(|line| !line.contains("local_address"));
     rows.map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let port =
-            |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+        let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
         let receive_queue = fields[4].split_once(':').unwrap().1;
         Row {
             local_port: port(fields[1]),
@@ -188,16 +177,6 @@ fn table(netns: &Netns) -> Vec<Row> {
 }
 
 fn stream_socket(address: &SocketAddr) -> OwnedFd {
-    let family = if address.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
-    socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap()
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None).unwrap()
 }
