@@ -1,0 +1,96 @@
+//! `accept()` at the queue's edge: the queue fills and drains on both cores for seconds. A look at
+//! the queue's length would miscount here; outcomes do not.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{Closing, DROPS, as_integer, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::load::churn;
+use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::sockets::Listener;
+use crate::lab::wait::until;
+
+const PORT: u16 = 8083;
+/// As many as there are cores; the accepting thread is one more.
+const THREADS: usize = 2;
+/// Small enough to be full most of the time, and above the few handshakes that are under way at
+/// once: more of these than the backlog would bring cookies into play.
+const BACKLOG: i32 = 16;
+const TIME: Duration = Duration::from_secs(3);
+
+fn edge(clients: &Netns, server: &Netns, address: SocketAddr) {
+    let watch = Watch::from_now(server);
+    let agent = Agent::start();
+    let listener = Listener::open(server, address, BACKLOG);
+    let accepted = churn(clients, &listener, address, THREADS, TIME);
+    assert!(accepted > 100, "only {accepted} connections came through");
+    assert_closes(&agent, &[&watch]);
+
+    let drops = watch.delta("ListenDrops");
+    assert!(drops > 100, "only {drops} drops: the queue's edge was not reached");
+    assert_eq!(watch.delta("TCPReqQFullDoCookies"), 0, "no cookies may be in play");
+    assert_eq!(watch.delta("ListenOverflows"), drops);
+    let labels = [("netns", watch.inode.as_str()), ("port", "8083")];
+    let scrape = agent.scrape();
+    assert_eq!(scrape.sum(DROPS, &labels), drops);
+    assert_eq!(scrape.sum("tracer_tcp_accepted_connections_total", &labels), watch.delta("PassiveOpens"));
+}
+
+#[test]
+fn over_loopback() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    edge(&netns, &netns, SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
+}
+
+#[test]
+fn over_veth() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    edge(&pair.client, &pair.server, SocketAddr::from((SERVER_V4, PORT)));
+}
+
+#[test]
+fn over_ipv6() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    edge(&pair.client, &pair.server, SocketAddr::from((SERVER_V6, PORT)));
+}
+
+/// With cookies a hook that sees packets only cannot always tell outcomes. What it then says too
+/// much or too little must show, to the unit, in `tracer_count_difference`.
+#[test]
+fn with_cookies_the_difference_is_shown() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    pair.server.set_tcp("tcp_syncookies", "2");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let address = SocketAddr::from((SERVER_V4, PORT));
+    let listener = Listener::open(&pair.server, address, BACKLOG);
+    churn(&pair.client, &listener, address, THREADS, TIME);
+    let kernel = watch.delta("ListenDrops");
+    assert!(watch.delta("SyncookiesRecv") > 100 && kernel > 100, "no cookies or no drops");
+
+    agent.sleep_two_passes();
+    until("the account of the difference", Duration::from_secs(5), || {
+        let scrape = agent.scrape();
+        let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
+        let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
+        let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
+        let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+        let seen = format!("kernel {kernel}, account {account}, counted {counted}, difference {difference}");
+        if account.cast_unsigned() != kernel || counted + difference != account {
+            return Err(seen);
+        }
+        // Half a percent: twice what was ever measured.
+        assert!(difference.abs() * 200 <= account, "{seen}");
+        println!("with cookies at the queue's edge: {seen}");
+        Ok(())
+    });
+    // Everything else closes all the same.
+    Closing::of(&agent, &[&watch]).without("listen_drops").without("listen_overflows").check();
+}

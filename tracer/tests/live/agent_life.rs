@@ -1,0 +1,115 @@
+//! The agent itself: fewer hooks, a flooded ring, two at once, and what is left when it ends.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{Closing, DROPS, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::load::churn;
+use crate::lab::netns::Netns;
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::until;
+
+const PORT: u16 = 8093;
+const PASS_INTERVAL: Duration = Duration::from_millis(200);
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
+}
+
+/// 12 clients for a queue that holds 3.
+fn nine_drops(netns: &Netns) -> Listener {
+    let listener = Listener::open(netns, address(), 2);
+    drop(Client::connect_many(netns, address(), 12));
+    listener
+}
+
+#[test]
+fn without_the_packet_hook_namespace_totals_remain() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::with(PASS_INTERVAL, &["--no-packet-hook"]);
+    let _listener = nine_drops(&netns);
+    // Overflows cannot be told from other drops on this rung: all nine are unknown.
+    Closing::of(&agent, &[&watch]).unknown_drops(9).without_sum_of("listen_overflows").check();
+    assert_eq!(watch.delta("ListenDrops"), 9);
+    let scrape = agent.scrape();
+    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "unknown")]), 9);
+    // What the rung cannot tell is absent, not zero.
+    assert_eq!(scrape.rows(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_syn")]).count(), 0);
+}
+
+#[test]
+fn flooded_ring_loses_events_and_no_counts() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::with(PASS_INTERVAL, &["--ring-bytes", "4096", "--rate-limit", "0"]);
+    let listener = Listener::open(&netns, address(), 2);
+    churn(&netns, &listener, address(), 2, Duration::from_secs(2));
+    assert_closes(&agent, &[&watch]);
+    assert!(watch.delta("ListenDrops") > 0);
+    let scrape = agent.scrape();
+    let lost = scrape.sum("tracer_events_lost_total", &[("stage", "ring")]);
+    assert!(lost > 0, "{}", scrape.show("tracer_events", &[]));
+}
+
+#[test]
+fn two_agents_say_the_same() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agents = [Agent::start(), Agent::start()];
+    let listener = Listener::open(&netns, address(), 2);
+    churn(&netns, &listener, address(), 1, Duration::from_secs(1));
+    for agent in &agents {
+        assert_closes(agent, &[&watch]);
+    }
+}
+
+fn loaded_programs() -> BTreeSet<u32> {
+    // One that is unloaded between listing and reading is gone, which is all that matters here.
+    aya::programs::loaded_programs().filter_map(|info| Some(info.ok()?.id())).collect()
+}
+
+/// Programs go away when the last reference does, which takes an RCU grace period.
+fn assert_unloaded(programs: &BTreeSet<u32>) {
+    assert!(!programs.is_empty(), "the agent held no program");
+    until("the agent's programs to be unloaded", LIMIT, || {
+        let left: Vec<u32> = loaded_programs().intersection(programs).copied().collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("left: {left:?}")) }
+    });
+}
+
+#[test]
+fn nothing_is_left_after_sigterm() {
+    let _lab = Lab::enter();
+    let agent = Agent::start();
+    let programs = agent.program_ids();
+    assert!(loaded_programs().is_superset(&programs));
+    let status = agent.terminate();
+    assert!(status.success(), "{status}");
+    assert_unloaded(&programs);
+}
+
+#[test]
+fn nothing_is_left_after_sigkill_and_the_next_one_starts() {
+    let _lab = Lab::enter();
+    let agent = Agent::start();
+    let programs = agent.program_ids();
+    assert_eq!(agent.kill().signal(), Some(9));
+    assert_unloaded(&programs);
+
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let _listener = nine_drops(&netns);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("ListenDrops"), 9);
+}

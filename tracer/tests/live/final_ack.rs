@@ -1,0 +1,66 @@
+//! Handshakes dropped at their last ACK: the queue fills after the SYN-ACKs are out. They are told
+//! apart from drops of SYNs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::firewall::Firewall;
+use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
+use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
+use crate::lab::wait::until;
+
+const PORT: u16 = 8082;
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn held_acks_meet_a_full_queue(to: SocketAddr) {
+    let pair = Pair::new();
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let _listener = Listener::open(&pair.server, to, 5);
+    let drops = |reason| agent.scrape().sum(DROPS, &[("netns", &watch.inode), ("reason", reason)]);
+
+    // Four clients get their SYN-ACK, their ACKs are held.
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    let late: Vec<_> = Client::connect_many(&pair.client, to, 4).into_iter().map(Client::into_stream).collect();
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 4);
+    drop(firewall);
+    // Six others take all the room; then the server asks the four again, and their ACKs come too late.
+    let quick: Vec<_> = Client::connect_many(&pair.client, to, 6).into_iter().map(Client::into_stream).collect();
+    until("drops of last ACKs", LIMIT, || match watch.delta("ListenDrops") {
+        drops if drops >= 8 => Ok(()),
+        drops => Err(format!("ListenDrops {drops}")),
+    });
+    // Hold them again, so that only SYNs are dropped from here on.
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    assert_closes(&agent, &[&watch]);
+    let at_ack = watch.delta("ListenDrops");
+    assert_eq!(watch.delta("ListenOverflows"), at_ack);
+    assert_eq!((drops("accept_queue_full_ack"), drops("accept_queue_full_syn")), (at_ack, 0));
+
+    let refused = Client::connect_many(&pair.client, to, 5);
+    until("SYNs to be sent again", LIMIT, || match watch.delta("ListenDrops") - at_ack {
+        10.. => Ok(()),
+        drops => Err(format!("{drops} SYNs dropped")),
+    });
+    drop(refused);
+    assert_closes(&agent, &[&watch]);
+    let at_syn = watch.delta("ListenDrops") - at_ack;
+    assert_eq!((drops("accept_queue_full_ack"), drops("accept_queue_full_syn")), (at_ack, at_syn));
+    drop((firewall, late, quick));
+}
+
+#[test]
+fn last_acks_over_ipv4() {
+    let _lab = Lab::enter();
+    held_acks_meet_a_full_queue(SocketAddr::from((SERVER_V4, PORT)));
+}
+
+#[test]
+fn last_acks_over_ipv6() {
+    let _lab = Lab::enter();
+    held_acks_meet_a_full_queue(SocketAddr::from((SERVER_V6, PORT)));
+}

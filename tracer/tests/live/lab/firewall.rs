@@ -1,0 +1,35 @@
+//! Packet loss on purpose: nftables rules inside one namespace.
+
+use super::netns::Netns;
+
+/// Rules of one namespace; all are gone when it is dropped.
+pub(crate) struct Firewall<'a> {
+    netns: &'a Netns,
+}
+
+impl<'a> Firewall<'a> {
+    /// Installs `rule` (nft syntax) at `hook`: input, output or forward.
+    pub(crate) fn install(netns: &'a Netns, hook: &str, rule: &str) -> Self {
+        netns.command("nft", &["add", "table", "inet", "live"]);
+        let firewall = Self { netns };
+        netns.command(
+            "nft",
+            &["add", "chain", "inet", "live", hook, &format!("{{ type filter hook {hook} priority 0; }}")],
+        );
+        firewall.add(hook, rule);
+        firewall
+    }
+
+    /// Adds a rule to the chain of [`Self::install`].
+    pub(crate) fn add(&self, hook: &str, rule: &str) {
+        let mut arguments = vec!["add", "rule", "inet", "live", hook];
+        arguments.extend(rule.split_whitespace());
+        self.netns.command("nft", &arguments);
+    }
+}
+
+impl Drop for Firewall<'_> {
+    fn drop(&mut self) {
+        self.netns.command("nft", &["delete", "table", "inet", "live"]);
+    }
+}

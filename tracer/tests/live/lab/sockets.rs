@@ -1,0 +1,182 @@
+//! The test's own listeners and clients, with the settings that `std::net` fixes.
+//!
+//! All sockets are non-blocking: a test decides itself how long it waits. A socket belongs to the
+//! namespace it was made in and is used from any thread.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, listen, socket_with, sockopt,
+};
+
+use super::netns::Netns;
+use super::wait::until;
+
+/// `/proc/net/tcp`'s numbers for states.
+pub(crate) const ESTABLISHED: u8 = 1;
+pub(crate) const SYN_SENT: u8 = 2;
+pub(crate) const SYN_RECV: u8 = 3;
+const LISTEN: u8 = 10;
+
+/// A listening socket.
+pub(crate) struct Listener {
+    fd: OwnedFd,
+}
+
+impl Listener {
+    pub(crate) fn open(netns: &Netns, address: SocketAddr, backlog: i32) -> Self {
+        Self::make(netns, address, backlog, false)
+    }
+
+    /// One socket of a `SO_REUSEPORT` group.
+    pub(crate) fn open_shared(netns: &Netns, address: SocketAddr, backlog: i32) -> Self {
+        Self::make(netns, address, backlog, true)
+    }
+
+    fn make(netns: &Netns, address: SocketAddr, backlog: i32, shared: bool) -> Self {
+        let fd = netns.run(|| stream_socket(&address));
+        sockopt::set_socket_reuseaddr(&fd, true).unwrap();
+        if shared {
+            sockopt::set_socket_reuseport(&fd, true).unwrap();
+        }
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, false).unwrap();
+        }
+        bind(&fd, &address).unwrap();
+        listen(&fd, backlog).unwrap();
+        Self { fd }
+    }
+
+    /// Calls `listen()` again.
+    pub(crate) fn listen_again(&self, backlog: i32) {
+        listen(&self.fd, backlog).unwrap();
+    }
+
+    /// Takes one connection if one waits.
+    pub(crate) fn accept(&self) -> Option<OwnedFd> {
+        match accept_with(&self.fd, SocketFlags::CLOEXEC) {
+            Ok(connection) => Some(connection),
+            // ECONNABORTED: the client reset it before it was taken; it was taken all the same.
+            Err(Errno::AGAIN | Errno::CONNABORTED) => None,
+            Err(error) => panic!("accept: {error}"),
+        }
+    }
+
+    /// Takes one connection, waiting for it.
+    pub(crate) fn accept_stream(&self) -> TcpStream {
+        let connection =
+            until("a connection to accept", Duration::from_secs(5), || self.accept().ok_or_else(String::new));
+        TcpStream::from(connection)
+    }
+}
+
+/// A client socket on its way.
+pub(crate) struct Client {
+    fd: OwnedFd,
+    /// What `connect()` said at once, if it was an error.
+    refusal: Option<Errno>,
+}
+
+impl Client {
+    pub(crate) fn connect(netns: &Netns, to: SocketAddr) -> Self {
+        netns.run(|| Self::connect_here(to))
+    }
+
+    pub(crate) fn connect_many(netns: &Netns, to: SocketAddr, count: usize) -> Vec<Self> {
+        netns.run(|| (0..count).map(|_| Self::connect_here(to)).collect())
+    }
+
+    /// For threads that are in their namespace already.
+    pub(crate) fn connect_here(to: SocketAddr) -> Self {
+        let fd = stream_socket(&to);
+        let refusal = match connect(&fd, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => None,
+            Err(error) => Some(error),
+        };
+        Self { fd, refusal }
+    }
+
+    /// How the connect stands: `None` = no answer yet.
+    pub(crate) fn result(&mut self) -> Option<Result<(), Errno>> {
+        if self.refusal.is_none() {
+            self.refusal = sockopt::socket_error(&self.fd).unwrap().err();
+        }
+        match self.refusal {
+            Some(error) => Some(Err(error)),
+            None => getpeername(&self.fd).ok().map(|_| Ok(())),
+        }
+    }
+
+    /// Waits for the end of `connect()`.
+    pub(crate) fn outcome(&mut self, limit: Duration) -> Result<(), Errno> {
+        until("the end of connect()", limit, || self.result().ok_or_else(|| "still in SYN_SENT".to_owned()))
+    }
+
+    /// Closes with RST instead of FIN, leaving no TIME_WAIT.
+    pub(crate) fn reset(self) {
+        sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Waits for the connection and hands it over as a blocking stream.
+    pub(crate) fn into_stream(mut self) -> TcpStream {
+        self.outcome(Duration::from_secs(5)).unwrap();
+        let stream = TcpStream::from(self.fd);
+        stream.set_nonblocking(false).unwrap();
+        stream
+    }
+}
+
+/// How many sockets of `netns` with the remote port `port` are in `state`.
+pub(crate) fn clients_in_state(netns: &Netns, port: u16, state: u8) -> usize {
+    table(netns).iter().filter(|row| row.remote_port == port && row.state == state).count()
+}
+
+/// How many sockets of `netns` with the local port `port` are in `state`.
+pub(crate) fn servers_in_state(netns: &Netns, port: u16, state: u8) -> usize {
+    table(netns).iter().filter(|row| row.local_port == port && row.state == state).count()
+}
+
+/// Accept-queue lengths of the listeners on `port`, in no order.
+pub(crate) fn accept_queues(netns: &Netns, port: u16) -> Vec<u32> {
+    table(netns)
+        .iter()
+        .filter(|row| row.local_port == port && row.state == LISTEN)
+        .map(|row| row.receive_queue)
+        .collect()
+}
+
+struct Row {
+    local_port: u16,
+    remote_port: u16,
+    state: u8,
+    /// Of a listener: the length of its accept queue.
+    receive_queue: u32,
+}
+
+fn table(netns: &Netns) -> Vec<Row> {
+    let text = netns.run(|| {
+        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+        read("tcp") + &read("tcp6")
+    });
+    let rows = text.lines().filter(|line| !line.contains("local_address"));
+    rows.map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+        let receive_queue = fields[4].split_once(':').unwrap().1;
+        Row {
+            local_port: port(fields[1]),
+            remote_port: port(fields[2]),
+            state: u8::from_str_radix(fields[3], 16).unwrap(),
+            receive_queue: u32::from_str_radix(receive_queue, 16).unwrap(),
+        }
+    })
+    .collect()
+}
+
+fn stream_socket(address: &SocketAddr) -> OwnedFd {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None).unwrap()
+}

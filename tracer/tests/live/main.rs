@@ -1,0 +1,23 @@
+//! Live tests: the agent on the running kernel, against the kernel's own counters.
+//!
+//! Black box: each test makes its own network namespaces, starts the agent binary, provokes one
+//! experiment, and compares what `/metrics` says with the namespace's `/proc` counters to the last
+//! unit. Root is needed; a test that cannot run fails and says why. Nothing outside the test's own
+//! namespaces is changed.
+//!
+//! One module per subject; `lab` holds what they share. A subject's module says what belongs there.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod lab;
+
+mod accept_queue;
+mod accept_queue_edge;
+mod agent_life;
+mod connect;
+mod final_ack;
+mod healthy_listener;
+mod namespace_life;
+mod older_connections;
+mod retransmit;
+mod syn_queue;
+mod time_wait;

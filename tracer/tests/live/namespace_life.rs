@@ -1,0 +1,82 @@
+//! Namespaces that come and go while the agent runs. Inode numbers are used again at once, and no
+//! count may land in the wrong life.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::counters::{Counters, Watch};
+use crate::lab::netns::Netns;
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::{equal, until};
+
+const PORT: u16 = 8092;
+const SIGNAL: [(&str, &str); 1] = [("signal", "listen_drops")];
+const LIMIT: Duration = Duration::from_secs(10);
+/// A namespace is taken apart by a kernel worker; its inode number is free after that.
+const CLEANUP: Duration = Duration::from_millis(300);
+
+/// Drops some SYNs in the namespace and says how many the kernel counted.
+fn drop_some(netns: &Netns, clients: usize) -> u64 {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let _listener = Listener::open(netns, address, 1);
+    let clients = Client::connect_many(netns, address, clients);
+    drop(clients);
+    Counters::read(netns).get("ListenDrops")
+}
+
+#[test]
+fn namespace_made_while_the_agent_runs() {
+    let _lab = Lab::enter();
+    let agent = Agent::start();
+    let netns = Netns::single();
+    let watch = Watch::from_birth(&netns);
+    assert_eq!(drop_some(&netns, 10), 8);
+    assert_closes(&agent, &[&watch]);
+    agent.scrape().one("tracer_netns_info", &[("netns", &watch.inode), ("name", netns.name())]).unwrap();
+}
+
+#[test]
+fn quick_succession_with_the_same_inode() {
+    let _lab = Lab::enter();
+    let agent = Agent::start();
+    let (mut inodes, mut reused, mut dead) = (BTreeSet::new(), 0, 0);
+    for number in 0..8 {
+        let netns = Netns::single();
+        reused += usize::from(!inodes.insert(netns.inode()));
+        dead += drop_some(&netns, 4 + number);
+        // Some live long enough to be read, others die between two passes.
+        if number % 2 == 0 {
+            agent.sleep_two_passes();
+        }
+        drop(netns);
+        std::thread::sleep(CLEANUP);
+    }
+    assert!(reused > 0, "no inode was used twice: {inodes:?}");
+    assert!(dead > 0);
+
+    // The last one lives; it may carry the number of all those before it.
+    let netns = Netns::single();
+    let watch = Watch::from_birth(&netns);
+    assert_eq!(drop_some(&netns, 12), 10);
+    until("the dead to be retired", LIMIT, || {
+        let scrape = agent.scrape();
+        let rest: Vec<_> = inodes.iter().filter(|inode| **inode != watch.inode).collect();
+        let living: u64 = rest.iter().map(|inode| scrape.sum(DROPS, &[("netns", inode)])).sum();
+        equal("drops in series of the dead", &living, &0)?;
+        equal("retired drops", &scrape.sum("tracer_retired_total", &SIGNAL), &dead)
+    });
+    let scrape = agent.scrape();
+    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode)]), 10, "{}", scrape.show(DROPS, &[]));
+    // Some of the dead were read, some only met by hooks; what no reading confirms is said.
+    let unverified = scrape.sum("tracer_unverified_total", &SIGNAL);
+    assert!(unverified <= dead, "{unverified} of {dead}");
+    // Exact in its own rows, whatever was retired under the same number.
+    let account = scrape.one("tracer_kernel_count_total", &[("netns", &watch.inode), ("signal", "listen_drops")]);
+    assert_eq!(account, Ok(10.0));
+    let difference = scrape.one("tracer_count_difference", &[("netns", &watch.inode), ("signal", "listen_drops")]);
+    assert_eq!(difference, Ok(0.0));
+}

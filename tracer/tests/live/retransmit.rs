@@ -1,0 +1,182 @@
+//! Retransmitted segments under real loss: every one is counted, with its cause, the role of the
+//! socket that sent it and the server's port.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{Closing, RETRANSMITS, RETRANSMITS_FAILED, as_value, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::firewall::Firewall;
+use crate::lab::load::{Connection, Direction};
+use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::until;
+
+const PORT: u16 = 8086;
+const LOSS: &str = "meta l4proto tcp numgen random mod 100 < 3 drop";
+const MEGABYTE: usize = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(6);
+/// A connect gives up after 7 s here.
+const GIVE_UP: Duration = Duration::from_secs(15);
+
+/// Waits until the kernel counted this many retransmitted segments.
+fn wait_for_retransmits(watch: &Watch<'_>, at_least: u64) {
+    until("retransmits", LIMIT, || match watch.delta("RetransSegs") {
+        count if count >= at_least => Ok(()),
+        count => Err(format!("RetransSegs {count} of {at_least}")),
+    });
+}
+
+fn retransmits(agent: &Agent, watch: &Watch<'_>, labels: &[(&str, &str)]) -> u64 {
+    let mut wanted = vec![("netns", watch.inode.as_str())];
+    wanted.extend_from_slice(labels);
+    agent.scrape().sum(RETRANSMITS, &wanted)
+}
+
+fn random_loss(direction: Direction, to: SocketAddr) {
+    let pair = Pair::new();
+    pair.client.offloads_off();
+    pair.server.offloads_off();
+    let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
+    let agent = Agent::start();
+    let listener = Listener::open(&pair.server, to, 16);
+    let mut connections: Vec<_> = (0..3).map(|_| Connection::open(&pair, &listener, to)).collect();
+    let firewalls = [Firewall::install(&pair.client, "input", LOSS), Firewall::install(&pair.server, "input", LOSS)];
+    std::thread::scope(|scope| {
+        for connection in &mut connections {
+            scope.spawn(move || {
+                connection.transfer(direction, 2 * MEGABYTE, Duration::from_secs(3));
+            });
+        }
+    });
+    drop(firewalls);
+    drop(connections);
+    assert_closes(&agent, &[&client, &server]);
+
+    let (sender, role) = match direction {
+        Direction::ToServer => (&client, "client"),
+        Direction::ToClient => (&server, "server"),
+    };
+    let segments = sender.delta("RetransSegs");
+    assert!(segments >= 20, "only {segments} segments sent again");
+    assert_eq!(retransmits(&agent, sender, &[("role", role), ("port", "8086")]), segments);
+    let by_cause: u64 = ["rto", "fast", "tail_loss_probe", "slow_start", "fin"]
+        .iter()
+        .map(|cause| retransmits(&agent, sender, &[("role", role), ("cause", cause)]))
+        .sum();
+    assert_eq!(by_cause, segments, "every segment has a cause");
+}
+
+#[test]
+fn loss_towards_the_server() {
+    let _lab = Lab::enter();
+    random_loss(Direction::ToServer, SocketAddr::from((SERVER_V4, PORT)));
+}
+
+#[test]
+fn loss_towards_the_client() {
+    let _lab = Lab::enter();
+    random_loss(Direction::ToClient, SocketAddr::from((SERVER_V6, PORT)));
+}
+
+#[test]
+fn silence_shows_the_probe_and_the_timeouts() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let watch = Watch::from_now(&pair.client);
+    let agent = Agent::start();
+    let to = SocketAddr::from((SERVER_V4, PORT));
+    let listener = Listener::open(&pair.server, to, 16);
+    let mut connection = Connection::open(&pair, &listener, to);
+    let firewall = Firewall::install(&pair.server, "input", "meta l4proto tcp drop");
+    connection.client.write_all(b"lost").unwrap();
+    wait_for_retransmits(&watch, 4);
+    drop(firewall);
+    assert_closes(&agent, &[&watch]);
+    let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
+    assert_eq!(
+        (by_cause("tail_loss_probe"), by_cause("rto")),
+        (watch.delta("TCPLossProbes"), watch.delta("TCPTimeouts"))
+    );
+}
+
+#[test]
+fn syn_acks_sent_again_count_at_their_listener() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
+    let agent = Agent::start();
+    let to = SocketAddr::from((SERVER_V4, PORT));
+    let _listener = Listener::open(&pair.server, to, 16);
+    let _idle = Listener::open(&pair.server, SocketAddr::from((SERVER_V4, PORT + 1)), 16);
+    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
+    let clients = Client::connect_many(&pair.client, to, 3);
+    wait_for_retransmits(&server, 6);
+    drop(firewall);
+    let connected: Vec<_> = clients.into_iter().map(Client::into_stream).collect();
+    assert_closes(&agent, &[&client, &server]);
+    let scrape = agent.scrape();
+    let at_port = |port| scrape.sum("tracer_tcp_synack_retransmits_total", &[("netns", &server.inode), ("port", port)]);
+    assert_eq!((at_port("8086"), at_port("8087")), (server.delta("TCPSynRetrans"), 0));
+    let role = |role| [("role", role), ("port", "8086"), ("cause", "syn")];
+    assert_eq!(retransmits(&agent, &server, &role("server")), server.delta("RetransSegs"));
+    assert_eq!(retransmits(&agent, &client, &role("client")), client.delta("RetransSegs"));
+    drop(connected);
+}
+
+/// How often a namespace with `tcp_syn_retries=2` sends a SYN again: the kernel gives up when as
+/// many are out as retries and linear time-outs together, or when the time of two doublings (7 s)
+/// has passed. With the usual four linear time-outs that is 1, 2, 3, 4 and 5 s; before 6.5 it is
+/// 1 and 3 s.
+fn syn_retries(netns: &Netns) -> u64 {
+    netns.set_tcp("tcp_syn_retries", "2");
+    if netns.try_set_tcp("tcp_syn_linear_timeouts", "4") { 5 } else { 2 }
+}
+
+#[test]
+fn blackholed_connect_climbs_the_ladder_of_its_namespace() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let retries = syn_retries(&pair.client);
+    let watch = Watch::from_now(&pair.client);
+    let agent = Agent::start();
+    let _firewall = Firewall::install(&pair.server, "input", "tcp flags syn drop");
+    let mut client = Client::connect(&pair.client, SocketAddr::from((SERVER_V4, PORT)));
+    assert_eq!(client.outcome(GIVE_UP), Err(Errno::TIMEDOUT));
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("TCPSynRetrans"), retries);
+    let labels = [("role", "client"), ("port", "8086"), ("cause", "syn")];
+    assert_eq!(retransmits(&agent, &watch, &labels), retries);
+
+    let scrape = agent.scrape();
+    let of = [("netns", watch.inode.as_str()), ("result", "timed_out")];
+    for bucket in scrape.rows("tracer_tcp_connect_syn_retries_bucket", &of) {
+        let bound: f64 = bucket.label("le").parse().unwrap();
+        assert_eq!(bucket.count(), u64::from(bound >= as_value(retries)), "{bucket:?}");
+    }
+    let one = |suffix| scrape.one(&format!("tracer_tcp_connect_syn_retries_{suffix}"), &of);
+    assert_eq!((one("count"), one("sum")), (Ok(1.0), Ok(as_value(retries))));
+}
+
+#[test]
+fn syns_that_never_leave_balance_against_retrans_fail() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let retries = syn_retries(&pair.client);
+    let watch = Watch::from_now(&pair.client);
+    let agent = Agent::start();
+    let _firewall = Firewall::install(&pair.client, "output", "tcp flags syn drop");
+    let mut client = Client::connect(&pair.client, SocketAddr::from((SERVER_V4, PORT)));
+    assert_eq!(client.outcome(GIVE_UP), Err(Errno::TIMEDOUT));
+    let counters = ["TCPRetransFail", "RetransSegs", "TCPSynRetrans"];
+    assert_eq!(counters.map(|name| watch.delta(name)), [retries; 3]);
+    // TCPSynRetrans counts attempts; rows by cause count what left the host.
+    Closing::of(&agent, &[&watch]).without_sum_of("syn_retransmits").check();
+    let failed = agent.scrape().sum(RETRANSMITS_FAILED, &[("netns", &watch.inode)]);
+    assert_eq!((failed, retransmits(&agent, &watch, &[])), (retries, 0));
+}

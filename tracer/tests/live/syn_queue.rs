@@ -1,0 +1,174 @@
+//! Full SYN queues: `tcp_syncookies` 0, 1 and 2, a small `tcp_max_syn_backlog`, spoofed SYNs that
+//! nobody answers for. Each reason equals the kernel's counter for it.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::firewall::Firewall;
+use crate::lab::netns::{Pair, SERVER_V4};
+use crate::lab::raw::{RawSender, SYN, spoofed};
+use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
+
+const PORT: u16 = 8084;
+
+/// Two namespaces with the server's SYN-queue settings made.
+fn pair(syncookies: &str, max_syn_backlog: &str) -> Pair {
+    let pair = Pair::new();
+    pair.server.set_tcp("tcp_syncookies", syncookies);
+    pair.server.set_tcp("tcp_max_syn_backlog", max_syn_backlog);
+    // Requests of sources that never answer go after one second without being sent again.
+    pair.server.set_tcp("tcp_synack_retries", "0");
+    pair
+}
+
+fn server() -> (SocketAddr, SocketAddrV4) {
+    let IpAddr::V4(address) = SERVER_V4 else { panic!("an IPv4 address expected") };
+    (SocketAddr::from((address, PORT)), SocketAddrV4::new(address, PORT))
+}
+
+/// Drops by reason, in the order SYN queue full, accept queue full at SYN, other.
+fn by_reason(agent: &Agent, watch: &Watch<'_>) -> [u64; 3] {
+    let scrape = agent.scrape();
+    ["syn_queue_full", "accept_queue_full_syn", "other"]
+        .map(|reason| scrape.sum(DROPS, &[("netns", &watch.inode), ("port", "8084"), ("reason", reason)]))
+}
+
+/// The kernel's counters for the same: by reason, and in all.
+fn by_kernel(watch: &Watch<'_>) -> ([u64; 3], u64) {
+    let [syn_queue, overflows, drops] =
+        ["TCPReqQFullDrop", "ListenOverflows", "ListenDrops"].map(|name| watch.delta(name));
+    ([syn_queue, overflows, drops - syn_queue - overflows], drops)
+}
+
+/// Ten spoofed SYNs to a listener with room for 5 requests.
+fn ten_syns(syncookies: &str) -> ([u64; 3], u64) {
+    let pair = pair(syncookies, "2048");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, to) = server();
+    let _listener = Listener::open(&pair.server, address, 4);
+    RawSender::open(&pair.client).flood(to, 10);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    (by_kernel(&watch).0, watch.delta("TCPReqQFullDoCookies"))
+}
+
+#[test]
+fn without_cookies_the_queue_drops() {
+    let _lab = Lab::enter();
+    assert_eq!(ten_syns("0"), ([5, 0, 0], 0));
+}
+
+#[test]
+fn with_cookies_nothing_is_dropped() {
+    let _lab = Lab::enter();
+    assert_eq!(ten_syns("1"), ([0, 0, 0], 5));
+}
+
+#[test]
+fn with_cookies_always_nothing_is_dropped() {
+    let _lab = Lab::enter();
+    assert_eq!(ten_syns("2"), ([0, 0, 0], 10));
+}
+
+#[test]
+fn unproven_sources_are_pruned() {
+    let _lab = Lab::enter();
+    let pair = pair("0", "8");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, to) = server();
+    let _listener = Listener::open(&pair.server, address, 64);
+    RawSender::open(&pair.client).flood(to, 12);
+    // A quarter of the eight is kept for sources that were seen before.
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 7);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(by_kernel(&watch), ([0, 0, 5], 5));
+    assert_eq!(by_reason(&agent, &watch), [0, 0, 5]);
+}
+
+/// Fills the accept queue with 5 and the SYN queue with 10, shrinks both to 4, sends 6 more SYNs.
+fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
+    let pair = pair(syncookies, "2048");
+    // The requests must stay while the test looks.
+    pair.server.set_tcp("tcp_synack_retries", "5");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, to) = server();
+    let listener = Listener::open(&pair.server, address, 9);
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
+    let raw = RawSender::open(&pair.client);
+    raw.flood(to, 10);
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 10);
+    listener.listen_again(4);
+    for number in 10..16 {
+        raw.send(spoofed(number), to, SYN);
+    }
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    drop(queued);
+    by_kernel(&watch)
+}
+
+#[test]
+fn without_cookies_the_syn_queue_comes_first() {
+    let _lab = Lab::enter();
+    assert_eq!(both_queues_full("0"), ([6, 0, 0], 6));
+}
+
+#[test]
+fn with_cookies_the_accept_queue_decides() {
+    let _lab = Lab::enter();
+    assert_eq!(both_queues_full("1"), ([0, 6, 0], 6));
+}
+
+#[test]
+fn cookies_always_and_a_full_accept_queue() {
+    let _lab = Lab::enter();
+    let pair = pair("2", "2048");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, to) = server();
+    let _listener = Listener::open(&pair.server, address, 4);
+    // Each of these handshakes completes by its cookie.
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
+    assert_eq!(watch.delta("SyncookiesRecv"), 5);
+    RawSender::open(&pair.client).flood(to, 10);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(by_kernel(&watch), ([0, 10, 0], 10));
+    assert_eq!(by_reason(&agent, &watch), [0, 10, 0]);
+    drop(queued);
+}
+
+#[test]
+fn cookie_acks_meet_a_full_accept_queue() {
+    let _lab = Lab::enter();
+    let pair = pair("2", "2048");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, _) = server();
+    let listener = Listener::open(&pair.server, address, 9);
+    // Ten hold their cookies' ACKs back while six of them could be queued.
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    let mut late: Vec<_> =
+        Client::connect_many(&pair.client, address, 10).into_iter().map(Client::into_stream).collect();
+    drop(firewall);
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
+    listener.listen_again(4);
+    // Data carries the ACK that was held; the queue of 4 holds 5.
+    for stream in &mut late {
+        stream.write_all(b"x").unwrap();
+    }
+    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    assert_closes(&agent, &[&watch]);
+    let scrape = agent.scrape();
+    let at_ack = scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_ack")]);
+    assert!(watch.delta("ListenOverflows") >= 10);
+    assert_eq!(watch.delta("ListenDrops"), watch.delta("ListenOverflows"));
+    assert_eq!(at_ack, watch.delta("ListenDrops"));
+    drop((firewall, late, queued));
+}
