@@ -99,6 +99,11 @@ fn overflow(clients_in: &Netns, server: &Netns, bound: SocketAddr, to: SocketAdd
     assert_eq!(watch.delta("ListenOverflows"), drops);
     assert_eq!(name.drops(&agent.scrape(), "accept_queue_full_syn"), drops);
 
+    // One listener, one set of labels: also where it is bound to more than the address called.
+    let scrape = agent.scrape();
+    let in_namespace = [("netns", name.netns.as_str()), ("reason", "accept_queue_full_syn")];
+    assert_eq!(scrape.rows(DROPS, &in_namespace).count(), 1, "{}", scrape.show("", &in_namespace[..1]));
+
     // The counts outlive the listener.
     drop((clients, listener));
     assert_closes(&agent, &watches);
@@ -269,4 +274,27 @@ fn limit_follows_a_second_listen() {
     give_up(&mut clients);
     assert_closes(&agent, &[&watch]);
     assert_eq!(name.overflows(&agent.scrape()), watch.delta("ListenDrops"));
+}
+
+#[test]
+fn series_of_a_closed_listener_retire_with_their_counts() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::with(Duration::from_millis(200), &["--retain", "1s"]);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let name = Name::new(&netns, &own_process_name(), address);
+    let listener = Listener::open(&netns, address, 5);
+    drop(Client::connect_many(&netns, address, 20));
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(name.drops(&agent.scrape(), "accept_queue_full_syn"), 14);
+
+    drop(listener);
+    until("the series to be removed", SCRAPES, || {
+        let rows = agent.scrape().with(&name.labels()).count();
+        equal("rows of the listener", &rows, &0)
+    });
+    let retired = agent.scrape().sum("tracer_retired_total", &[("signal", "listen_drops")]);
+    assert_eq!(retired, 14);
+    assert_closes(&agent, &[&watch]);
 }

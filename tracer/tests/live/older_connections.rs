@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(6);
 /// One connection from before the agent's start, and what is known of its server.
 struct Older {
     port: u16,
+    backlog: i32,
     /// Whether the listener is still there when the agent starts.
     listener_stays: bool,
     /// Role and port that the client's and the server's retransmits must carry.
@@ -32,7 +33,7 @@ fn check(older: &Older) {
     let _lab = Lab::enter();
     let pair = Pair::new();
     let to = SocketAddr::from((SERVER_V4, older.port));
-    let listener = Listener::open(&pair.server, to, 16);
+    let listener = Listener::open(&pair.server, to, older.backlog);
     let mut connection = Connection::open(&pair, &listener, to);
     let listener = older.listener_stays.then_some(listener);
     let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
@@ -64,11 +65,29 @@ fn check(older: &Older) {
 }
 
 #[test]
-fn server_by_its_listener_and_client_by_the_port_range() {
-    check(&Older { port: PORT, listener_stays: true, client: ("client", "8091"), server: ("server", "8091") });
+fn server_and_client_of_a_listener_that_stays() {
+    let expected = ("server", "8091");
+    check(&Older { port: PORT, backlog: 16, listener_stays: true, client: ("client", "8091"), server: expected });
+}
+
+/// The port range speaks for the client. The server is still one: a child keeps its listener's
+/// backlog, and a socket that connected has none.
+#[test]
+fn server_whose_listener_is_gone() {
+    let expected = ("server", "8091");
+    check(&Older { port: PORT, backlog: 16, listener_stays: false, client: ("client", "8091"), server: expected });
 }
 
 #[test]
-fn server_without_its_listener_is_unknown() {
-    check(&Older { port: PORT, listener_stays: false, client: ("client", "8091"), server: ("unknown", "") });
+fn server_without_a_backlog_whose_listener_stays() {
+    let expected = ("server", "8091");
+    check(&Older { port: PORT, backlog: 0, listener_stays: true, client: ("client", "8091"), server: expected });
+}
+
+/// Nothing tells this server from a client but the ports: its own is below the range, so it is no
+/// client, and the remote one must not become a label.
+#[test]
+fn server_without_a_backlog_whose_listener_is_gone() {
+    let expected = ("unknown", "");
+    check(&Older { port: PORT, backlog: 0, listener_stays: false, client: ("client", "8091"), server: expected });
 }

@@ -56,11 +56,11 @@ const SIGNALS: &[Signal] = &[
         counter: "TCPReqQFullDrop",
         parts: &[Part { metric: DROPS, labels: &[&[("reason", "syn_queue_full")]] }],
     },
-    // What did not leave the host is counted apart, and in RetransSegs all the same.
+    // Attempts, as the kernel counts them: what did not leave the host is among them.
     Signal {
         name: "retransmitted_segments",
         counter: "RetransSegs",
-        parts: &[Part { metric: RETRANSMITS, labels: &[] }, Part { metric: RETRANSMITS_FAILED, labels: &[] }],
+        parts: &[Part { metric: RETRANSMITS, labels: &[] }],
     },
     Signal {
         name: "syn_retransmits",

@@ -8,9 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, listen, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt};
 
 use super::netns::Netns;
 use super::wait::until;
@@ -76,8 +74,9 @@ impl Listener {
 /// A client socket on its way.
 pub(crate) struct Client {
     fd: OwnedFd,
-    /// What `connect()` said at once, if it was an error.
-    refusal: Option<Errno>,
+    to: SocketAddr,
+    /// What `connect()` said in the end.
+    result: Option<Result<(), Errno>>,
 }
 
 impl Client {
@@ -92,22 +91,26 @@ impl Client {
     /// For threads that are in their namespace already.
     pub(crate) fn connect_here(to: SocketAddr) -> Self {
         let fd = stream_socket(&to);
-        let refusal = match connect(&fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => None,
-            Err(error) => Some(error),
+        let result = match connect(&fd, &to) {
+            Ok(()) => Some(Ok(())),
+            Err(Errno::INPROGRESS) => None,
+            Err(error) => Some(Err(error)),
         };
-        Self { fd, refusal }
+        Self { fd, to, result }
     }
 
     /// How the connect stands: `None` = no answer yet.
     pub(crate) fn result(&mut self) -> Option<Result<(), Errno>> {
-        if self.refusal.is_none() {
-            self.refusal = sockopt::socket_error(&self.fd).unwrap().err();
+        // SO_ERROR would also tell of errors that connect() outlives: an ICMP error that came too
+        // early to end it. Asking again tells only the end.
+        if self.result.is_none() {
+            self.result = match connect(&self.fd, &self.to) {
+                Ok(()) => Some(Ok(())),
+                Err(Errno::ALREADY) => None,
+                Err(error) => Some(Err(error)),
+            };
         }
-        match self.refusal {
-            Some(error) => Some(Err(error)),
-            None => getpeername(&self.fd).ok().map(|_| Ok(())),
-        }
+        self.result
     }
 
     /// Waits for the end of `connect()`.
