@@ -19,6 +19,7 @@ mod final_ack;
 mod healthy_listener;
 mod namespace_life;
 mod older_connections;
+mod other_drops;
 mod retransmit;
 mod syn_queue;
 mod time_wait;

@@ -9,7 +9,7 @@ use crate::lab::agent::Agent;
 use crate::lab::closing::{DROPS, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::firewall::Firewall;
-use crate::lab::netns::{Pair, SERVER_V4};
+use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 
@@ -171,4 +171,23 @@ fn cookie_acks_meet_a_full_accept_queue() {
     assert_eq!(watch.delta("ListenDrops"), watch.delta("ListenOverflows"));
     assert_eq!(at_ack, watch.delta("ListenDrops"));
     drop((firewall, late, queued));
+}
+
+#[test]
+fn queue_of_an_ipv6_listener_without_cookies() {
+    let _lab = Lab::enter();
+    let pair = pair("0", "2048");
+    pair.server.set_tcp("tcp_synack_retries", "5");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let address = SocketAddr::from((SERVER_V6, PORT));
+    let _listener = Listener::open(&pair.server, address, 4);
+    // Clients that never hear of their SYN-ACKs stay in the SYN queue.
+    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
+    let clients = Client::connect_many(&pair.client, address, 10);
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 5);
+    assert_eq!(by_kernel(&watch), ([5, 0, 0], 5));
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    drop((clients, firewall));
 }

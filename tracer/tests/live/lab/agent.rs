@@ -62,6 +62,13 @@ impl Agent {
         Scrape::parse(&body)
     }
 
+    /// The agent met no error of its own: what a workload does is none of its faults.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let log = self.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+    }
+
     /// Lets two passes begin and end.
     pub(crate) fn sleep_two_passes(&self) {
         // One more interval for the pass that is under way and for a loaded machine.

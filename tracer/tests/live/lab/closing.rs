@@ -138,6 +138,7 @@ impl<'a> Closing<'a> {
 
     #[track_caller]
     pub(crate) fn check(&self) {
+        self.agent.assert_sound();
         self.agent.sleep_two_passes();
         let limit = CLOSING_LIMIT.max(self.agent.pass_interval * 4);
         for _ in 0..QUIET_ATTEMPTS {
