@@ -11,7 +11,7 @@ use crate::{
     emit::emit,
     maps::LISTENERS,
     reader::Reader,
-    sock::{self, Queues},
+    sock::{self, Netns, Queues},
     workload::{add, count_other, note_netns},
 };
 
@@ -44,6 +44,34 @@ fn admit(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
     note_netns(key.netns, inum);
     let _ = LISTENERS.insert(key, &NO_STATS, u64::from(BPF_NOEXIST));
     LISTENERS.get_ptr_mut(key)
+}
+
+/// The listener that a child came from. The child is a clone, and until Linux 6.14 still carries the
+/// listener's address when set_state first shows it; later kernels have put its own there, so the
+/// wildcards are tried as well, as the kernel's own look-up does. `None`: the listener has no row.
+#[inline(always)]
+pub fn of_child<R: Reader>(r: R, sk: *const u8, netns: Netns) -> Option<ListenerKey> {
+    let mut key = sock::listener_key(r, sk, netns);
+    if is_open(&key) {
+        return Some(key);
+    }
+    if sock::is_v4_mapped(&key.address) {
+        key.address = sock::v4_mapped(0);
+        if is_open(&key) {
+            return Some(key);
+        }
+    }
+    key.address = [0; 4];
+    if is_open(&key) { Some(key) } else { None }
+}
+
+/// Whether a row exists and stands for a listener that is open: rows outlive their listeners.
+#[inline(always)]
+fn is_open(key: &ListenerKey) -> bool {
+    let Some(stats) = LISTENERS.get_ptr(key) else { return false };
+    // SAFETY: the look-up did not fail.
+    let stats = unsafe { &*stats };
+    stats.opened > stats.closed
 }
 
 /// Adds one to the namespace's `_other` row of a listener counter.

@@ -59,6 +59,8 @@ offsets! {
     sk_drops = "sock.sk_drops.counter" | "sock.sk_drops";
     /// Pending error.
     sk_err = "sock.sk_err";
+    /// Error that did not end the connection, for example ICMP that came while the socket was locked.
+    sk_err_soft = "sock.sk_err_soft";
     /// `u16`, 6 = TCP.
     sk_protocol = "sock.sk_protocol";
     /// `struct cgroup *` (≥ 5.15).

@@ -89,6 +89,12 @@ pub fn v4_mapped(address: u32) -> [u32; 4] {
     [0, 0, V4_MAPPED, address]
 }
 
+/// Whether a 16-byte address is an IPv4 one.
+#[inline(always)]
+pub fn is_v4_mapped(address: &[u32; 4]) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == V4_MAPPED
+}
+
 /// Local address in the 16-byte form.
 #[inline(always)]
 pub fn local_address<R: Reader>(r: R, sk: *const u8) -> [u32; 4] {

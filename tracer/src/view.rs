@@ -87,7 +87,7 @@ impl View {
         let differences = self
             .namespaces
             .iter()
-            .flat_map(|namespace| Closing::ALL.into_iter().map(|signal| namespace.books.difference(signal)));
+            .flat_map(|namespace| Closing::ALL.into_iter().filter_map(|signal| namespace.books.difference(signal)));
         differences.max_by_key(|difference| difference.unsigned_abs()).unwrap_or(0)
     }
 }

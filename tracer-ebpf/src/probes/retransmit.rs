@@ -11,7 +11,6 @@ use crate::{
     constants::offset,
     emit::emit,
     listener::{self, count_without_row},
-    maps::LISTENERS,
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -91,14 +90,13 @@ fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let segments = segments(skb);
     let cause = cause(tcp, skb, state);
-    let (role, port) = role_and_port(sk, netns, cgroup, state);
-    let key =
-        CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) };
+    let (role, port) = role_and_port(sk, netns, state);
+    let key = if err == 0 {
+        CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) }
+    } else {
+        workload::key(netns, cgroup, Counter::RetransmitFailed, cause as u8, 0)
+    };
     workload::count(netns, &key, u64::from(segments));
-    if err != 0 {
-        let failed = workload::key(netns, cgroup, Counter::RetransmitFailed, 0, 0);
-        workload::count(netns, &failed, u64::from(segments));
-    }
     let record = Retransmit {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Retransmit, state),
         connection: sock::connection(Direct, sk),
@@ -143,28 +141,13 @@ fn cause(tcp: *const u8, skb: *const u8, state: u8) -> RetransmitCause {
 /// never had one: so the role of any socket can be told, also of one older than the agent. Only the
 /// children of `listen(fd, 0)` need a look at the listeners.
 #[inline(always)]
-fn role_and_port(sk: *const u8, netns: Netns, cgroup: u64, state: u8) -> (Role, u16) {
+fn role_and_port(sk: *const u8, netns: Netns, state: u8) -> (Role, u16) {
     let local_port = sock::local_port(Direct, sk);
     if state == state::SYN_SENT {
         return (Role::Client, sock::remote_port(Direct, sk));
     }
-    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 || has_listener(sk, netns, cgroup) {
+    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 || listener::of_child(Direct, sk, netns).is_some() {
         return (Role::Server, local_port);
     }
     (Role::Client, sock::remote_port(Direct, sk))
-}
-
-#[inline(always)]
-fn has_listener(sk: *const u8, netns: Netns, cgroup: u64) -> bool {
-    let mut key = sock::listener_key(Direct, sk, netns);
-    key.cgroup = cgroup;
-    if LISTENERS.get_ptr(&key).is_some() {
-        return true;
-    }
-    key.address = sock::v4_mapped(0);
-    if LISTENERS.get_ptr(&key).is_some() {
-        return true;
-    }
-    key.address = [0; 4];
-    LISTENERS.get_ptr(&key).is_some()
 }

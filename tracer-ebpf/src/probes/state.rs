@@ -94,23 +94,23 @@ fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid:
     emit(Kind::Listen, record.header.time_ns, &record);
 }
 
-/// A child is a clone of its listener here: addresses, port and backlog are still the listener's.
+/// A child of a listener. The clone still has the listener's queue length.
 #[inline(always)]
 fn child_born(sk: *const u8, netns: Netns) {
-    let key = sock::listener_key(Direct, sk, netns);
-    packet::child_born(key.port);
+    packet::child_born(sock::local_port(Direct, sk));
+    let Some(key) = listener::of_child(Direct, sk, netns) else { return };
     if let Some(last) = LAST_CHILD.get_ptr_mut(0) {
         // SAFETY: the look-up did not fail; the value is this CPU's own.
         unsafe { *last = LastChild { sk: sk as u64, listener: key } };
     }
-    if let Some(stats) = listener::stats(&key, netns.inum) {
+    if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
         let length: u32 = Direct.load(sk, offset!(sk_ack_backlog));
         listener::note_peak(stats, length + 1);
     }
 }
 
-/// Counts the child for its listener: the one remembered on this CPU, or (TCP Fast Open) the one
-/// that is bound to its address, then to the wildcards.
+/// Counts the child for its listener: the one remembered on this CPU, or (TCP Fast Open, whose
+/// children wait for their ACK) the one that is found again.
 #[inline(always)]
 fn child_established(sk: *const u8, netns: Netns) {
     if let Some(last) = LAST_CHILD.get_ptr(0) {
@@ -121,14 +121,10 @@ fn child_established(sk: *const u8, netns: Netns) {
             return;
         }
     }
-    let mut key = sock::listener_key(Direct, sk, netns);
-    if LISTENERS.get_ptr(&key).is_none() {
-        key.address = sock::v4_mapped(0);
-        if LISTENERS.get_ptr(&key).is_none() {
-            key.address = [0; 4];
-        }
+    match listener::of_child(Direct, sk, netns) {
+        Some(key) => count_accepted(&key),
+        None => count_without_row(&sock::listener_key(Direct, sk, netns), Counter::Accepted, 0),
     }
-    count_accepted(&key);
 }
 
 #[inline(always)]
@@ -147,7 +143,8 @@ fn connect_ended(sk: *const u8, netns: Netns, new: u8) {
     if tcp.is_null() {
         return;
     }
-    let error: u32 = Direct.load(sk, offset!(sk_err));
+    let hard: u32 = Direct.load(sk, offset!(sk_err));
+    let error = if hard == 0 { Direct.load(sk, offset!(sk_err_soft)) } else { hard };
     let retries: u32 = Direct.load(tcp, offset!(total_retrans));
     let has_port = Direct.load::<u16>(tcp, offset!(inet_sport)) != 0;
     let result = connect_result(new, error, has_port);
@@ -182,7 +179,8 @@ fn count_connect(sk: *const u8, netns: Netns, cgroup: u64, result: ConnectResult
     }
 }
 
-/// `sk_err` is set before the socket is closed. Without one, a socket that never got a port failed
+/// `sk_err` is set before the socket is closed; `sk_err_soft` holds what came while the socket was
+/// locked, so that its owner closed it for that reason. Without either, a socket that never got a port failed
 /// with EADDRNOTAVAIL, and any other was closed by its owner.
 #[inline(always)]
 fn connect_result(new: u8, error: u32, has_port: bool) -> ConnectResult {

@@ -49,6 +49,15 @@ impl Reading {
     }
 }
 
+/// What the hooks in force leave open.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Signals that they cannot tell.
+    pub untold: Vec<Closing>,
+    /// By namespace, the one listener that discarded packets since the last pass.
+    pub suspects: HashMap<u64, ListenerKey>,
+}
+
 struct Entry {
     inum: u32,
     books: Books,
@@ -102,7 +111,7 @@ impl Registry {
         readings: &[Reading],
         before: &Counts,
         after: &Counts,
-        suspects: &HashMap<u64, ListenerKey>,
+        evidence: &Evidence,
         now: Instant,
     ) {
         let (candidates_before, candidates_after) = (before.time_wait_candidates(), after.time_wait_candidates());
@@ -120,7 +129,8 @@ impl Registry {
                 after: of(&after_totals, reading.id),
                 candidates_before: candidates_before.get(&reading.id).cloned().unwrap_or_default(),
                 candidates_after: candidates_after.get(&reading.id).cloned().unwrap_or_default(),
-                sole_suspect: suspects.get(&reading.id).copied(),
+                untold: evidence.untold.clone(),
+                sole_suspect: evidence.suspects.get(&reading.id).copied(),
             });
         }
         self.note_seen_by_hooks(after, &after_totals);

@@ -3,17 +3,17 @@
 //! the thread that opens them; when it ends, everything is detached.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
-use tracer_ebpf::counter::ListenerSocket;
+use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
     reaper::Reaper,
-    registry::{Reading, Registry},
+    registry::{Evidence, Reading, Registry},
 };
 use crate::{
     kernel::{
@@ -24,9 +24,9 @@ use crate::{
     },
     labels::Labels,
     pipeline::{
-        counters::Counts,
+        counters::{Closing, Counts},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
-        snapshot,
+        snapshot::{self, Listener},
     },
     view::{Pass, View},
 };
@@ -106,11 +106,10 @@ impl Worker {
         }
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
-        let no_drop_hooks = self.report.of(Signal::ListenDrops).is_none_or(|drops| drops.rung.is_none());
-        let suspects = if no_drop_hooks { self.reaper.sole_suspects(&listeners, &after) } else { HashMap::new() };
-        self.registry.enter(&discovery, &readings, &before, &after, &suspects, started);
-        for key in listeners.keys() {
-            self.maps.admit_listener(key)?;
+        let evidence = self.evidence(&listeners, &after);
+        self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
+        for (key, listener) in &listeners {
+            self.maps.admit_listener(key, listener.sockets)?;
         }
         self.reap(&after, &listeners, started)?;
         let interval = stretched(self.interval, started.elapsed());
@@ -130,13 +129,22 @@ impl Worker {
         Ok(())
     }
 
+    /// What must make up for hooks that are not in force.
+    fn evidence(&mut self, listeners: &BTreeMap<ListenerKey, Listener>, counts: &Counts) -> Evidence {
+        let stands = |signal| self.report.of(signal).is_some_and(|ladder| ladder.rung.is_some());
+        let mut evidence = Evidence::default();
+        if !stands(Signal::ListenDrops) {
+            evidence.untold.extend([Closing::ListenOverflows, Closing::SynQueueFullDrops]);
+            evidence.suspects = self.reaper.sole_suspects(listeners, counts);
+        }
+        if !stands(Signal::Retransmits) || !stands(Signal::SynackRetransmits) {
+            evidence.untold.push(Closing::SynRetransmits);
+        }
+        evidence
+    }
+
     /// Removes the rows of what is gone for good.
-    fn reap(
-        &mut self,
-        counts: &Counts,
-        listeners: &std::collections::BTreeMap<tracer_ebpf::counter::ListenerKey, snapshot::Listener>,
-        now: Instant,
-    ) -> io::Result<()> {
+    fn reap(&mut self, counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>, now: Instant) -> io::Result<()> {
         let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
         let mut labels = lock(&self.labels);
         if sees_listeners {

@@ -332,8 +332,10 @@ fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
     for signal in Closing::ALL {
         if let Some(kernel) = namespace.books.kernel(signal) {
             rows.add(MetricId::KernelCount, &[label, "", "", signal.name()], number(kernel));
+        }
+        if let Some(difference) = namespace.books.difference(signal) {
             #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
-            let difference = namespace.books.difference(signal) as f64;
+            let difference = difference as f64;
             rows.add(MetricId::CountDifference, &[label, "", "", signal.name()], difference);
         }
     }

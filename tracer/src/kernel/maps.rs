@@ -134,10 +134,11 @@ impl Maps {
         ])
     }
 
-    /// Gives a listener that a pass found a row, so that later sockets find it. Returns false if
-    /// there is no room.
-    pub fn admit_listener(&self, key: &ListenerKey) -> io::Result<bool> {
-        match self.map_listeners()?.update(key, &ListenerStats::default(), Update::NoExist) {
+    /// Gives a listener that a pass found a row, so that its children find it. Returns false if there
+    /// is no room.
+    pub fn admit_listener(&self, key: &ListenerKey, sockets: u32) -> io::Result<bool> {
+        let stats = ListenerStats { opened: u64::from(sockets), ..ListenerStats::default() };
+        match self.map_listeners()?.update(key, &stats, Update::NoExist) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
             // E2BIG: the map is full, which `Fill` shows.

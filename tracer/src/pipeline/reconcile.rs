@@ -83,6 +83,8 @@ pub struct Observation {
     pub candidates_before: Vec<(u64, u64)>,
     /// Candidates after.
     pub candidates_after: Vec<(u64, u64)>,
+    /// Signals that the hooks in force cannot tell apart at all, so that a comparison says nothing.
+    pub untold: Vec<Closing>,
     /// The one listener whose socket discarded packets since the last pass, if it was one alone and
     /// no hook counts drops.
     pub sole_suspect: Option<ListenerKey>,
@@ -103,7 +105,7 @@ pub struct Books {
     /// What the kernel had more of in the last pass, and who was suspected then.
     excess: Totals,
     suspect: Option<ListenerKey>,
-    difference: [i64; Closing::COUNT],
+    difference: [Option<i64>; Closing::COUNT],
     time_wait: Confirmed,
 }
 
@@ -201,8 +203,9 @@ impl Books {
 
     fn compare(&mut self, signal: Closing, seen: &Observation) {
         let index = signal as usize;
-        let Some(kernel) = self.kernel.get(signal) else {
-            self.difference[index] = 0;
+        let told = self.kernel.get(signal).filter(|_| !seen.untold.contains(&signal));
+        let Some(kernel) = told else {
+            self.difference[index] = None;
             return;
         };
         let books = self.outside_maps(signal);
@@ -218,14 +221,19 @@ impl Books {
         }
         let left = excess - stood;
         self.excess.set(signal, left);
-        self.difference[index] = if left > 0 { signed(left) } else { -signed(low.saturating_sub(kernel)) };
+        self.difference[index] = Some(if left > 0 { signed(left) } else { -signed(low.saturating_sub(kernel)) });
     }
 
     /// What counts for a signal besides the rows in the maps.
     #[must_use]
     pub fn outside_maps(&self, signal: Closing) -> u64 {
-        let confirmed = if signal == Closing::TimeWaitOverflows { self.time_wait.total() } else { 0 };
-        self.retired.get(signal) + self.unknown.get(signal) + confirmed
+        let elsewhere = match signal {
+            Closing::TimeWaitOverflows => self.time_wait.total(),
+            // RetransSegs includes those that failed. Before 6.17 no hook sees them.
+            Closing::RetransmittedSegments => self.unknown.get(Closing::RetransmitsFailed),
+            _ => 0,
+        };
+        self.retired.get(signal) + self.unknown.get(signal) + elsewhere
     }
 
     /// Takes over a row that is removed from the maps while the namespace lives.
@@ -256,9 +264,10 @@ impl Books {
         self.time_wait.overflows.iter().map(|(cgroup, n)| (*cgroup, *n))
     }
 
-    /// Kernel's figure outside the bracket at the last pass: positive = the kernel saw more.
+    /// Kernel's figure outside the bracket at the last pass: positive = the kernel saw more. `None`
+    /// where there is nothing to compare.
     #[must_use]
-    pub fn difference(&self, signal: Closing) -> i64 {
+    pub fn difference(&self, signal: Closing) -> Option<i64> {
         self.difference[signal as usize]
     }
 
@@ -318,7 +327,7 @@ mod tests {
         let mut books = Books::open(KernelFigures::ZERO);
         for kernel in [10, 11, 12] {
             books.enter(&pass(10, kernel, 12));
-            assert_eq!(books.difference(SIGNAL), 0, "{kernel}");
+            assert_eq!(books.difference(SIGNAL), Some(0), "{kernel}");
             assert_eq!(books.unknown(SIGNAL), 0);
         }
     }
@@ -327,11 +336,11 @@ mod tests {
     fn an_excess_goes_to_unknown_once_it_stood_in_two_passes() {
         let mut books = Books::open(KernelFigures::ZERO);
         books.enter(&pass(5, 9, 6));
-        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (3, 0));
+        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (Some(3), 0));
         books.enter(&pass(6, 12, 7));
-        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (2, 3), "2 more are new");
+        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (Some(2), 3), "2 more are new");
         books.enter(&pass(9, 12, 9));
-        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (0, 3), "the hooks caught up");
+        assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (Some(0), 3), "the hooks caught up");
     }
 
     #[test]
@@ -339,7 +348,7 @@ mod tests {
         let mut books = Books::open(KernelFigures::ZERO);
         for _ in 0..3 {
             books.enter(&pass(12, 10, 13));
-            assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (-2, 0));
+            assert_eq!((books.difference(SIGNAL), books.unknown(SIGNAL)), (Some(-2), 0));
         }
     }
 
@@ -348,7 +357,7 @@ mod tests {
         let mut books = Books::open(KernelFigures::ZERO.with(SIGNAL, Some(100)));
         books.enter(&pass(7, 107, 7));
         assert_eq!(books.kernel(SIGNAL), Some(7));
-        assert_eq!(books.difference(SIGNAL), 0);
+        assert_eq!(books.difference(SIGNAL), Some(0));
     }
 
     #[test]
@@ -356,7 +365,7 @@ mod tests {
         let mut books = Books::open(KernelFigures::default());
         books.enter(&pass(7, 107, 7));
         assert_eq!(books.kernel(SIGNAL), None);
-        assert_eq!(books.difference(SIGNAL), 0);
+        assert_eq!(books.difference(SIGNAL), None);
     }
 
     #[test]
@@ -366,8 +375,28 @@ mod tests {
             Observation { kernel: KernelFigures::ZERO.with(Closing::PassiveOpens, Some(4)), ..Observation::default() };
         for _ in 0..3 {
             books.enter(&seen);
-            assert_eq!(books.difference(Closing::PassiveOpens), 4);
+            assert_eq!(books.difference(Closing::PassiveOpens), Some(4));
         }
+    }
+
+    #[test]
+    fn what_the_hooks_cannot_tell_is_not_compared() {
+        let mut books = Books::open(KernelFigures::ZERO);
+        books.enter(&Observation { untold: vec![SIGNAL], ..pass(0, 9, 0) });
+        assert_eq!((books.kernel(SIGNAL), books.difference(SIGNAL)), (Some(9), None));
+    }
+
+    #[test]
+    fn failed_retransmits_are_part_of_the_retransmits() {
+        let mut books = Books::open(KernelFigures::ZERO);
+        let kernel =
+            KernelFigures::ZERO.with(Closing::RetransmitsFailed, Some(5)).with(Closing::RetransmittedSegments, Some(5));
+        let seen = Observation { kernel, ..Observation::default() };
+        books.enter(&seen);
+        books.enter(&seen);
+        assert_eq!(books.unknown(Closing::RetransmitsFailed), 5);
+        assert_eq!(books.unknown(Closing::RetransmittedSegments), 0, "they are not counted twice");
+        assert_eq!(books.difference(Closing::RetransmittedSegments), Some(0));
     }
 
     #[test]
@@ -376,7 +405,7 @@ mod tests {
         books.enter(&pass(7, 7, 7));
         books.retire(&totals(5));
         books.enter(&pass(2, 7, 2));
-        assert_eq!(books.difference(SIGNAL), 0);
+        assert_eq!(books.difference(SIGNAL), Some(0));
     }
 
     #[test]
@@ -439,7 +468,7 @@ mod tests {
         let mut books = Books::open(KernelFigures::ZERO);
         books.enter(&time_wait(&[(1, 10)], 9, &[(1, 10)]));
         assert_eq!(books.time_wait_confirmed().collect::<Vec<_>>(), vec![(1, 9)]);
-        assert_eq!(books.difference(Closing::TimeWaitOverflows), 0);
+        assert_eq!(books.difference(Closing::TimeWaitOverflows), Some(0));
         books.enter(&time_wait(&[(1, 12)], 11, &[(1, 12)]));
         assert_eq!(books.time_wait_confirmed().collect::<Vec<_>>(), vec![(1, 11)], "the tenth stays rejected");
     }

@@ -59,7 +59,7 @@ metrics! {
     TcpSynackRetransmits Counter "tracer_tcp_synack_retransmits_total" [LISTENER] "segments" Retransmits
         "SYN-ACKs that the listener sent again for want of the client's ACK, in segments: a part of RetransSegs of /proc/net/snmp and of TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
-        "Segments sent again, SYN-ACKs left out: with tracer_tcp_synack_retransmits_total a namespace's sum equals RetransSegs of /proc/net/snmp, and that of cause syn equals TCPSynRetrans of /proc/net/netstat.";
+        "Segments sent again, SYN-ACKs among them (role server, cause syn): with tracer_tcp_retransmits_failed_total a namespace's sum equals RetransSegs of /proc/net/snmp.";
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
         "Retransmits that the host refused to send, in segments, which tracer_tcp_retransmitted_segments_total counts too: equals TCPRetransFail of /proc/net/netstat.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
