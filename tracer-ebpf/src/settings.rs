@@ -75,6 +75,8 @@ offsets! {
     net_syncookies = "net.ipv4.sysctl_tcp_syncookies";
     /// `tcp_max_syn_backlog` of the namespace.
     net_max_syn_backlog = "net.ipv4.sysctl_max_syn_backlog";
+    /// `ip_local_port_range`: two ints, or since 6.8 one word with the upper end in its upper half.
+    net_local_ports = "net.ipv4.ip_local_ports.range";
     /// `struct inet_timewait_death_row`, embedded or by pointer.
     net_death_row = "net.ipv4.tcp_death_row";
     /// TIME_WAIT sockets plus one (≥ 6.1).
@@ -157,10 +159,14 @@ pub struct Settings {
     pub reason_listen_overflow: u32,
     /// 1 = `tcp_death_row` is a pointer.
     pub death_row_is_pointer: u32,
+    /// 1 = `ip_local_port_range` is one word.
+    pub local_ports_packed: u32,
     /// 1 = `bpf_get_current_task_btf` exists (≥ 5.11).
     pub has_current_task_btf: u32,
     /// 1 = the SYN queue is full at its limit, not above it (before the January 2025 fix).
     pub syn_queue_full_at_limit: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 impl Settings {
@@ -171,8 +177,10 @@ impl Settings {
         ports_per_workload: 0,
         reason_listen_overflow: ABSENT,
         death_row_is_pointer: 0,
+        local_ports_packed: 0,
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
+        zero: 0,
     };
 }
 
@@ -185,4 +193,4 @@ pub mod switch {
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 48);

@@ -174,6 +174,19 @@ pub fn syncookies<R: Reader>(r: R, sk: *const u8) -> u8 {
     r.load(net(r, sk), offset!(net_syncookies))
 }
 
+/// Ends of `ip_local_port_range` of the socket's namespace, inclusive.
+#[inline(always)]
+pub fn local_port_range<R: Reader>(r: R, sk: *const u8) -> (u16, u16) {
+    let net = net(r, sk);
+    let range = offset!(net_local_ports);
+    if setting!(local_ports_packed) == 1 {
+        let packed: u32 = r.load(net, range);
+        (packed as u16, (packed >> 16) as u16)
+    } else {
+        (r.load::<u32>(net, range) as u16, r.load::<u32>(net, range + 4) as u16)
+    }
+}
+
 /// Whether the namespace holds as many TIME_WAIT sockets as it may.
 #[inline(always)]
 pub fn time_wait_full<R: Reader>(r: R, sk: *const u8) -> bool {

@@ -89,6 +89,12 @@ impl Labels {
         Some(labels)
     }
 
+    /// Whether a cgroup is gone for good.
+    #[must_use]
+    pub fn cgroup_has_gone(&self, cgroup: u64) -> bool {
+        cgroup != CGROUP_OTHER && self.attributor.has_gone(cgroup)
+    }
+
     /// Forgets a listener whose row is gone.
     pub fn forget_listener(&mut self, key: &ListenerKey) {
         self.listeners.remove(key);

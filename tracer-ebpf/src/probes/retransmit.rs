@@ -138,16 +138,18 @@ fn cause(tcp: *const u8, skb: *const u8, state: u8) -> RetransmitCause {
 }
 
 /// A child keeps the backlog of the listener that it was cloned from, and a socket that connected
-/// never had one: so the role of any socket can be told, also of one older than the agent. Only the
-/// children of `listen(fd, 0)` need a look at the listeners.
+/// never had one: so the role of any socket can be told, also of one older than the agent. The
+/// children of `listen(fd, 0)` are told by their listener; if that is gone too, by the ports.
 #[inline(always)]
 fn role_and_port(sk: *const u8, netns: Netns, state: u8) -> (Role, u16) {
-    let local_port = sock::local_port(Direct, sk);
+    let (local, remote) = (sock::local_port(Direct, sk), sock::remote_port(Direct, sk));
     if state == state::SYN_SENT {
-        return (Role::Client, sock::remote_port(Direct, sk));
+        return (Role::Client, remote);
     }
     if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 || listener::of_child(Direct, sk, netns).is_some() {
-        return (Role::Server, local_port);
+        return (Role::Server, local);
     }
-    (Role::Client, sock::remote_port(Direct, sk))
+    let (low, high) = sock::local_port_range(Direct, sk);
+    let is_ephemeral = |port| low <= port && port <= high;
+    if is_ephemeral(local) || !is_ephemeral(remote) { (Role::Client, remote) } else { (Role::Unknown, 0) }
 }

@@ -29,6 +29,7 @@ use crate::{
     export::{
         collector::{self, Sources},
         http::{self, Source},
+        own::Own,
         rows::Suppressed,
         status,
     },
@@ -68,6 +69,7 @@ pub struct Shared {
     labels: Arc<Mutex<Labels>>,
     journal: Mutex<Journal>,
     suppressed: Suppressed,
+    own: Own,
 }
 
 /// Preflight and the load of the object, attached to nothing yet.
@@ -117,6 +119,7 @@ pub async fn run(
         labels: Arc::new(Mutex::new(Labels::new(Attributor::new(cgroup_tree()?, Processes::new("/proc"))))),
         journal: Mutex::default(),
         suppressed: Suppressed::default(),
+        own: Own::new().map_err(|error| Failure::other(format!("the agent's own metrics: {error}")))?,
         config,
     });
     let mut worker = Worker {
@@ -232,6 +235,7 @@ impl Source for Shared {
             labels: &mut labels,
             journal: &journal,
             suppressed: &self.suppressed,
+            own: &self.own,
             now: Instant::now(),
         })
     }

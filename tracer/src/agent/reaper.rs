@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_ebpf::counter::{ListenerKey, ListenerStats};
+use tracer_ebpf::counter::{CounterKey, ListenerKey, ListenerStats};
 
 use crate::pipeline::{
     counters::{Counts, Totals},
@@ -22,7 +22,31 @@ pub struct Reaper {
     /// Counts of dead namespaces that no reading of the kernel confirms.
     pub unverified: Totals,
     missing: HashMap<ListenerKey, (Instant, ListenerStats)>,
+    idle: HashMap<(u64, u64), (Instant, u64)>,
     sk_drops: HashMap<ListenerKey, (u32, u64)>,
+}
+
+/// Rows of a workload that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadWorkload {
+    /// Its namespace.
+    pub netns: u64,
+    /// Its cgroup.
+    pub cgroup: u64,
+    /// The rows.
+    pub keys: Vec<CounterKey>,
+    /// What they add up to.
+    pub totals: Totals,
+}
+
+impl DeadWorkload {
+    fn new((netns, cgroup): (u64, u64), rows: Vec<(CounterKey, u64)>) -> Self {
+        let mut totals = Totals::default();
+        for (key, n) in &rows {
+            totals.add_all(&Totals::of_counter(key, *n));
+        }
+        Self { netns, cgroup, keys: rows.into_iter().map(|(key, _)| key).collect(), totals }
+    }
 }
 
 impl Reaper {
@@ -34,6 +58,7 @@ impl Reaper {
             retired: Totals::default(),
             unverified: Totals::default(),
             missing: HashMap::new(),
+            idle: HashMap::new(),
             sk_drops: HashMap::new(),
         }
     }
@@ -63,6 +88,38 @@ impl Reaper {
             }
         }
         self.missing = missing;
+        dead
+    }
+
+    /// Workloads (namespace, cgroup) whose rows are to be removed: the cgroup is gone and nothing was
+    /// counted for `retain`. Their value goes to [`Self::retired`].
+    pub fn dead_workloads(
+        &mut self,
+        counts: &Counts,
+        has_gone: impl Fn(u64) -> bool,
+        now: Instant,
+    ) -> Vec<DeadWorkload> {
+        let mut rows: HashMap<(u64, u64), Vec<(CounterKey, u64)>> = HashMap::new();
+        for (key, n) in counts.counters.iter().filter(|(key, _)| key.cgroup > 1) {
+            rows.entry((key.netns, key.cgroup)).or_default().push((*key, *n));
+        }
+        let mut dead = Vec::new();
+        let mut idle = HashMap::new();
+        for (workload, rows) in rows {
+            let sum = rows.iter().map(|(_, n)| n).sum();
+            let since = match self.idle.get(&workload) {
+                Some((since, then)) if *then == sum => *since,
+                _ => now,
+            };
+            if since != now && now.saturating_duration_since(since) >= self.retain && has_gone(workload.1) {
+                let workload = DeadWorkload::new(workload, rows);
+                self.retired.add_all(&workload.totals);
+                dead.push(workload);
+            } else {
+                idle.insert(workload, (since, sum));
+            }
+        }
+        self.idle = idle;
         dead
     }
 
@@ -154,6 +211,25 @@ mod tests {
         assert!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), start).is_empty());
         let later = start + Duration::from_millis(1);
         assert_eq!(reaper.dead_listeners(&counts(&[(80, 3)]), &BTreeMap::new(), later).len(), 1);
+    }
+
+    #[test]
+    fn a_workload_goes_with_its_cgroup_once_it_is_quiet() {
+        use tracer_ebpf::counter::Counter;
+        let row = |cgroup, n| {
+            let counter = Counter::RetransmitFailed as u8;
+            (CounterKey { netns: 1, cgroup, port: 0, role: 0, counter, a: 0, b: 0, zero: 0 }, n)
+        };
+        let counts = |n| Counts { counters: vec![row(7, n), row(8, 1), row(1, 1), row(0, 1)], ..Counts::default() };
+        let mut reaper = Reaper::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let seven_has_gone = |cgroup| cgroup == 7;
+        assert!(reaper.dead_workloads(&counts(1), seven_has_gone, at(0)).is_empty());
+        assert!(reaper.dead_workloads(&counts(2), seven_has_gone, at(11)).is_empty(), "it still counted");
+        let dead = reaper.dead_workloads(&counts(2), seven_has_gone, at(22));
+        assert_eq!(dead.iter().map(|workload| workload.cgroup).collect::<Vec<_>>(), vec![7]);
+        assert_eq!(reaper.retired.get(crate::pipeline::counters::Closing::RetransmitsFailed), 2);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
         counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         reconcile::{BaselineFinder, Books, Closed, KernelFigures, Observation},
+        snapshot::Listener,
     },
     view::Namespace,
 };
@@ -78,13 +79,7 @@ pub struct Registry {
 
 impl Registry {
     /// Takes a bracketed reading for the baselines; true once no further one could improve them.
-    pub fn observe_baselines(
-        &mut self,
-        _discovery: &Discovery,
-        readings: &[Reading],
-        before: &Counts,
-        after: &Counts,
-    ) -> bool {
+    pub fn observe_baselines(&mut self, readings: &[Reading], before: &Counts, after: &Counts) -> bool {
         let (before, candidates, after) = (before.totals(), after.time_wait_candidates(), after.totals());
         for reading in readings {
             let (finder, seen) = self.baselines.entry(reading.id).or_default();
@@ -137,6 +132,13 @@ impl Registry {
         self.note_missing(discovery, readings, &after_totals, now);
     }
 
+    /// A listener may live in a namespace that neither a path leads to nor a hook has met.
+    pub fn note_listeners(&mut self, listeners: &BTreeMap<ListenerKey, Listener>) {
+        for (key, listener) in listeners {
+            self.entries.entry(key.netns).or_insert_with(|| Entry::new(listener.netns_inum, Books::default()));
+        }
+    }
+
     /// A namespace that only hooks have met: it came and went between two passes, or no path leads
     /// to it. Nothing confirms its counts.
     fn note_seen_by_hooks(&mut self, counts: &Counts, totals: &HashMap<u64, Totals>) {
@@ -179,6 +181,11 @@ impl Registry {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.books.retire(totals);
         }
+    }
+
+    /// Takes over what was confirmed for a workload that is gone; returns how many TIME_WAIT overflows.
+    pub fn retire_cgroup(&mut self, id: u64, cgroup: u64) -> u64 {
+        self.entries.get_mut(&id).map_or(0, |entry| entry.books.retire_cgroup(cgroup))
     }
 
     /// Closes namespaces that are gone and whose rows stood still for `retain`; at once if another
@@ -252,3 +259,6 @@ impl Entry {
 fn of(totals: &HashMap<u64, Totals>, id: u64) -> Totals {
     totals.get(&id).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

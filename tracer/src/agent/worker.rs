@@ -69,7 +69,7 @@ impl Worker {
             let before = self.maps.read()?;
             let (readings, _) = self.visit_all(&discovery, false);
             let after = self.maps.read()?;
-            if self.registry.observe_baselines(&discovery, &readings, &before, &after) {
+            if self.registry.observe_baselines(&readings, &before, &after) {
                 break;
             }
         }
@@ -108,6 +108,7 @@ impl Worker {
         let listeners_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
+        self.registry.note_listeners(&listeners);
         for (key, listener) in &listeners {
             self.maps.admit_listener(key, listener.sockets)?;
         }
@@ -152,6 +153,14 @@ impl Worker {
                 self.registry.retire(key.netns, &totals);
                 self.maps.remove_listener(&key)?;
                 labels.forget_listener(&key);
+            }
+        }
+        for workload in self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now) {
+            self.registry.retire(workload.netns, &workload.totals);
+            let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
+            self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);
+            for key in &workload.keys {
+                self.maps.remove_counter(key)?;
             }
         }
         for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {

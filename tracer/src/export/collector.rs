@@ -19,6 +19,7 @@ use super::{
     agent_rows,
     encode::encode,
     metrics::MetricId,
+    own::Own,
     rows::{ROWS_MAX, Rows, Suppressed},
     value::label,
 };
@@ -50,6 +51,8 @@ pub struct Sources<'a> {
     pub journal: &'a Journal,
     /// Rows refused over all scrapes.
     pub suppressed: &'a Suppressed,
+    /// The agent's own instruments.
+    pub own: &'a Own,
     /// The time.
     pub now: Instant,
 }
@@ -68,8 +71,11 @@ pub fn collect(sources: &mut Sources<'_>) -> Bytes {
             agent_rows::add(&mut rows, sources, None);
         }
     }
+    sources.own.add(&mut rows);
     rows.add_suppressed();
-    encode(&rows)
+    let text = encode(&rows);
+    sources.own.observe_scrape(sources.now.elapsed());
+    text
 }
 
 fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {

@@ -92,6 +92,7 @@ struct Facts {
     offsets: Offsets,
     death_row_is_pointer: bool,
     listen_overflow_reason: Option<u32>,
+    local_ports_packed: bool,
     has_current_task_btf: bool,
 }
 
@@ -115,6 +116,7 @@ impl Facts {
             offsets: without_lazy_cookie(btf, offsets),
             death_row_is_pointer: btf.member("net.ipv4.tcp_death_row").is_some_and(|member| member.is_pointer),
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
+            local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
             has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
         })
     }
@@ -176,7 +178,9 @@ impl Kernel {
             ports_per_workload: options.ports_max,
             reason_listen_overflow: facts.listen_overflow_reason.unwrap_or(ABSENT),
             death_row_is_pointer: facts.death_row_is_pointer.into(),
+            local_ports_packed: facts.local_ports_packed.into(),
             has_current_task_btf: facts.has_current_task_btf.into(),
+            zero: 0,
             syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
         };
         let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };

@@ -241,6 +241,15 @@ impl Books {
         self.retired.add_all(row);
     }
 
+    /// Takes over what was confirmed for a workload that is gone; returns how much.
+    pub fn retire_cgroup(&mut self, cgroup: u64) -> u64 {
+        let confirmed = self.time_wait.overflows.remove(&cgroup).unwrap_or(0);
+        self.time_wait.judged.remove(&cgroup);
+        self.time_wait.order.retain(|id| *id != cgroup);
+        self.retired.add(Closing::TimeWaitOverflows, confirmed);
+        confirmed
+    }
+
     /// The kernel's counter since the baseline, at the last reading.
     #[must_use]
     pub fn kernel(&self, signal: Closing) -> Option<u64> {

@@ -61,7 +61,7 @@ metrics! {
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
         "Segments sent again, SYN-ACKs among them (role server, cause syn): with tracer_tcp_retransmits_failed_total a namespace's sum equals RetransSegs of /proc/net/snmp.";
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
-        "Retransmits that the host refused to send, in segments, which tracer_tcp_retransmitted_segments_total counts too: equals TCPRetransFail of /proc/net/netstat.";
+        "Segments that were to be sent again and that the host itself refused to send, counted here and not in tracer_tcp_retransmitted_segments_total: equals TCPRetransFail of /proc/net/netstat.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
         "Segments the namespace sent, retransmits of data left out, as OutSegs of /proc/net/snmp counts them: the denominator of the retransmit rate.";
     TcpSegmentsReceived Counter "tracer_tcp_segments_received_total" [NAMESPACE] "segments" Proc
@@ -110,6 +110,8 @@ metrics! {
         "Time since the last pass ended, which is the age of what it read.";
     PassInterval Gauge "tracer_pass_interval_seconds" [NODE + PASS] "seconds" Agent
         "Time between two passes now, stretched where passes would cost too much of a core.";
+    ScrapeDuration Histogram "tracer_scrape_duration_seconds" [NODE] "seconds" Agent
+        "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
     BuildInfo Gauge "tracer_build_info" [NODE + VERSION + REVISION] "1" Agent
         "Always 1: which build of the agent this is.";
     ProcessCpuSeconds Counter "process_cpu_seconds_total" [NODE] "seconds" Agent

@@ -96,6 +96,17 @@ impl CgroupTree {
         self.directories.contains_key(&id)
     }
 
+    /// Whether the cgroup was there at the last walk and is no more. One look at its directory.
+    #[must_use]
+    pub fn has_gone(&self, id: u64) -> bool {
+        let Some(path) = self.path_of(id) else { return false };
+        match fs::metadata(self.mount.join(path.trim_start_matches('/'))) {
+            // Numbers are not used twice, names are.
+            Ok(directory) => directory.ino() != id,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// How many walks there have been: it moves when [`contains`](Self::contains) may have new answers.
     #[must_use]
     pub fn walks(&self) -> u64 {

@@ -107,6 +107,18 @@ impl Attributor {
         Some(Arc::new(Owner::new(self.workload_by_process(evidence))))
     }
 
+    /// Whether a cgroup is gone for good; false where that cannot be told.
+    #[must_use]
+    pub fn has_gone(&self, cgroup_id: u64) -> bool {
+        cgroup_id > ROOT_ID
+            && match &self.tree {
+                Some(tree) if tree.contains(cgroup_id) => tree.has_gone(cgroup_id),
+                // A later walk did not find it, though it was found before.
+                Some(tree) => tree.walks() > 0 && !tree.is_truncated() && self.owners.contains_key(&cgroup_id),
+                None => false,
+            }
+    }
+
     /// How many owners are remembered.
     #[must_use]
     pub fn remembered(&self) -> usize {

@@ -1,0 +1,142 @@
+//! Lives of namespaces: born before and after the agent, unseen, dead, and reborn under one inode.
+
+use tracer_ebpf::counter::{Counter, CounterKey, ListenerStats};
+
+use super::*;
+use crate::kernel::netns::NetnsRef;
+
+const HOST: u32 = 1;
+const RETAIN: Duration = Duration::from_secs(10);
+
+fn discovery(inums: &[u32]) -> Discovery {
+    let namespaces =
+        inums.iter().map(|&inum| (inum, NetnsRef { inum, paths: vec![], name: None, lowest_pid: None })).collect();
+    Discovery { host: HOST, namespaces, denied: 0, beyond_limit: 0 }
+}
+
+fn reading(id: u64, inum: u32, listen_drops: u64) -> Reading {
+    let counters = KernelCounters { listen_drops: Some(listen_drops), ..KernelCounters::default() };
+    Reading { id, inum, counters, sockstat: Sockstat::default(), sysctls: Sysctls::default() }
+}
+
+/// A reading of the maps with one listener in namespace `id`.
+fn counts(id: u64, drops: u64) -> Counts {
+    let key = ListenerKey { netns: id, cgroup: 1, address: [0; 4], port: 80, zero: [0; 3] };
+    let stats = ListenerStats { drops: [drops, 0, 0, 0, 0], ..ListenerStats::default() };
+    Counts { listeners: vec![(key, stats)], ..Counts::default() }
+}
+
+fn pass(registry: &mut Registry, inums: &[u32], readings: &[Reading], counts: &Counts, now: Instant) {
+    registry.enter(&discovery(inums), readings, counts, counts, &Evidence::default(), now);
+}
+
+fn namespace(registry: &Registry, inums: &[u32], id: u64) -> Namespace {
+    registry.view(&discovery(inums)).into_iter().find(|namespace| namespace.id == id).unwrap()
+}
+
+#[test]
+fn what_was_counted_before_the_agent_is_no_difference() {
+    let mut registry = Registry::default();
+    let before = Counts::default();
+    assert!(registry.observe_baselines(&[reading(7, 70, 1000)], &before, &before));
+    registry.open_books();
+    pass(&mut registry, &[70], &[reading(7, 70, 1005)], &counts(7, 5), Instant::now());
+    let seen = namespace(&registry, &[70], 7);
+    assert_eq!(seen.books.kernel(Closing::ListenDrops), Some(5));
+    assert_eq!(seen.books.difference(Closing::ListenDrops), Some(0));
+    assert!(seen.alive);
+}
+
+#[test]
+fn a_namespace_made_later_counts_from_zero() {
+    let mut registry = Registry::default();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), Instant::now());
+    assert_eq!(namespace(&registry, &[70], 7).books.kernel(Closing::ListenDrops), Some(3));
+}
+
+#[test]
+fn the_dead_close_once_they_are_quiet() {
+    let mut registry = Registry::default();
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), at(0));
+    pass(&mut registry, &[], &[], &counts(7, 4), at(5));
+    assert!(!namespace(&registry, &[], 7).alive);
+    assert!(registry.close_dead(&counts(7, 4), RETAIN, at(14)).is_empty(), "not yet");
+    pass(&mut registry, &[], &[], &counts(7, 5), at(14));
+    assert!(registry.close_dead(&counts(7, 5), RETAIN, at(15)).is_empty(), "it still counted");
+    pass(&mut registry, &[], &[], &counts(7, 5), at(25));
+    let closed = registry.close_dead(&counts(7, 5), RETAIN, at(25));
+    assert_eq!(closed.len(), 1);
+    assert_eq!(closed[0].1.exported.get(Closing::ListenDrops), 5);
+    assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 2, "the last reading said 3");
+    assert!(registry.view(&discovery(&[])).is_empty());
+}
+
+#[test]
+fn one_that_cannot_be_entered_for_once_stays_alive() {
+    let mut registry = Registry::default();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), Instant::now());
+    pass(&mut registry, &[70], &[], &counts(7, 3), Instant::now());
+    assert!(namespace(&registry, &[70], 7).alive);
+}
+
+#[test]
+fn a_reused_inode_closes_the_old_namespace_at_once() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
+    pass(&mut registry, &[70], &[reading(8, 70, 0)], &counts(7, 3), now);
+    assert_eq!(namespace(&registry, &[70], 8).books.kernel(Closing::ListenDrops), Some(0));
+    let closed = registry.close_dead(&counts(7, 3), RETAIN, now);
+    assert_eq!(closed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), vec![7]);
+    assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 0, "all of it had been read");
+}
+
+#[test]
+fn what_only_hooks_have_met_is_unverified() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[], &[], &counts(9, 6), now);
+    let closed = registry.close_dead(&counts(9, 6), Duration::ZERO, now);
+    assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 6);
+}
+
+#[test]
+fn counters_that_went_backwards_are_another_namespace() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[reading(70, 70, 9)], &counts(70, 9), now);
+    pass(&mut registry, &[70], &[reading(70, 70, 2)], &counts(70, 2), now);
+    assert_eq!(namespace(&registry, &[70], 70).books.kernel(Closing::ListenDrops), Some(2));
+}
+
+#[test]
+fn the_host_is_called_host_and_others_by_inode() {
+    let mut registry = Registry::default();
+    let readings = [reading(5, HOST, 0), reading(7, 70, 0)];
+    pass(&mut registry, &[HOST, 70], &readings, &Counts::default(), Instant::now());
+    assert_eq!(namespace(&registry, &[HOST, 70], 5).label, "host");
+    assert_eq!(namespace(&registry, &[HOST, 70], 7).label, "70");
+}
+
+#[test]
+fn confirmed_overflows_of_a_dead_workload_are_retired_and_still_close() {
+    let candidates = |n| {
+        let counter = Counter::TimeWaitCandidate as u8;
+        let key = CounterKey { netns: 7, cgroup: 50, port: 0, role: 0, counter, a: 0, b: 0, zero: 0 };
+        Counts { counters: vec![(key, n)], ..Counts::default() }
+    };
+    let overflows = |n| {
+        let counters = KernelCounters { time_wait_overflow: Some(n), ..KernelCounters::default() };
+        Reading { counters, ..reading(7, 70, 0) }
+    };
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[overflows(4)], &candidates(5), now);
+    assert_eq!(registry.retire_cgroup(7, 50), 4);
+    pass(&mut registry, &[70], &[overflows(4)], &Counts::default(), now);
+    let seen = namespace(&registry, &[70], 7);
+    assert_eq!(seen.books.difference(Closing::TimeWaitOverflows), Some(0));
+    assert_eq!(seen.books.time_wait_confirmed().count(), 0);
+}
