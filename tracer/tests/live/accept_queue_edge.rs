@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{Closing, DROPS, as_integer, assert_closes};
+use crate::lab::closing::{CLOSING_LIMIT, Closing, DROPS, as_integer, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::load::churn;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
@@ -76,7 +76,7 @@ fn with_cookies_the_difference_is_shown() {
     assert!(watch.delta("SyncookiesRecv") > 100 && kernel > 100, "no cookies or no drops");
 
     agent.sleep_two_passes();
-    until("the account of the difference", Duration::from_secs(5), || {
+    until("the account of the difference", CLOSING_LIMIT, || {
         let scrape = agent.scrape();
         let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
         let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
