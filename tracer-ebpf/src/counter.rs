@@ -85,8 +85,7 @@ wire_enum! {
         Transition = 0, "transition";
         /// Retransmitted segments; `a` = [`RetransmitCause`]; role and port set.
         Retransmit = 1, "retransmit";
-        /// Segments that were to be sent again and did not leave the host (`TCPRetransFail`); `a` =
-        /// [`RetransmitCause`].
+        /// The retransmitted segments that did not leave the host (`TCPRetransFail`).
         RetransmitFailed = 2, "retransmit_failed";
         /// `connect()` calls by SYN retries; `a` = [`ConnectResult`], `b` = bucket of [`CONNECT_RETRY_BUCKETS`].
         ConnectRetries = 3, "connect_retries";

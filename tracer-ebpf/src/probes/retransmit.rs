@@ -91,12 +91,13 @@ fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
     let segments = segments(skb);
     let cause = cause(tcp, skb, state);
     let (role, port) = role_and_port(sk, netns, state);
-    let key = if err == 0 {
-        CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) }
-    } else {
-        workload::key(netns, cgroup, Counter::RetransmitFailed, cause as u8, 0)
-    };
+    let key =
+        CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) };
     workload::count(netns, &key, u64::from(segments));
+    if err != 0 {
+        let failed = workload::key(netns, cgroup, Counter::RetransmitFailed, 0, 0);
+        workload::count(netns, &failed, u64::from(segments));
+    }
     let record = Retransmit {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Retransmit, state),
         connection: sock::connection(Direct, sk),

@@ -201,7 +201,9 @@ impl Registry {
             !entry.alive && ((quiet && !waiting) || living.contains(&entry.inum))
         };
         let over: Vec<u64> = self.entries.iter().filter(|(id, entry)| is_over(id, entry)).map(|(id, _)| *id).collect();
-        let close = |id: u64| self.entries.remove(&id).map(|entry| (id, entry.books.close(&of(&totals, id))));
+        // A handshake that is still pending will be counted in a new row, and close with that.
+        let settled = counts.without_pending().totals();
+        let close = |id: u64| self.entries.remove(&id).map(|entry| (id, entry.books.close(&of(&settled, id))));
         over.into_iter().filter_map(close).collect()
     }
 

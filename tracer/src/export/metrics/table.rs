@@ -59,9 +59,9 @@ metrics! {
     TcpSynackRetransmits Counter "tracer_tcp_synack_retransmits_total" [LISTENER] "segments" Retransmits
         "SYN-ACKs that the listener sent again for want of the client's ACK, in segments: a part of RetransSegs of /proc/net/snmp and of TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
-        "Segments sent again, SYN-ACKs among them (role server, cause syn): with tracer_tcp_retransmits_failed_total a namespace's sum equals RetransSegs of /proc/net/snmp.";
+        "Segments that the kernel sent again or tried to, SYN-ACKs among them (role server, cause syn): a namespace's sum equals RetransSegs of /proc/net/snmp, that of cause syn TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
-        "Segments that were to be sent again and that the host itself refused to send, counted here and not in tracer_tcp_retransmitted_segments_total: equals TCPRetransFail of /proc/net/netstat.";
+        "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory), in segments: equals TCPRetransFail of /proc/net/netstat.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
         "Segments the namespace sent, retransmits of data left out, as OutSegs of /proc/net/snmp counts them: the denominator of the retransmit rate.";
     TcpSegmentsReceived Counter "tracer_tcp_segments_received_total" [NAMESPACE] "segments" Proc
