@@ -71,7 +71,8 @@ fn is_open(key: &ListenerKey) -> bool {
     let Some(stats) = LISTENERS.get_ptr(key) else { return false };
     // SAFETY: the look-up did not fail.
     let stats = unsafe { &*stats };
-    stats.opened > stats.closed
+    // Neither was seen: a listener older than the agent, met by a hook before the first pass.
+    stats.opened > stats.closed || stats.closed == 0
 }
 
 /// Adds one to the namespace's `_other` row of a listener counter.

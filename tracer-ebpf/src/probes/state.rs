@@ -58,7 +58,9 @@ fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
         let stats = unsafe { &mut *stats };
         stats.owner_tgid = tgid;
         stats.owner_comm = comm;
-        add(&raw mut stats.opened, 1);
+        // Listeners older than the agent close without having been seen to open.
+        let unseen = stats.closed.saturating_sub(stats.opened);
+        add(&raw mut stats.opened, unseen + 1);
     }
     debug!(ctx, "listen: port {} tgid {}", key.port, tgid);
     emit_listen(sk, netns, &key, 1, tgid, comm);

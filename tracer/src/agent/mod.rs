@@ -85,7 +85,7 @@ pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
         workloads_max: config.max_workloads,
         ports_max: config.max_ports,
         syn_queue_full_at_limit: preflight.version.is_some_and(KernelVersion::syn_queue_full_at_limit),
-        cgroup_root: cgroup_tree()?.map(|tree| tree.root().to_owned()),
+        cgroup_root: cgroup_tree()?.filter(CgroupTree::is_whole).map(|tree| tree.root().to_owned()),
         debug: config.log_level as u8 >= LogLevel::Debug as u8,
     };
     Kernel::prepare(&btf, options).map_err(|error| Failure::unusable(&error))

@@ -422,7 +422,7 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
         ),
         (Stage::Attach, _, HookKind::Packet) => (
             format!("the program cannot be attached to the cgroup-v2 root: {detail}"),
-            "mount cgroup v2 (it may be beside v1) and grant CAP_NET_ADMIN".to_owned(),
+            "mount the host's cgroup v2 (it may be beside v1; in a container its /sys/fs/cgroup) and grant CAP_NET_ADMIN".to_owned(),
         ),
         (_, _, kind) => (format!("{} failed: {detail}", kind.name()), "please report it with the kernel's version".to_owned()),
     };

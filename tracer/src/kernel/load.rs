@@ -443,7 +443,7 @@ fn attach(program: &mut Program, attach: Attach, cgroup: Option<&std::path::Path
             program.attach(name, 0).map(|_| ())?;
         }
         (Program::CgroupSkb(program), direction) => {
-            let root = cgroup.ok_or_else(|| io::Error::other("cgroup v2 is not mounted"));
+            let root = cgroup.ok_or_else(|| io::Error::other("the root of cgroup v2 is not mounted here"));
             let root = root.and_then(File::open).map_err(AttachError::Io)?;
             let direction = if direction == Attach::CgroupIngress {
                 CgroupSkbAttachType::Ingress

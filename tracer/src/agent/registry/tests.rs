@@ -94,6 +94,33 @@ fn a_reused_inode_closes_the_old_namespace_at_once() {
 }
 
 #[test]
+fn what_is_pending_at_the_end_is_not_retired_twice() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    let mut with_pending = counts(7, 3);
+    with_pending.pending.push(tracer_ebpf::counter::PendingHandshake {
+        listener: with_pending.listeners[0].0,
+        since_ns: 1,
+        remote: [0; 4],
+        local: [0; 4],
+        queue_length: 6,
+        queue_limit: 5,
+        syn_queue_length: 0,
+        netns_inum: 70,
+        remote_port: 1,
+        reason: 0,
+        family: 2,
+        zero: 0,
+    });
+    pass(&mut registry, &[70], &[reading(7, 70, 4)], &with_pending, now);
+    pass(&mut registry, &[], &[], &with_pending, now);
+    assert!(registry.close_dead(&with_pending, Duration::ZERO, now).is_empty(), "it waits for the kernel side");
+    pass(&mut registry, &[70], &[reading(8, 70, 0)], &with_pending, now);
+    let closed = registry.close_dead(&with_pending, RETAIN, now);
+    assert_eq!(closed[0].1.exported.get(Closing::ListenDrops), 3, "the fourth closes with its own row");
+}
+
+#[test]
 fn what_only_hooks_have_met_is_unverified() {
     let mut registry = Registry::default();
     let now = Instant::now();

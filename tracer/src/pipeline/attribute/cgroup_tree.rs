@@ -69,6 +69,13 @@ impl CgroupTree {
         Self { mount, directories: HashMap::new(), walked: None, truncated: false, walks: 0 }
     }
 
+    /// Whether the mount shows the whole hierarchy and not a container's part: only then do programs
+    /// attached to it see every socket.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        fs::metadata(&self.mount).is_ok_and(|root| root.ino() == ROOT_ID)
+    }
+
     /// Where the hierarchy is mounted.
     #[must_use]
     pub fn root(&self) -> &Path {
