@@ -57,11 +57,11 @@ const SIGNALS: &[Signal] = &[
         counter: "TCPReqQFullDrop",
         parts: &[Part { metric: DROPS, labels: &[&[("reason", "syn_queue_full")]] }],
     },
-    // What did not leave the host is counted apart, and in RetransSegs all the same.
+    // Attempts, as the kernel counts them: what did not leave the host is among them.
     Signal {
         name: "retransmitted_segments",
         counter: "RetransSegs",
-        parts: &[Part { metric: RETRANSMITS, labels: &[] }, Part { metric: RETRANSMITS_FAILED, labels: &[] }],
+        parts: &[Part { metric: RETRANSMITS, labels: &[] }],
     },
     Signal {
         name: "syn_retransmits",
@@ -99,8 +99,6 @@ pub(crate) struct Closing<'a> {
     watches: Vec<&'a Watch<'a>>,
     /// Drops that no hook can tell the reason of.
     unknown_drops: u64,
-    /// Signals whose sum over the metric is not asked for.
-    sum_exceptions: Vec<&'static str>,
     /// Signals that are not asked for at all.
     exceptions: Vec<&'static str>,
 }
@@ -113,20 +111,12 @@ pub(crate) fn assert_closes(agent: &Agent, watches: &[&Watch<'_>]) {
 
 impl<'a> Closing<'a> {
     pub(crate) fn of(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
-        Self { agent, watches: watches.to_vec(), unknown_drops: 0, sum_exceptions: Vec::new(), exceptions: Vec::new() }
+        Self { agent, watches: watches.to_vec(), unknown_drops: 0, exceptions: Vec::new() }
     }
 
     /// Expects exactly this many drops with the reason `unknown` over all namespaces.
     pub(crate) fn unknown_drops(mut self, count: u64) -> Self {
         self.unknown_drops = count;
-        self
-    }
-
-    /// Does not compare the sum over the metric of this signal; the caller says why. What the agent
-    /// says of the kernel's counter and the difference is still checked.
-    pub(crate) fn without_sum_of(mut self, signal: &'static str) -> Self {
-        assert_known(signal);
-        self.sum_exceptions.push(signal);
         self
     }
 
@@ -180,7 +170,6 @@ impl<'a> Closing<'a> {
     }
 
     fn compare_signal(&self, scrape: &Scrape, signal: &Signal, now: &[Counters], faults: &mut String) {
-        let compare_sum = !self.sum_exceptions.contains(&signal.name);
         let mut missing = 0;
         for (watch, now) in self.watches.iter().zip(now) {
             let kernel = watch.delta_of(now, signal.counter);
@@ -188,7 +177,7 @@ impl<'a> Closing<'a> {
             let account = scrape.one("tracer_kernel_count_total", &labels);
             let difference = scrape.one("tracer_count_difference", &labels);
             let sum = signal.sum(scrape, &watch.inode);
-            let too_much = compare_sum && sum > kernel;
+            let too_much = sum > kernel;
             missing += kernel.saturating_sub(sum);
             if too_much || account.as_ref() != Ok(&as_value(kernel)) || difference != Ok(0.0) {
                 let _ = writeln!(
@@ -201,7 +190,7 @@ impl<'a> Closing<'a> {
         }
         // Series of closed listeners may have been removed; then their counts are here, whole.
         let retired = scrape.sum("tracer_retired_total", &[("signal", signal.name)]);
-        if compare_sum && missing != 0 && missing != retired {
+        if missing != 0 && missing != retired {
             for watch in &self.watches {
                 let _ = writeln!(
                     faults,
