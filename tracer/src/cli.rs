@@ -1,6 +1,9 @@
 //! The command line, as a value.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
@@ -50,26 +53,28 @@ pub enum Command {
 /// Prints help or version as asked; a wrong flag as one line on stderr, with exit code 64.
 #[must_use]
 pub fn report_usage(error: &clap::Error) -> ExitCode {
+    // Where nobody reads there is nobody to be told, so the results of printing are dropped.
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{}", error.render().ansi());
+            let _ = error.print();
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprint!("{}", error.render());
+            let _ = error.print();
             ExitCode::from(failure::USAGE)
         }
         _ => {
-            eprintln!("tracer: {}", one_line(&error.render().to_string()));
+            let _ = writeln!(io::stderr(), "tracer: {}", one_line(&error.render().to_string()));
             ExitCode::from(failure::USAGE)
         }
     }
 }
 
-/// clap's message without the usage block.
+/// clap's message without the usage block and the pointer to help, which one form of ours replaces.
 fn one_line(message: &str) -> String {
+    let ends = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more information");
     let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let parts: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let parts: Vec<&str> = lines.take_while(|line| !ends(line)).collect();
     let text = parts.join("; ");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     format!("{text}; see tracer --help")
@@ -87,10 +92,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_flag_is_one_line_without_usage() {
-        let error = Cli::try_parse_from(["tracer", "run", "--lisen", "x"]).unwrap_err();
-        let line = one_line(&error.render().to_string());
-        assert!(line.starts_with("unexpected argument '--lisen'"), "{line}");
-        assert!(line.contains("--listen") && !line.contains("Usage") && !line.contains('\n'), "{line}");
+    fn what_is_wrong_is_one_line_without_usage() {
+        for (args, cause, remedy) in [
+            (["run", "--lisen", "x"], "unexpected argument '--lisen'", "'--listen'"),
+            (["run", "--listen", "x"], "invalid value 'x' for '--listen", "[::]:9795"),
+            (["run", "--retain", "7"], "invalid value '7' for '--retain", "2m"),
+            (["run", "--log-level", "loud"], "invalid value 'loud'", "debug"),
+        ] {
+            let error = Cli::try_parse_from([&["tracer"], &args[..]].concat()).unwrap_err();
+            let line = one_line(&error.render().to_string());
+            assert!(line.starts_with(cause) && line.contains(remedy), "{line}");
+            assert!(line.ends_with("; see tracer --help") && line.matches("--help").count() == 1, "{line}");
+            assert!(!line.contains("Usage") && !line.contains('\n'), "{line}");
+        }
     }
 }

@@ -34,14 +34,14 @@ pub struct Flags {
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     /// Address to serve /metrics, /status, /healthz and /readyz on [default: 127.0.0.1:9795]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
     listen: Option<SocketAddr>,
     /// Time between two passes over namespaces and listeners [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     #[serde(with = "humantime_serde::option")]
     pass_interval: Option<Duration>,
     /// How long series of what is gone are kept, at least one scrape interval [default: 2m]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     #[serde(with = "humantime_serde::option")]
     retain: Option<Duration>,
     /// Kinds of hooks not to use
@@ -134,10 +134,12 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file holds something else than known keys with valid values.
-    #[error("{path}: {message}")]
+    #[error("{path}:{line}: {message}; tracer run --help lists the keys as flags")]
     Parse {
         /// The file.
         path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
         /// What is wrong, on one line.
         message: String,
     },
@@ -198,12 +200,19 @@ impl Config {
     }
 }
 
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an address with its port, as 127.0.0.1:9795 or [::]:9795".to_owned())
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a number with its unit, as 500ms, 5s or 2m".to_owned())
+}
+
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        let message = format!("line {line}: {}", error.message().replace('\n', " "));
-        ConfigError::Parse { path: path.to_owned(), message }
+        ConfigError::Parse { path: path.to_owned(), line, message: error.message().replace('\n', " ") }
     })
 }
 
@@ -249,7 +258,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {
         let error = load(&[], Some("rate_limit = 5\nrate_limt = 6\n")).unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("rate_limt"), "{error}");
+        assert!(error.contains("tracer.toml:2: ") && error.contains("rate_limt"), "{error}");
         assert!(!error.contains('\n'));
     }
 

@@ -1,6 +1,9 @@
 //! `tracer`: parses the command line and hands over to the command.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tracer::{
@@ -17,13 +20,14 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(flags) => run::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options),
-        Command::MetricsDoc => {
-            print!("{}", tracer::export::reference::markdown());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::MetricsDoc => io::stdout()
+            .write_all(tracer::export::reference::markdown().as_bytes())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Failure::other(format!("cannot write the page: {error}; give stdout room"))),
     };
     outcome.unwrap_or_else(|failure: Failure| {
-        eprintln!("tracer: {failure}");
+        // With stderr gone the exit code alone has to tell.
+        let _ = writeln!(io::stderr(), "tracer: {failure}");
         failure.exit_code()
     })
 }
