@@ -76,7 +76,11 @@ pub struct Shared {
 pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
     let preflight = Preflight::collect();
     preflight.verdict().map_err(|error| Failure::unusable(&error))?;
-    let btf = Btf::from_sys_fs().map_err(|error| Failure::unusable(&error))?;
+    let btf = Btf::from_sys_fs().map_err(|error| {
+        Failure::unusable(&format_args!(
+            "the kernel's type information cannot be used: {error}; please report it with the kernel's version"
+        ))
+    })?;
     let options = LoadOptions {
         disabled: config.disable_hooks.clone(),
         ring_bytes: config.ring_bytes,

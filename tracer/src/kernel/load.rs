@@ -3,6 +3,8 @@
 //! Owns the loaded programs: dropping [`Kernel`] detaches everything. Maps are made by
 //! [`Kernel::prepare`], hooks attached by [`Kernel::attach`], so that baselines can be read between.
 
+mod error;
+
 use std::{fs::File, io, io::Read, os::fd::AsFd};
 
 use aya::{
@@ -10,13 +12,15 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use thiserror::Error;
 use tracer_ebpf::{
     counter::ListenerSocket,
     settings::{ABSENT, Offsets, Settings, switch},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use error::LoadError;
+
+use self::error::{chain, errno, maps_refused};
 use super::{
     btf::Btf,
     hooks::{
@@ -50,28 +54,6 @@ pub struct LoadOptions {
     pub cgroup_root: Option<std::path::PathBuf>,
     /// Whether the programs' debug output is wanted.
     pub debug: bool,
-}
-
-/// Why nothing could be loaded.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// A field that every program needs is not in the kernel's BTF.
-    #[error("the kernel's BTF has no {0}, so this kernel cannot be read; please report its version")]
-    Offset(&'static str),
-    /// The kernel refused the maps or the object's BTF.
-    #[error(
-        "the kernel refused the tracer's maps: {0}; give the agent CAP_BPF, and before Linux 5.11 a higher RLIMIT_MEMLOCK (ulimit -l)"
-    )]
-    Maps(String),
-    /// The kernel's BTF could not be read a second time.
-    #[error("reading the kernel's BTF for program load: {0}")]
-    Btf(#[from] aya::BtfError),
-    /// A map of the object is not there: the object and the agent are from different builds.
-    #[error("the eBPF object has no map {0}; rebuild with `cargo xtask build`")]
-    MissingMap(&'static str),
-    /// A map could not be opened.
-    #[error("opening a map: {0}")]
-    Io(#[from] io::Error),
 }
 
 /// Field offsets that may be absent on some supported kernel; all others are required.
@@ -194,7 +176,7 @@ impl Kernel {
             .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(16))
             .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
             .load(OBJECT)
-            .map_err(|error| LoadError::Maps(chain(&error)))?;
+            .map_err(|error| maps_refused(&error))?;
         Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts })
     }
 
@@ -210,7 +192,7 @@ impl Kernel {
     /// Takes the ring; to be called once.
     pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
         let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::MissingMap("EVENTS"))?;
-        RingBuf::try_from(map).map_err(|error| LoadError::Maps(chain(&error)))
+        RingBuf::try_from(map).map_err(|error| maps_refused(&error))
     }
 
     /// The object, for the programs' log output.
@@ -472,26 +454,6 @@ fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Refusal {
         other => chain(other),
     };
     explain(attach, stage, errno(error), &detail)
-}
-
-/// The errno at the root of an error.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-    own.or_else(|| error.source().and_then(errno))
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', " ")
 }
 
 fn kinds_of(hooks: &[Hook]) -> String {
