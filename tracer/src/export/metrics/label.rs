@@ -41,7 +41,18 @@ const REASONS: [&str; DropReason::COUNT] = names!(DropReason);
 const CAUSES: [&str; RetransmitCause::COUNT] = names!(RetransmitCause);
 const ROLES: [&str; Role::COUNT] = names!(Role);
 const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
-const EVENTS: [&str; event::Kind::COUNT] = names!(event::Kind);
+
+/// Kinds of ring records, and what a record of no known kind counts under.
+const EVENTS: [&str; event::Kind::COUNT + 1] = {
+    let known: [&str; event::Kind::COUNT] = names!(event::Kind);
+    let mut names = ["unknown"; event::Kind::COUNT + 1];
+    let mut index = 0;
+    while index < known.len() {
+        names[index] = known[index];
+        index += 1;
+    }
+    names
+};
 
 /// The states that `inet_sock_set_state` shows: `TIME_WAIT` (6) and `NEW_SYN_RECV` (12) sockets are
 /// no full sockets and never pass through it.

@@ -57,7 +57,7 @@ metrics! {
     TcpAcceptedConnections Counter "tracer_tcp_accepted_connections_total" [LISTENER] "connections" Transitions
         "Connections whose handshake completed at the listener (LISTEN to SYN_RECV to ESTABLISHED), in connections, whether or not the process has called accept().";
     TcpSynackRetransmits Counter "tracer_tcp_synack_retransmits_total" [LISTENER] "segments" Retransmits
-        "SYN-ACKs that the listener sent again for want of the client's ACK, in segments: a part of RetransSegs of /proc/net/snmp and of TCPSynRetrans of /proc/net/netstat.";
+        "SYN-ACKs that the listener sent again for want of the client's ACK, in segments, which tracer_tcp_retransmitted_segments_total counts too: a part of RetransSegs of /proc/net/snmp and of TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
         "Segments that the kernel sent again or tried to, SYN-ACKs among them (role server, cause syn): a namespace's sum equals RetransSegs of /proc/net/snmp, that of cause syn TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
