@@ -15,6 +15,7 @@ mod accept_queue_edge;
 mod agent_life;
 mod bounds;
 mod connect;
+mod faults;
 mod final_ack;
 mod healthy_listener;
 mod namespace_life;

@@ -1,0 +1,103 @@
+//! Faults at the start: what the agent needs is missing, in a mount or user namespace of its own.
+//! Each is one line on stderr with cause and remedy, and an exit code that says whose fault it is.
+
+use std::process::{Command, Output};
+
+use crate::lab::Lab;
+
+const UNAVAILABLE: i32 = 69;
+const DEGRADED: i32 = 1;
+const UNUSABLE: i32 = 2;
+
+/// Runs `tracer` after `preparation` (shell commands), in a mount namespace of its own.
+fn tracer_after(preparation: &str, args: &[&str]) -> Output {
+    let script = format!("{preparation} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_tracer")]).args(args);
+    command.output().unwrap()
+}
+
+/// The one line with which `tracer run` refuses to start, with the code for an unusable kernel or rights.
+fn refusal(output: &Output) -> String {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(UNAVAILABLE), "{said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let line = said.strip_prefix("tracer: ").and_then(|said| said.strip_suffix('\n')).unwrap();
+    assert!(!line.contains('\n'), "{said}");
+    line.to_owned()
+}
+
+fn refused_after(preparation: &str) -> String {
+    refusal(&tracer_after(preparation, &["run", "--listen", "127.0.0.1:0"]))
+}
+
+#[test]
+fn without_type_information() {
+    let _lab = Lab::enter();
+    let line = refused_after("mount -t tmpfs none /sys");
+    assert!(line.starts_with("the kernel has no type information (/sys/kernel/btf/vmlinux): "), "{line}");
+    assert!(line.contains("CONFIG_DEBUG_INFO_BTF=y") && line.contains("mount the host's /sys"), "{line}");
+}
+
+#[test]
+fn with_corrupt_type_information() {
+    let _lab = Lab::enter();
+    let line = refused_after("mount --bind /proc/version /sys/kernel/btf/vmlinux");
+    assert!(line.starts_with("the kernel's type information cannot be used: not BTF"), "{line}");
+    assert!(line.ends_with("please report it with the kernel's version"), "{line}");
+}
+
+#[test]
+fn with_unreadable_proc() {
+    let _lab = Lab::enter();
+    let line = refused_after("mount -t tmpfs none /proc");
+    assert!(line.starts_with("cannot read /proc/self/status ("), "{line}");
+    assert!(line.contains("mount proc at /proc"), "{line}");
+}
+
+#[test]
+fn with_too_few_descriptors_for_the_maps() {
+    let _lab = Lab::enter();
+    let line = refused_after("ulimit -n 20");
+    assert!(line.starts_with("the kernel refused the tracer's maps: "), "{line}");
+    assert!(line.contains("Too many open files") && line.contains("ulimit -n"), "{line}");
+}
+
+#[test]
+fn with_some_capabilities_only() {
+    let _lab = Lab::enter();
+    let args = ["--bounding-set", "-all,+bpf,+perfmon", env!("CARGO_BIN_EXE_tracer"), "run", "--listen", "127.0.0.1:0"];
+    let line = refusal(&Command::new("setpriv").args(args).output().unwrap());
+    assert!(line.starts_with("missing CAP_SYS_ADMIN, CAP_SYS_PTRACE: run as root"), "{line}");
+}
+
+#[test]
+fn as_root_of_a_user_namespace() {
+    let _lab = Lab::enter();
+    let args = ["--user", "--map-root-user", env!("CARGO_BIN_EXE_tracer"), "run", "--listen", "127.0.0.1:0"];
+    let line = refusal(&Command::new("unshare").args(args).output().unwrap());
+    assert!(line.starts_with("bpf() is refused because root here is root of a user namespace only"), "{line}");
+}
+
+#[test]
+fn doctor_says_the_same_with_its_own_code() {
+    let _lab = Lab::enter();
+    let output = tracer_after("mount -t tmpfs none /sys", &["doctor", "--output", "json"]);
+    assert_eq!(output.status.code(), Some(UNUSABLE));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["verdict"], "unusable");
+    assert!(found["obstacle"].as_str().unwrap().starts_with("the kernel has no type information"), "{found}");
+}
+
+/// The packet rung alone needs cgroup v2, so its absence degrades.
+#[test]
+fn without_cgroups_the_packet_rung_says_so() {
+    let _lab = Lab::enter();
+    let args = ["doctor", "--disable-hooks", "fentry,kprobe"];
+    let output = tracer_after("mount -t tmpfs none /sys/fs/cgroup", &args);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(DEGRADED), "{text}");
+    assert!(text.contains("not cgroup_skb/ingress: the program cannot be attached to the cgroup-v2 root"), "{text}");
+    assert!(text.contains("remedy: mount cgroup v2"), "{text}");
+    assert!(text.contains("\nlisten drops         degraded  the namespace's totals"), "{text}");
+}
