@@ -4,5 +4,7 @@
 
 mod binary;
 mod command_line;
+mod dashboards;
 mod exposition;
 mod faults;
+mod promql;
