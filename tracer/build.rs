@@ -1,9 +1,10 @@
 //! Builds the eBPF object that the agent carries, and names the git revision for `--version`.
 //!
-//! Owns: `OUT_DIR/tracer.bpf.o` and the variable `TRACER_REVISION`. The programs come from the
-//! crate `tracer-ebpf`, compiled by the nightly toolchain and by the bpf-linker that
-//! `cargo xtask setup` installs; when one of the two is not there, the build stops with one line
-//! that says so. Must not install anything and must not reach the network.
+//! Owns: `OUT_DIR/tracer.bpf.o`, for the benchmarks `OUT_DIR/bench.bpf.o`, and the variable
+//! `TRACER_REVISION`. The programs come from the crate `tracer-ebpf`, compiled by the nightly
+//! toolchain and by the bpf-linker that `cargo xtask setup` installs; when one of the two is not
+//! there, the build stops with one line that says so. Must not install anything and must not reach
+//! the network.
 
 use std::env;
 use std::fs;
@@ -35,9 +36,12 @@ fn build() -> Result<()> {
     aya_build::build_ebpf([programs], Toolchain::Nightly)?;
 
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let linked = fs::read(out_dir.join("tracer-bpf")).context("reading the linked programs")?;
-    let object = loadable(&linked).context("rewriting the eBPF object")?;
-    fs::write(out_dir.join("tracer.bpf.o"), object).context("writing the eBPF object")
+    for (linked, object) in [("tracer-bpf", "tracer.bpf.o"), ("tracer-bench-bpf", "bench.bpf.o")] {
+        let linked = fs::read(out_dir.join(linked)).context("reading the linked programs")?;
+        let loadable = loadable(&linked).context("rewriting the eBPF object")?;
+        fs::write(out_dir.join(object), loadable).context("writing the eBPF object")?;
+    }
+    Ok(())
 }
 
 /// The directory that holds bpf-linker, once it is certain that the programs can be built.

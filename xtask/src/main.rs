@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod metrics_doc;
 mod process;
@@ -34,6 +35,8 @@ enum Command {
     Run(run::Opts),
     /// Run everything that CI runs.
     Test(test::Opts),
+    /// Measure what the agent costs on this machine.
+    Bench(bench::Opts),
     /// Check the rules of the code base that no compiler knows.
     Tidy(tidy::Opts),
     /// Write docs/metrics.md from the agent's table of metrics.
@@ -56,6 +59,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(opts) => build::run(&opts),
         Command::Run(opts) => run::run(&opts),
         Command::Test(opts) => test::run(&opts),
+        Command::Bench(opts) => bench::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
     }

@@ -16,8 +16,11 @@ use crate::workspace;
 /// Newer ones need an LLVM library that the toolchains do not carry.
 const BPF_LINKER_VERSION: &str = "0.10.1";
 
-/// Programs that the live tests and the benchmarks call, and the Debian package of each.
-const TEST_TOOLS: &[(&str, &str)] = &[
+/// A program and the Debian package that brings it.
+type Tool = (&'static str, &'static str);
+
+/// Programs that the live tests call.
+const TEST_TOOLS: &[Tool] = &[
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
@@ -25,6 +28,12 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("promtool", "prometheus"),
 ];
+
+/// Programs that the benchmarks call.
+const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx-light")];
+
+/// Packages that start a service where systemd runs, and its name.
+const SERVICES: &[(&str, &str)] = &[("prometheus", "prometheus"), ("nginx-light", "nginx")];
 
 /// Options of `cargo xtask setup`.
 #[derive(Args)]
@@ -108,7 +117,20 @@ fn bpf_linker() -> Result<()> {
 
 /// What the tests call besides the agent itself.
 pub(crate) fn test_tools() -> Result<()> {
-    let packages = missing_packages(|program| process::find(program).is_some());
+    debian_tools("tests", TEST_TOOLS)
+}
+
+/// What the benchmarks call. Not every release has libbpf-tools; without it the comparison is left out.
+pub(crate) fn bench_tools() -> Result<()> {
+    let mut tools = BENCH_TOOLS.to_vec();
+    if process::probe(command("apt-cache").args(["show", "libbpf-tools"])).is_some() {
+        tools.push(("tcpstates", "libbpf-tools"));
+    }
+    debian_tools("benchmarks", &tools)
+}
+
+fn debian_tools(purpose: &str, tools: &[Tool]) -> Result<()> {
+    let packages = missing_packages(tools, |program| process::find(program).is_some());
     if packages.is_empty() {
         return Ok(());
     }
@@ -116,15 +138,17 @@ pub(crate) fn test_tools() -> Result<()> {
     install.args(["install", "-y", "--no-install-recommends"]).args(&packages);
     if !process::is_root() || process::find("apt-get").is_none() {
         let mut advice =
-            format!("the tests need programs that are not installed; as root, type `{}`", process::shown(&install));
+            format!("the {purpose} need programs that are not installed; as root, type `{}`", process::shown(&install));
         if process::find("apt-get").is_none() {
             advice.push_str(", or this system's equivalent");
         }
         bail!(advice);
     }
-    let mut what = format!("{} from Debian's packages, for the tests", packages.join(", "));
-    if packages.contains(&"prometheus") && Path::new("/run/systemd/system").exists() {
-        write!(what, " (only promtool is used; `systemctl disable --now prometheus` stops the service)")?;
+    let mut what = format!("{} from Debian's packages, for the {purpose}", packages.join(", "));
+    for (package, service) in SERVICES {
+        if packages.contains(package) && Path::new("/run/systemd/system").exists() {
+            write!(what, " (its service is not used; `systemctl disable --now {service}` stops it)")?;
+        }
     }
     say(&what);
     process::run(command("apt-get").arg("update"))?;
@@ -132,9 +156,9 @@ pub(crate) fn test_tools() -> Result<()> {
 }
 
 /// The packages of the programs that are not there, each once.
-fn missing_packages(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+fn missing_packages(tools: &[Tool], is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let mut packages: Vec<_> =
-        TEST_TOOLS.iter().filter(|(program, _)| !is_there(program)).map(|&(_, package)| package).collect();
+        tools.iter().filter(|(program, _)| !is_there(program)).map(|&(_, package)| package).collect();
     packages.dedup();
     packages
 }
@@ -149,13 +173,13 @@ mod tests {
 
     #[test]
     fn nothing_is_missing_when_all_programs_are_there() {
-        assert!(missing_packages(|_| true).is_empty());
+        assert!(missing_packages(TEST_TOOLS, |_| true).is_empty());
     }
 
     #[test]
     fn a_package_of_two_programs_is_named_once() {
         assert_eq!(
-            missing_packages(|program| !["ip", "ss", "promtool"].contains(&program)),
+            missing_packages(TEST_TOOLS, |program| !["ip", "ss", "promtool"].contains(&program)),
             ["iproute2", "prometheus"]
         );
     }

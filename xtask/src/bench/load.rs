@@ -1,0 +1,110 @@
+//! Load for the measurements: TCP over loopback in a network namespace of its own, so that neither
+//! its ports nor its TIME_WAIT sockets meet anything else on the machine.
+//!
+//! [`Load`] is the handle; [`serve`] is what runs in the namespace, in a copy of this program: it
+//! answers each line of its input with a number. Client and server are one thread in lock step.
+//! When they do not wait for each other, the queue overflows and one-second retries swing the rate
+//! a hundredfold.
+
+use std::env;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::child::{Dialogue, in_own_netns};
+
+/// Asks a load generator for load.
+pub(super) struct Load(Dialogue);
+
+impl Load {
+    pub(super) fn start() -> Result<Self> {
+        let own = env::current_exe().context("finding this program")?;
+        Ok(Self(Dialogue::start(&mut in_own_netns(&own, &["bench", "--generate-load"]))?))
+    }
+
+    /// Connects, accepts and closes for so long; connections a second.
+    pub(super) fn connect(&mut self, time: Duration) -> Result<f64> {
+        Ok(self.ask("connect", time.as_millis())? / time.as_secs_f64())
+    }
+
+    /// Sends a byte to and fro on one connection for so long; round trips a second.
+    pub(super) fn echo(&mut self, time: Duration) -> Result<f64> {
+        Ok(self.ask("echo", time.as_millis())? / time.as_secs_f64())
+    }
+
+    /// Opens so many listeners and keeps them.
+    pub(super) fn listen(&mut self, listeners: u32) -> Result<()> {
+        self.ask("listen", listeners.into()).map(drop)
+    }
+
+    fn ask(&mut self, what: &str, amount: u128) -> Result<f64> {
+        self.0.say(&format!("{what} {amount}"))?;
+        Ok(self.0.hear()?.parse()?)
+    }
+}
+
+/// The load generator: reads what to do until its input ends.
+pub(super) fn serve() -> Result<()> {
+    let mut kept = Vec::new();
+    for line in io::stdin().lines() {
+        let line = line?;
+        let (what, amount) = line.split_once(' ').context("a line is `what amount`")?;
+        let amount: u64 = amount.parse()?;
+        let time = Duration::from_millis(amount);
+        let count = match what {
+            "connect" => connect(time)?,
+            "echo" => echo(time)?,
+            "listen" => listen(amount, &mut kept)?,
+            other => bail!("no load is called {other}"),
+        };
+        println!("{count}");
+    }
+    Ok(())
+}
+
+fn connect(time: Duration) -> Result<u64> {
+    let (listener, address) = open_listener()?;
+    let end = Instant::now() + time;
+    let mut connections = 0;
+    while Instant::now() < end {
+        let client = TcpStream::connect(address)?;
+        let (server, _) = listener.accept()?;
+        drop(client);
+        drop(server);
+        connections += 1;
+    }
+    Ok(connections)
+}
+
+fn echo(time: Duration) -> Result<u64> {
+    let (listener, address) = open_listener()?;
+    let client = TcpStream::connect(address)?;
+    let (server, _) = listener.accept()?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let end = Instant::now() + time;
+    let mut round_trips = 0;
+    while Instant::now() < end {
+        for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+            from.write_all(b"x")?;
+            to.read_exact(&mut [0])?;
+        }
+        round_trips += 1;
+    }
+    Ok(round_trips)
+}
+
+fn listen(listeners: u64, kept: &mut Vec<TcpListener>) -> Result<u64> {
+    for _ in 0..listeners {
+        kept.push(open_listener()?.0);
+    }
+    Ok(kept.len() as u64)
+}
+
+fn open_listener() -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
