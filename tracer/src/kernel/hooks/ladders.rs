@@ -1,0 +1,199 @@
+//! The table of ladders: for each signal the rungs, their points and the ways to hook them.
+
+use super::{Attach, Hook, Ladder, Point, Rung, Signal, When};
+
+const fn hook(program: &'static str, attach: Attach) -> Hook {
+    Hook { program, attach, when: When::Always }
+}
+
+const fn hook_when(program: &'static str, attach: Attach, when: When) -> Hook {
+    Hook { program, attach, when }
+}
+
+const fn point(ways: &'static [&'static [Hook]]) -> Point {
+    Point { ways, optional: false }
+}
+
+const fn optional(ways: &'static [&'static [Hook]]) -> Point {
+    Point { ways, optional: true }
+}
+
+/// Fentry and kprobe twins that do the same at one function's entry.
+macro_rules! entry_twins {
+    ($function:literal, $fentry:literal, $kprobe:literal) => {
+        &[&[hook($fentry, Attach::Fentry($function))], &[hook($kprobe, Attach::Kprobe($function))]]
+    };
+}
+
+/// Exit of a `*_syn_recv_sock`, which has six or seven arguments; the kprobe twin takes either.
+macro_rules! syn_recv_sock {
+    ($function:literal, $exit6:literal, $exit7:literal, $kprobe:literal, $kretprobe:literal) => {
+        &[
+            &[hook_when($exit6, Attach::Fexit($function), When::FunctionArgs(6))],
+            &[hook_when($exit7, Attach::Fexit($function), When::FunctionArgs(7))],
+            &[hook($kprobe, Attach::Kprobe($function)), hook($kretprobe, Attach::Kretprobe($function))],
+        ]
+    };
+}
+
+/// Outcomes of the kernel's own functions. IPv6 functions are optional: a kernel may be without.
+const LISTEN_OUTCOMES: &[Point] = &[
+    point(entry_twins!("tcp_conn_request", "tcp_conn_request_entry", "tcp_conn_request_kprobe")),
+    point(&[
+        &[hook("tcp_conn_request_exit", Attach::Fexit("tcp_conn_request"))],
+        &[hook("tcp_conn_request_kretprobe", Attach::Kretprobe("tcp_conn_request"))],
+    ]),
+    point(entry_twins!("inet_csk_reqsk_queue_hash_add", "reqsk_queue_hash_add_entry", "reqsk_queue_hash_add_kprobe")),
+    point(entry_twins!("cookie_v4_init_sequence", "cookie_v4_init_sequence_entry", "cookie_v4_init_sequence_kprobe")),
+    optional(entry_twins!(
+        "cookie_v6_init_sequence",
+        "cookie_v6_init_sequence_entry",
+        "cookie_v6_init_sequence_kprobe"
+    )),
+    point(entry_twins!("tcp_v4_route_req", "tcp_v4_route_req_entry", "tcp_v4_route_req_kprobe")),
+    optional(entry_twins!("tcp_v6_route_req", "tcp_v6_route_req_entry", "tcp_v6_route_req_kprobe")),
+    point(&[
+        &[hook("tcp_try_fastopen_exit", Attach::Fexit("tcp_try_fastopen"))],
+        &[hook("tcp_try_fastopen_kretprobe", Attach::Kretprobe("tcp_try_fastopen"))],
+    ]),
+    point(syn_recv_sock!(
+        "tcp_v4_syn_recv_sock",
+        "tcp_v4_syn_recv_sock_exit6",
+        "tcp_v4_syn_recv_sock_exit7",
+        "tcp_v4_syn_recv_sock_kprobe",
+        "tcp_v4_syn_recv_sock_kretprobe"
+    )),
+    optional(syn_recv_sock!(
+        "tcp_v6_syn_recv_sock",
+        "tcp_v6_syn_recv_sock_exit6",
+        "tcp_v6_syn_recv_sock_exit7",
+        "tcp_v6_syn_recv_sock_kprobe",
+        "tcp_v6_syn_recv_sock_kretprobe"
+    )),
+    point(entry_twins!("tcp_req_err", "tcp_req_err_entry", "tcp_req_err_kprobe")),
+];
+
+/// Packets and the transitions that answer them.
+const LISTEN_PACKETS: &[Point] = &[
+    point(&[&[hook("listener_ingress", Attach::CgroupIngress)]]),
+    point(&[&[hook("listener_egress", Attach::CgroupEgress)]]),
+    optional(&[&[hook_when("kfree_skb", Attach::BtfTracepoint("kfree_skb"), When::ListenOverflowReason)]]),
+];
+
+/// All ladders, in the order in which they are attached: what later ones build on comes first.
+pub const LADDERS: &[Ladder] = &[
+    Ladder {
+        signal: Signal::Connections,
+        rungs: &[Rung {
+            name: "transitions",
+            cost: "",
+            points: &[point(&[&[hook("inet_sock_set_state", Attach::BtfTracepoint("inet_sock_set_state"))]])],
+        }],
+        fallback: "nothing",
+        required: true,
+    },
+    Ladder {
+        signal: Signal::ListenDrops,
+        rungs: &[
+            Rung { name: "outcomes", cost: "", points: LISTEN_OUTCOMES },
+            Rung {
+                name: "packets",
+                cost: "with SYN cookies in play the accept queue's length decides, which can be off by some \
+                       hundredths of a percent while accept() runs at the queue's edge; drops by ICMP are not attributed",
+                points: LISTEN_PACKETS,
+            },
+        ],
+        fallback: "the namespace's totals; a drop is attributed only where one listener alone discarded packets",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::Retransmits,
+        rungs: &[Rung {
+            name: "tracepoint",
+            cost: "",
+            points: &[point(&[
+                &[hook_when(
+                    "tcp_retransmit_skb_err",
+                    Attach::BtfTracepoint("tcp_retransmit_skb"),
+                    When::TracepointArgs(3),
+                )],
+                &[hook_when(
+                    "tcp_retransmit_skb",
+                    Attach::BtfTracepoint("tcp_retransmit_skb"),
+                    When::TracepointArgs(2),
+                )],
+            ])],
+        }],
+        fallback: "the namespace's totals",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::SynackRetransmits,
+        rungs: &[Rung {
+            name: "tracepoint",
+            cost: "",
+            points: &[point(&[&[hook("tcp_retransmit_synack", Attach::BtfTracepoint("tcp_retransmit_synack"))]])],
+        }],
+        fallback: "the namespace's totals",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::TimeWaitOverflows,
+        rungs: &[
+            Rung {
+                name: "outcomes",
+                cost: "",
+                points: &[point(&[
+                    &[hook("inet_twsk_alloc_exit", Attach::Fexit("inet_twsk_alloc"))],
+                    &[
+                        hook("inet_twsk_alloc_kprobe", Attach::Kprobe("inet_twsk_alloc")),
+                        hook("inet_twsk_alloc_kretprobe", Attach::Kretprobe("inet_twsk_alloc")),
+                    ],
+                ])],
+            },
+            Rung {
+                name: "candidates",
+                cost: "the number is the kernel's; when several workloads of one namespace close at the limit, \
+                       the split between them is by the order in which they came",
+                // Carried by the state hook, which is required: nothing further to attach.
+                points: &[],
+            },
+        ],
+        fallback: "the namespace's totals",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::ListenerPass,
+        rungs: &[
+            Rung {
+                name: "task_file",
+                cost: "",
+                points: &[point(&[&[hook("listeners_by_task", Attach::Iterator("task_file"))]])],
+            },
+            Rung {
+                name: "tcp",
+                cost: "one walk for each namespace; a listener older than the agent has no process name",
+                points: &[point(&[&[hook("listeners_by_netns", Attach::Iterator("tcp"))]])],
+            },
+        ],
+        fallback: "no queue lengths",
+        required: false,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rungs_are_named_once_and_points_have_ways() {
+        for ladder in LADDERS {
+            let mut names: Vec<_> = ladder.rungs.iter().map(|rung| rung.name).collect();
+            names.dedup();
+            assert_eq!(names.len(), ladder.rungs.len());
+            for point in ladder.rungs.iter().flat_map(|rung| rung.points) {
+                assert!(point.ways.iter().all(|way| !way.is_empty()));
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What became of the ladders: why a hook is not in force, what is, and how good that is. Pure.
+
+use serde::Serialize;
+
+use super::{Attach, HookKind, LADDERS, Signal};
+
+/// Where a hook failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The user switched its kind off.
+    SwitchedOff,
+    /// The kernel lacks the function or tracepoint, or it has another number of arguments.
+    Missing,
+    /// `BPF_PROG_LOAD` failed.
+    Load,
+    /// Attaching failed.
+    Attach,
+}
+
+/// Why a hook is not in force, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// The hook, as [`Attach::describe`] has it.
+    pub hook: String,
+    /// Where it failed.
+    pub stage: Stage,
+    /// What the kernel said, in words.
+    pub cause: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const ENOTSUPP: i32 = 524;
+
+/// Explains a failed hook. `detail` is the error's own text (for a load the verifier's last line).
+#[must_use]
+pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -> Refusal {
+    let (cause, remedy) = match (stage, errno, attach.kind()) {
+        (Stage::SwitchedOff, _, kind) => {
+            (format!("{} hooks are switched off", kind.name()), "drop --disable-hooks or --no-packet-hook".to_owned())
+        }
+        (Stage::Missing, _, _) => (
+            format!("the kernel has no {} of the known form ({detail})", attach.describe()),
+            "none on this kernel; please report its version".to_owned(),
+        ),
+        (Stage::Load, Some(EPERM), HookKind::Fentry) => (
+            "the kernel refuses to load fentry programs (EPERM)".to_owned(),
+            "allow BPF trampolines (CONFIG_FUNCTION_TRACER, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS; no lockdown by policy)"
+                .to_owned(),
+        ),
+        (Stage::Load, Some(EPERM), kind) => (
+            format!("the kernel refuses to load {} programs (EPERM)", kind.name()),
+            "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; check the container's seccomp profile".to_owned(),
+        ),
+        (Stage::Load, Some(EACCES | EINVAL), _) => (
+            format!("the kernel's verifier rejects the program: {detail}"),
+            "please report it with the kernel's version".to_owned(),
+        ),
+        (Stage::Attach, Some(ENOTSUPP), HookKind::Fentry) => (
+            "the function has more arguments than this kernel's trampolines take (ENOTSUPP)".to_owned(),
+            "none before Linux 6.6; the kprobe twin serves as well".to_owned(),
+        ),
+        (Stage::Attach, _, HookKind::Kprobe) => (
+            format!("kprobes cannot be attached: {detail}"),
+            "build the kernel with CONFIG_KPROBE_EVENTS=y, and mount /sys into the container".to_owned(),
+        ),
+        (Stage::Attach, _, HookKind::Packet) => (
+            format!("the program cannot be attached to the cgroup-v2 root: {detail}"),
+            "mount the host's cgroup v2 (it may be beside v1; in a container its /sys/fs/cgroup) and grant CAP_NET_ADMIN".to_owned(),
+        ),
+        (_, _, kind) => (format!("{} failed: {detail}", kind.name()), "please report it with the kernel's version".to_owned()),
+    };
+    Refusal { hook: attach.describe(), stage, cause, remedy }
+}
+
+/// What became of one ladder.
+#[derive(Clone, Debug, Serialize)]
+pub struct LadderReport {
+    /// What it counts.
+    pub signal: Signal,
+    /// Index of the rung in force; `None` = only the fallback is left.
+    pub rung: Option<usize>,
+    /// The rung's name with the kinds of hooks that carry it, or the fallback.
+    pub in_force: String,
+    /// What it cannot do that a better one can.
+    pub cost: String,
+    /// Hooks in force, as [`Attach::describe`] has them.
+    pub hooks: Vec<String>,
+    /// Why better hooks are not in force.
+    pub refusals: Vec<Refusal>,
+}
+
+/// How good what is in force is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every signal stands on a rung that loses nothing.
+    Best,
+    /// Some signal stands lower than it could.
+    Degraded,
+    /// A required signal has no rung.
+    Unusable,
+}
+
+/// What became of all ladders.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// One entry for each of [`LADDERS`], in their order.
+    pub ladders: Vec<LadderReport>,
+}
+
+impl Report {
+    /// The report on one signal.
+    #[must_use]
+    pub fn of(&self, signal: Signal) -> Option<&LadderReport> {
+        self.ladders.iter().find(|ladder| ladder.signal == signal)
+    }
+
+    /// Whether this rung of the signal is in force.
+    #[must_use]
+    pub fn stands_on(&self, signal: Signal, rung: &str) -> bool {
+        let index = self.of(signal).and_then(|report| report.rung);
+        let ladder = LADDERS.iter().find(|ladder| ladder.signal == signal);
+        matches!((ladder, index), (Some(ladder), Some(index)) if ladder.rungs[index].name == rung)
+    }
+
+    /// The verdict over all signals.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.ladders.iter().map(LadderReport::verdict).max().unwrap_or(Verdict::Unusable)
+    }
+}
+
+impl LadderReport {
+    /// The verdict on one signal.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let required = LADDERS.iter().any(|ladder| ladder.signal == self.signal && ladder.required);
+        match self.rung {
+            Some(0) => Verdict::Best,
+            None if required => Verdict::Unusable,
+            _ => Verdict::Degraded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(signal: Signal, rung: Option<usize>) -> LadderReport {
+        LadderReport { signal, rung, in_force: String::new(), cost: String::new(), hooks: vec![], refusals: vec![] }
+    }
+
+    #[test]
+    fn verdict_is_that_of_the_worst_signal() {
+        let mut all = Report { ladders: LADDERS.iter().map(|ladder| report(ladder.signal, Some(0))).collect() };
+        assert_eq!(all.verdict(), Verdict::Best);
+        all.ladders[1].rung = Some(1);
+        assert_eq!(all.verdict(), Verdict::Degraded);
+        all.ladders[1].rung = None;
+        assert_eq!(all.verdict(), Verdict::Degraded, "listener drops fall back to the totals");
+        all.ladders[0].rung = None;
+        assert_eq!(all.verdict(), Verdict::Unusable, "transitions are required");
+    }
+
+    #[test]
+    fn an_empty_report_is_unusable() {
+        assert_eq!(Report::default().verdict(), Verdict::Unusable);
+    }
+
+    #[test]
+    fn each_failure_has_a_cause_and_a_remedy_of_its_own() {
+        let function = "tcp_conn_request";
+        let table = [
+            (Attach::Fentry(function), Stage::Load, Some(EPERM), "fentry programs", "trampolines"),
+            (Attach::Fexit(function), Stage::Attach, Some(ENOTSUPP), "arguments", "kprobe twin"),
+            (Attach::Kprobe(function), Stage::Attach, Some(2), "kprobes cannot", "CONFIG_KPROBE_EVENTS"),
+            (Attach::CgroupIngress, Stage::Attach, Some(EPERM), "cgroup-v2 root", "CAP_NET_ADMIN"),
+            (Attach::BtfTracepoint(function), Stage::Load, Some(EPERM), "tracepoint programs", "CAP_BPF"),
+            (Attach::BtfTracepoint(function), Stage::Load, Some(EACCES), "verifier", "report"),
+            (Attach::Kprobe(function), Stage::SwitchedOff, None, "switched off", "--disable-hooks"),
+            (Attach::Fentry(function), Stage::Missing, None, "no fentry/tcp_conn_request", "report"),
+        ];
+        for (attach, stage, errno, cause, remedy) in table {
+            let refusal = explain(attach, stage, errno, "detail");
+            assert!(refusal.cause.contains(cause), "{refusal:?}");
+            assert!(refusal.remedy.contains(remedy), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn stands_on_compares_the_rung_in_force() {
+        let report = Report { ladders: vec![report(Signal::ListenDrops, Some(1))] };
+        assert!(report.stands_on(Signal::ListenDrops, "packets"));
+        assert!(!report.stands_on(Signal::ListenDrops, "outcomes"));
+        assert!(!report.stands_on(Signal::Retransmits, "tracepoint"));
+    }
+}
