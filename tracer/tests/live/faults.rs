@@ -98,6 +98,6 @@ fn without_cgroups_the_packet_rung_says_so() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(DEGRADED), "{text}");
     assert!(text.contains("not cgroup_skb/ingress: the program cannot be attached to the cgroup-v2 root"), "{text}");
-    assert!(text.contains("remedy: mount cgroup v2"), "{text}");
+    assert!(text.contains("remedy: mount the host's cgroup v2"), "{text}");
     assert!(text.contains("\nlisten drops         degraded  the namespace's totals"), "{text}");
 }
