@@ -79,7 +79,7 @@ fn loadable(linked: &[u8]) -> Result<Vec<u8>> {
         let name = section.name.as_slice();
         section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
         if let (b".BTF", SectionData::Data(btf)) = (name, &mut section.data) {
-            name_types_for_kernel(btf.to_mut());
+            name_types_for_kernel(btf.to_mut())?;
         }
     }
     elf.delete_orphans();
@@ -99,8 +99,10 @@ fn loadable(linked: &[u8]) -> Result<Vec<u8>> {
 /// bpf-linker leaves the names of Rust generics such as `MaybeUninit<u8>` in place, and the kernel
 /// then refuses the whole of the BTF with EINVAL (aya issue 1490). Names are recognised by their
 /// shape, an identifier that ends in `>`: the source lines in the same table start with a blank.
-fn name_types_for_kernel(btf: &mut [u8]) {
-    for name in btf.split_mut(|byte| *byte == 0) {
+///
+/// Only the string table is searched: by chance, bytes of the types before it look like such names.
+fn name_types_for_kernel(btf: &mut [u8]) -> Result<()> {
+    for name in btf_strings(btf)?.split_mut(|byte| *byte == 0) {
         let starts_identifier = name.first().is_some_and(u8::is_ascii_alphabetic);
         if starts_identifier && name.ends_with(b">") {
             for byte in name {
@@ -110,6 +112,18 @@ fn name_types_for_kernel(btf: &mut [u8]) {
             }
         }
     }
+    Ok(())
+}
+
+/// The string table, where `struct btf_header` says that it is.
+fn btf_strings(btf: &mut [u8]) -> Result<&mut [u8]> {
+    let word = |at: usize| -> Result<usize> {
+        let bytes = btf.get(at..at + 4).context("the BTF ends within its header")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?).try_into()?)
+    };
+    let (header_len, offset, len) = (word(4)?, word(16)?, word(20)?);
+    let start = header_len + offset;
+    btf.get_mut(start..start + len).context("the BTF ends within its strings")
 }
 
 /// The commit that is built, or "unknown" outside a git checkout.
