@@ -19,13 +19,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A namespace is taken apart by a kernel worker; its inode number is free after that.
 const CLEANUP: Duration = Duration::from_millis(300);
 
-/// Drops some SYNs in the namespace and says how many the kernel counted.
-fn drop_some(netns: &Netns, clients: usize) -> u64 {
+/// Drops some SYNs in the namespace; gives the listener and how many the kernel counted.
+fn drop_some(netns: &Netns, clients: usize) -> (Listener, u64) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let _listener = Listener::open(netns, address, 1);
-    let clients = Client::connect_many(netns, address, clients);
-    drop(clients);
-    Counters::read(netns).get("ListenDrops")
+    let listener = Listener::open(netns, address, 1);
+    drop(Client::connect_many(netns, address, clients));
+    (listener, Counters::read(netns).get("ListenDrops"))
 }
 
 #[test]
@@ -34,7 +33,8 @@ fn namespace_made_while_the_agent_runs() {
     let agent = Agent::start();
     let netns = Netns::single();
     let watch = Watch::from_birth(&netns);
-    assert_eq!(drop_some(&netns, 10), 8);
+    let (_listener, drops) = drop_some(&netns, 10);
+    assert_eq!(drops, 8);
     assert_closes(&agent, &[&watch]);
     agent.scrape().one("tracer_netns_info", &[("netns", &watch.inode), ("name", netns.name())]).unwrap();
 }
@@ -42,12 +42,12 @@ fn namespace_made_while_the_agent_runs() {
 #[test]
 fn quick_succession_with_the_same_inode() {
     let _lab = Lab::enter();
-    let agent = Agent::start();
+    let agent = Agent::with(Duration::from_millis(200), &["--retain", "1s"]);
     let (mut inodes, mut reused, mut dead) = (BTreeSet::new(), 0, 0);
     for number in 0..8 {
         let netns = Netns::single();
         reused += usize::from(!inodes.insert(netns.inode()));
-        dead += drop_some(&netns, 4 + number);
+        dead += drop_some(&netns, 4 + number).1;
         // Some live long enough to be read, others die between two passes.
         if number % 2 == 0 {
             agent.sleep_two_passes();
@@ -61,7 +61,8 @@ fn quick_succession_with_the_same_inode() {
     // The last one lives; it may carry the number of all those before it.
     let netns = Netns::single();
     let watch = Watch::from_birth(&netns);
-    assert_eq!(drop_some(&netns, 12), 10);
+    let (_listener, drops) = drop_some(&netns, 12);
+    assert_eq!(drops, 10);
     until("the dead to be retired", LIMIT, || {
         let scrape = agent.scrape();
         let rest: Vec<_> = inodes.iter().filter(|inode| **inode != watch.inode).collect();
