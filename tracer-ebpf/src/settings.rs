@@ -63,10 +63,8 @@ offsets! {
     sk_err_soft = "sock.sk_err_soft";
     /// `u16`, 6 = TCP.
     sk_protocol = "sock.sk_protocol";
-    /// `struct cgroup *` (≥ 5.15).
+    /// `struct cgroup *` (≥ 5.15; before, a tagged integer, which no typed load can follow).
     sk_cgroup = "sock.sk_cgrp_data.cgroup";
-    /// The same as a tagged integer (5.10).
-    sk_cgroup_val = "sock.sk_cgrp_data.val";
     /// `u32`, as `/proc/PID/ns/net` shows it.
     net_inum = "net.ns.inum";
     /// `u64` (≥ 5.12); before, a lazily made atomic: absent.

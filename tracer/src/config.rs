@@ -47,7 +47,7 @@ struct Settings {
     /// Kinds of hooks not to use
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     disable_hooks: Option<Vec<HookKind>>,
-    /// Size of the event ring, a power of two, at least 4096 [default: 4194304]
+    /// Size of the event ring, a power of two, at least 4096 [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<u32>,
     /// Events a second for each kind and CPU, 0 = no limit [default: 10000]
@@ -169,7 +169,7 @@ impl Config {
             pass_interval: own.pass_interval.or(file.pass_interval).unwrap_or(Duration::from_secs(5)),
             retain: own.retain.or(file.retain).unwrap_or(Duration::from_mins(2)),
             disable_hooks,
-            ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(4 << 20),
+            ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(1 << 20),
             rate_limit: own.rate_limit.or(file.rate_limit).unwrap_or(10_000),
             max_listeners: own.max_listeners.or(file.max_listeners).unwrap_or(10_000),
             max_workloads: own.max_workloads.or(file.max_workloads).unwrap_or(5_000),

@@ -89,6 +89,32 @@ impl Labels {
         Some(labels)
     }
 
+    /// A living listener that has the labels of a dead one, so that their series are the same.
+    #[must_use]
+    pub fn heir_of_listener<'a>(
+        &self,
+        dead: &ListenerKey,
+        living: impl IntoIterator<Item = &'a ListenerKey>,
+    ) -> Option<ListenerKey> {
+        let labels = self.listeners.get(dead)?;
+        let is_heir = |key: &&ListenerKey| {
+            (key.netns, key.address, key.port) == (dead.netns, dead.address, dead.port)
+                && *key != dead
+                && self.listeners.get(key) == Some(labels)
+        };
+        living.into_iter().find(is_heir).copied()
+    }
+
+    /// A living cgroup that has the owner of a dead one.
+    pub fn heir_of_cgroup(&mut self, dead: u64, living: impl IntoIterator<Item = u64>, now: Instant) -> Option<u64> {
+        let mut owner = |cgroup_id| {
+            let evidence = Evidence { cgroup_id, holder_tgid: None, netns: Netns::Host };
+            self.attributor.owner(&evidence, now)
+        };
+        let labels = owner(dead)?;
+        living.into_iter().find(|cgroup| *cgroup != dead && owner(*cgroup).is_some_and(|heir| heir == labels))
+    }
+
     /// Whether a cgroup is gone for good.
     #[must_use]
     pub fn cgroup_has_gone(&self, cgroup: u64) -> bool {

@@ -8,11 +8,14 @@ use std::{
 
 use tracer_ebpf::counter::ListenerKey;
 
-use crate::pipeline::{
-    counters::{Closing, Totals},
-    kernel_counters::{KernelCounters, Sockstat, Sysctls},
-    reconcile::Books,
-    snapshot::Listener,
+use crate::{
+    agent::legacy::Legacy,
+    pipeline::{
+        counters::{Closing, Totals},
+        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        reconcile::Books,
+        snapshot::Listener,
+    },
 };
 
 /// The result of all passes so far.
@@ -26,6 +29,8 @@ pub struct View {
     pub retired: Totals,
     /// Counts of dead namespaces that no reading of the kernel confirms.
     pub unverified: Totals,
+    /// Values of rows that are gone, under their heirs' keys.
+    pub legacy: Legacy,
     /// How the passes went.
     pub passes: Vec<Pass>,
     /// Runs and run time of programs: name, runs, nanoseconds.

@@ -2,6 +2,7 @@
 //! ring and HTTP. Nothing is opened before the configuration is valid, and the address is bound
 //! before anything is attached.
 
+pub mod legacy;
 pub mod reaper;
 pub mod registry;
 pub mod worker;
@@ -17,9 +18,10 @@ use std::{
 use aya_log::EbpfLogger;
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 use self::{
+    legacy::Legacy,
     reaper::Reaper,
     registry::Registry,
     worker::{Stop, Worker, lock},
@@ -39,7 +41,7 @@ use crate::{
         hooks::{Report, Verdict},
         load::{Kernel, LoadOptions},
         maps::Maps,
-        netns::Roots,
+        netns::{Roots, VisitError},
         preflight::Preflight,
         version::KernelVersion,
     },
@@ -136,20 +138,36 @@ pub async fn run(
         roots: Roots::default(),
         registry: Registry::default(),
         reaper: Reaper::new(shared.config.retain),
+        legacy: Legacy::default(),
+        stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
     let (stop, stopped) = mpsc::channel();
+    let (ended, end) = oneshot::channel();
     let worker = thread::Builder::new()
         .name("passes".into())
-        .spawn(move || worker.run(&stopped))
+        .spawn(move || {
+            // Nobody listens any more once the agent is leaving.
+            let _ = ended.send(worker.run(&stopped));
+        })
         .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
-    let served = serve(Arc::clone(&shared), http, ring, logger, shutdown, announce).await;
+    let served = tokio::select! {
+        served = serve(Arc::clone(&shared), http, ring, logger, shutdown, announce) => served,
+        end = end => Err(worker_ended(end)),
+    };
     // An error here means that the worker has ended already.
     let _ = stop.send(Stop);
-    let ended = tokio::task::spawn_blocking(move || worker.join().is_ok());
-    match tokio::time::timeout(GRACE, ended).await {
+    let joined = tokio::task::spawn_blocking(move || worker.join().is_ok());
+    match tokio::time::timeout(GRACE, joined).await {
         Ok(Ok(true)) => served,
         _ => Err(Failure::other("the worker thread did not end as it should")),
+    }
+}
+
+fn worker_ended(end: Result<Result<(), VisitError>, oneshot::error::RecvError>) -> Failure {
+    match end {
+        Ok(Err(error)) => Failure::other(format!("the passes ended: {error}; start the agent again")),
+        Ok(Ok(())) | Err(_) => Failure::other("the passes ended by themselves; start the agent again and report it"),
     }
 }
 

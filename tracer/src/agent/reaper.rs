@@ -34,18 +34,18 @@ pub struct DeadWorkload {
     /// Its cgroup.
     pub cgroup: u64,
     /// The rows.
-    pub keys: Vec<CounterKey>,
-    /// What they add up to.
-    pub totals: Totals,
+    pub rows: Vec<(CounterKey, u64)>,
 }
 
 impl DeadWorkload {
-    fn new((netns, cgroup): (u64, u64), rows: Vec<(CounterKey, u64)>) -> Self {
+    /// What the rows add up to.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for (key, n) in &rows {
+        for (key, n) in &self.rows {
             totals.add_all(&Totals::of_counter(key, *n));
         }
-        Self { netns, cgroup, keys: rows.into_iter().map(|(key, _)| key).collect(), totals }
+        totals
     }
 }
 
@@ -64,13 +64,13 @@ impl Reaper {
     }
 
     /// Listeners whose rows are to be removed: not seen and not changed for `retain`, hence over at
-    /// least two readings. Their value goes to [`Self::retired`].
+    /// least two readings.
     pub fn dead_listeners(
         &mut self,
         counts: &Counts,
         listeners: &BTreeMap<ListenerKey, Listener>,
         now: Instant,
-    ) -> Vec<(ListenerKey, Totals)> {
+    ) -> Vec<(ListenerKey, ListenerStats)> {
         let mut dead = Vec::new();
         let mut missing = HashMap::new();
         for (key, stats) in counts.listeners.iter().filter(|(key, _)| !listeners.contains_key(key)) {
@@ -80,9 +80,7 @@ impl Reaper {
             };
             let waiting = counts.pending.iter().any(|pending| pending.listener == *key);
             if since != now && now.saturating_duration_since(since) >= self.retain && !waiting {
-                let totals = Totals::of_listener(stats);
-                self.retired.add_all(&totals);
-                dead.push((*key, totals));
+                dead.push((*key, *stats));
             } else {
                 missing.insert(*key, (since, *stats));
             }
@@ -92,7 +90,7 @@ impl Reaper {
     }
 
     /// Workloads (namespace, cgroup) whose rows are to be removed: the cgroup is gone and nothing was
-    /// counted for `retain`. Their value goes to [`Self::retired`].
+    /// counted for `retain`.
     pub fn dead_workloads(
         &mut self,
         counts: &Counts,
@@ -105,16 +103,15 @@ impl Reaper {
         }
         let mut dead = Vec::new();
         let mut idle = HashMap::new();
-        for (workload, rows) in rows {
+        for ((netns, cgroup), rows) in rows {
+            let workload = (netns, cgroup);
             let sum = rows.iter().map(|(_, n)| n).sum();
             let since = match self.idle.get(&workload) {
                 Some((since, then)) if *then == sum => *since,
                 _ => now,
             };
-            if since != now && now.saturating_duration_since(since) >= self.retain && has_gone(workload.1) {
-                let workload = DeadWorkload::new(workload, rows);
-                self.retired.add_all(&workload.totals);
-                dead.push(workload);
+            if since != now && now.saturating_duration_since(since) >= self.retain && has_gone(cgroup) {
+                dead.push(DeadWorkload { netns, cgroup, rows });
             } else {
                 idle.insert(workload, (since, sum));
             }
@@ -189,7 +186,7 @@ mod tests {
         assert!(reaper.dead_listeners(&counts(&[(80, 4)]), &none, at(18)).is_empty());
         let dead = reaper.dead_listeners(&counts(&[(80, 4)]), &none, at(19));
         assert_eq!(dead.len(), 1);
-        assert_eq!(reaper.retired.get(crate::pipeline::counters::Closing::ListenDrops), 4);
+        assert_eq!(dead[0].1.drops[0], 4);
     }
 
     #[test]
@@ -229,7 +226,7 @@ mod tests {
         assert!(reaper.dead_workloads(&counts(2), seven_has_gone, at(11)).is_empty(), "it still counted");
         let dead = reaper.dead_workloads(&counts(2), seven_has_gone, at(22));
         assert_eq!(dead.iter().map(|workload| workload.cgroup).collect::<Vec<_>>(), vec![7]);
-        assert_eq!(reaper.retired.get(crate::pipeline::counters::Closing::RetransmitsFailed), 2);
+        assert_eq!(dead[0].totals().get(crate::pipeline::counters::Closing::RetransmitsFailed), 2);
     }
 
     #[test]

@@ -188,6 +188,13 @@ impl Registry {
         self.entries.get_mut(&id).map_or(0, |entry| entry.books.retire_cgroup(cgroup))
     }
 
+    /// Another workload of the namespace takes over what was confirmed for one that is gone.
+    pub fn bequeath_cgroup(&mut self, id: u64, cgroup: u64, heir: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.books.bequeath_cgroup(cgroup, heir);
+        }
+    }
+
     /// Closes namespaces that are gone and whose rows stood still for `retain`; at once if another
     /// namespace has got the inode number, which both would be labelled with.
     pub fn close_dead(&mut self, counts: &Counts, retain: Duration, now: Instant) -> Vec<(u64, Closed)> {

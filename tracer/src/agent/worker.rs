@@ -3,7 +3,7 @@
 //! the thread that opens them; when it ends, everything is detached.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -12,7 +12,8 @@ use std::{
 use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
-    reaper::Reaper,
+    legacy::Legacy,
+    reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     },
     labels::Labels,
     pipeline::{
-        counters::{Closing, Counts},
+        counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         snapshot::{self, Listener},
     },
@@ -54,6 +55,10 @@ pub struct Worker {
     pub registry: Registry,
     /// Rows of what is gone.
     pub reaper: Reaper,
+    /// Values that heirs have taken over.
+    pub legacy: Legacy,
+    /// Why this thread must not go on, if so.
+    pub stranded: Option<VisitError>,
 }
 
 /// Tells the worker to end.
@@ -77,17 +82,21 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes passes until told to stop; the first at once.
-    pub fn run(mut self, stop: &mpsc::Receiver<Stop>) {
+    /// Makes passes until told to stop; the first at once. An error means that this thread is of no
+    /// further use.
+    pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
         loop {
             let started = Instant::now();
             if let Err(error) = self.pass() {
                 tracing::warn!(%error, "a pass failed; the next one tries again");
             }
+            if let Some(stranded) = self.stranded.take() {
+                return Err(stranded);
+            }
             let interval = stretched(self.interval, started.elapsed());
             match stop.recv_timeout(interval.saturating_sub(started.elapsed())) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
@@ -99,6 +108,9 @@ impl Worker {
         let before = self.maps.read()?;
         let walks_by_netns = self.report.stands_on(Signal::ListenerPass, "tcp");
         let (readings, mut sockets) = self.visit_all(&discovery, walks_by_netns);
+        if self.stranded.is_some() {
+            return Err(io::Error::other("the worker cannot return to the host's namespace"));
+        }
         let after = self.maps.read()?;
         let namespaces_done = Instant::now();
         if !walks_by_netns {
@@ -122,6 +134,7 @@ impl Worker {
             listeners,
             retired: self.reaper.retired,
             unverified: self.reaper.unverified,
+            legacy: self.legacy.clone(),
             passes,
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
@@ -147,27 +160,59 @@ impl Worker {
     /// Removes the rows of what is gone for good.
     fn reap(&mut self, counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>, now: Instant) -> io::Result<()> {
         let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
-        let mut labels = lock(&self.labels);
+        let shared = Arc::clone(&self.labels);
+        let mut labels = lock(&shared);
         if sees_listeners {
-            for (key, totals) in self.reaper.dead_listeners(counts, listeners, now) {
+            for (key, stats) in self.reaper.dead_listeners(counts, listeners, now) {
+                let totals = Totals::of_listener(&stats);
                 self.registry.retire(key.netns, &totals);
+                if let Some(heir) = labels.heir_of_listener(&key, listeners.keys()) {
+                    self.legacy.bequeath_listener(&key, &stats, heir);
+                } else {
+                    self.reaper.retired.add_all(&totals);
+                    self.reaper.retired.add_all(&self.legacy.end_listener(&key));
+                }
                 self.maps.remove_listener(&key)?;
                 labels.forget_listener(&key);
             }
         }
         for workload in self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now) {
-            self.registry.retire(workload.netns, &workload.totals);
-            let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
-            self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);
-            for key in &workload.keys {
-                self.maps.remove_counter(key)?;
-            }
+            self.bury_workload(&workload, counts, &mut labels, now)?;
         }
         for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
             self.reaper.retired.add_all(&closed.exported);
+            self.reaper.retired.add_all(&self.legacy.end_namespace(id));
             self.reaper.unverified.add_all(&closed.unverified);
             labels.forget_namespace(id);
             remove_rows(&self.maps, counts, id)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a workload's rows; their value goes to a living one with the same labels, if any.
+    fn bury_workload(
+        &mut self,
+        workload: &DeadWorkload,
+        counts: &Counts,
+        labels: &mut Labels,
+        now: Instant,
+    ) -> io::Result<()> {
+        let totals = workload.totals();
+        self.registry.retire(workload.netns, &totals);
+        let neighbours = counts.counters.iter().filter(|(key, _)| key.netns == workload.netns && key.cgroup > 0);
+        let living: BTreeSet<u64> =
+            neighbours.map(|(key, _)| key.cgroup).filter(|cgroup| !labels.cgroup_has_gone(*cgroup)).collect();
+        if let Some(heir) = labels.heir_of_cgroup(workload.cgroup, living, now) {
+            self.legacy.bequeath_counters(&workload.rows, heir);
+            self.registry.bequeath_cgroup(workload.netns, workload.cgroup, heir);
+        } else {
+            self.reaper.retired.add_all(&totals);
+            self.reaper.retired.add_all(&self.legacy.end_workload(workload.netns, workload.cgroup));
+            let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
+            self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);
+        }
+        for (key, _) in &workload.rows {
+            self.maps.remove_counter(key)?;
         }
         Ok(())
     }
@@ -181,6 +226,11 @@ impl Worker {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
+                // The thread is in a namespace that it cannot leave: whatever it read now would be another's.
+                Err(error @ VisitError::Stranded { .. }) => {
+                    self.stranded = Some(error);
+                    break;
+                }
                 Err(error) => tracing::debug!(inum = namespace.inum, %error, "cannot enter a namespace"),
             }
         }

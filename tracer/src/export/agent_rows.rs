@@ -67,6 +67,9 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
         }
         Err(error) => tracing::error!(%error, "cannot read how full the maps are"),
     }
+    for (counter, n) in &counts.lost {
+        rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
+    }
 }
 
 fn passes(rows: &mut Rows<'_>, sources: &Sources<'_>) {

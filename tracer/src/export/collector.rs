@@ -2,7 +2,7 @@
 //! table. Counts are fresh; queue lengths, limits and the kernel's own counters are the last pass's.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -33,6 +33,7 @@ use crate::{
         attribute::Owner,
         counters::{Closing, Counts},
         journal::Journal,
+        snapshot::Listener,
     },
     view::{Namespace, View},
 };
@@ -62,7 +63,8 @@ pub struct Sources<'a> {
 pub fn collect(sources: &mut Sources<'_>) -> Bytes {
     let mut rows = Rows::new(ROWS_MAX, sources.suppressed);
     match sources.maps.read() {
-        Ok(counts) => {
+        Ok(mut counts) => {
+            sources.view.legacy.add_to(&mut counts);
             counted(&mut rows, sources, &counts);
             agent_rows::add(&mut rows, sources, Some(&counts));
         }
@@ -118,6 +120,7 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
     let view = sources.view;
     let keys: BTreeSet<ListenerKey> =
         stats.keys().chain(view.listeners.keys()).chain(pending.keys()).copied().collect();
+    let mut queues: BTreeMap<ListenerValues, Queues> = BTreeMap::new();
     for key in keys {
         let Some(namespace) = namespaces.get(&key.netns) else { continue };
         let stats = stats.get(&key).copied();
@@ -125,8 +128,47 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
         let values = listener_values(namespace, &labels);
         let drops = pending.get(&key).copied().unwrap_or_default();
         listener_counts(rows, sources.report, &values, stats, &drops);
-        listener_queues(rows, view, namespace, &key, &values, stats);
         synack_retransmits(rows, namespace, &labels, stats);
+        queues.entry(values).or_default().add(namespace, stats, view.listeners.get(&key));
+    }
+    for (values, queues) in queues {
+        queues.show(rows, &values);
+    }
+}
+
+/// Queues of all listeners that get the same labels: gauges, which must not be summed.
+#[derive(Default)]
+struct Queues {
+    peak: u32,
+    open: Option<Listener>,
+}
+
+impl Queues {
+    fn add(&mut self, namespace: &Namespace, stats: Option<&ListenerStats>, seen: Option<&Listener>) {
+        self.peak = self.peak.max(stats.map_or(0, recent_peak));
+        let Some(seen) = seen else { return };
+        self.peak = self.peak.max(seen.accept_queue_length);
+        let mut listener = seen.clone();
+        listener.syn_queue_limit = syn_queue_limit(namespace, seen.syn_queue_limit);
+        match &mut self.open {
+            Some(open) => open.merge_queues(&listener),
+            None => self.open = Some(listener),
+        }
+    }
+
+    fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues) {
+        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(self.peak));
+        let Some(listener) = &self.open else { return };
+        let gauges = [
+            (MetricId::TcpAcceptQueueLength, listener.accept_queue_length),
+            (MetricId::TcpAcceptQueueLimit, listener.accept_queue_limit),
+            (MetricId::TcpSynQueueLength, listener.syn_queue_length),
+            (MetricId::TcpSynQueueLimit, listener.syn_queue_limit),
+            (MetricId::TcpListenerSockets, listener.sockets),
+        ];
+        for (metric, value) in gauges {
+            rows.add(metric, &with(values, &[]), f64::from(value));
+        }
     }
 }
 
@@ -189,31 +231,6 @@ fn synack_retransmits(
         let owner = owner_values(namespace, &labels.owner);
         let own = [Role::Server.name(), labels.port.as_str(), RetransmitCause::Syn.name()];
         rows.add(MetricId::TcpRetransmittedSegments, &with(&owner, &own), number(repeated));
-    }
-}
-
-fn listener_queues(
-    rows: &mut Rows<'_>,
-    view: &View,
-    namespace: &Namespace,
-    key: &ListenerKey,
-    values: &ListenerValues,
-    stats: Option<&ListenerStats>,
-) {
-    let seen = view.listeners.get(key);
-    let hooks_peak = stats.map_or(0, recent_peak);
-    let peak = hooks_peak.max(seen.map_or(0, |listener| listener.accept_queue_length));
-    rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak));
-    let Some(listener) = seen else { return };
-    let gauges = [
-        (MetricId::TcpAcceptQueueLength, listener.accept_queue_length),
-        (MetricId::TcpAcceptQueueLimit, listener.accept_queue_limit),
-        (MetricId::TcpSynQueueLength, listener.syn_queue_length),
-        (MetricId::TcpSynQueueLimit, syn_queue_limit(namespace, listener.syn_queue_limit)),
-        (MetricId::TcpListenerSockets, listener.sockets),
-    ];
-    for (metric, value) in gauges {
-        rows.add(metric, &with(values, &[]), f64::from(value));
     }
 }
 

@@ -61,7 +61,6 @@ const OPTIONAL_OFFSETS: &[&str] = &[
     "skc_v6_daddr",
     "skc_v6_rcv_saddr",
     "sk_cgroup",
-    "sk_cgroup_val",
     "net_cookie",
     "tw_refcount",
     "tw_count",
@@ -95,7 +94,7 @@ impl Facts {
         // The listener came as an argument of its own in 6.12, the reason for it in 6.15.
         let rx_sk = btf.tracepoint_args("kfree_skb").is_some_and(|args| args >= 4);
         Ok(Self {
-            offsets: without_lazy_cookie(btf, offsets),
+            offsets: without_unusable_cookie(btf, offsets),
             death_row_is_pointer: btf.member("net.ipv4.tcp_death_row").is_some_and(|member| member.is_pointer),
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
             local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
@@ -104,12 +103,18 @@ impl Facts {
     }
 }
 
-/// Before 5.12 the cookie is an atomic that is made on demand: of no use as an identity.
-fn without_lazy_cookie(btf: &Btf, mut offsets: Offsets) -> Offsets {
-    if btf.member("net.net_cookie.counter").is_some() {
+/// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before
+/// 5.14 user space cannot ask for it, so that neither side may use it.
+fn without_unusable_cookie(btf: &Btf, mut offsets: Offsets) -> Offsets {
+    if btf.member("net.net_cookie.counter").is_some() || !netns_cookies_can_be_asked_for() {
         offsets.net_cookie = ABSENT;
     }
     offsets
+}
+
+fn netns_cookies_can_be_asked_for() -> bool {
+    std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .is_ok_and(|socket| super::sys::netns_cookie(socket.as_fd()).is_ok())
 }
 
 /// The loaded object.

@@ -9,7 +9,9 @@ use std::{
 };
 
 use tracer_ebpf::{
-    counter::{CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey},
+    counter::{
+        Counter, CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey,
+    },
     event::Kind,
 };
 
@@ -89,13 +91,10 @@ impl Maps {
         Ok(counts)
     }
 
-    fn lost(&self) -> io::Result<u64> {
+    fn lost(&self) -> io::Result<Vec<(Counter, u64)>> {
         let map = Map::<u32, u64>::new(self.lost_counts.as_fd())?;
-        let mut sum = 0;
-        for index in 0..map.max_entries() {
-            sum += map.lookup(&index)?.unwrap_or(0);
-        }
-        Ok(sum)
+        let of = |counter: &Counter| Ok((*counter, map.lookup(&u32::from(*counter as u8))?.unwrap_or(0)));
+        Counter::ALL.iter().map(of).collect()
     }
 
     /// What became of the ring records, summed over CPUs, by kind.

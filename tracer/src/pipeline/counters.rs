@@ -23,8 +23,8 @@ pub struct Counts {
     pub netns: Vec<(u64, NetnsSeen)>,
     /// Handshakes that were dropped, but which the kernel side will count only with the next packet.
     pub pending: Vec<PendingHandshake>,
-    /// Counts that found no room at all.
-    pub lost: u64,
+    /// Counts that found no room in any map, by kind: their namespace is lost.
+    pub lost: Vec<(Counter, u64)>,
 }
 
 /// A signal that has a counter of the kernel to be compared with.

@@ -245,6 +245,16 @@ impl Books {
         confirmed
     }
 
+    /// Another workload takes over what was confirmed for one that is gone.
+    pub fn bequeath_cgroup(&mut self, cgroup: u64, heir: u64) {
+        let retired = self.retired.get(Closing::TimeWaitOverflows);
+        let confirmed = self.retire_cgroup(cgroup);
+        self.retired.set(Closing::TimeWaitOverflows, retired);
+        if confirmed > 0 {
+            *self.time_wait.overflows.entry(heir).or_default() += confirmed;
+        }
+    }
+
     /// The kernel's counter since the baseline, at the last reading.
     #[must_use]
     pub fn kernel(&self, signal: Closing) -> Option<u64> {

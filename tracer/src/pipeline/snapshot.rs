@@ -68,12 +68,11 @@ impl Listener {
     fn add_socket(&mut self, record: &ListenerSocket) {
         let limit = record.accept_queue_limit;
         let first = self.sockets == 0;
-        if first || is_fuller((record.accept_queue_length, limit), (self.accept_queue_length, self.accept_queue_limit))
-        {
+        if first || is_fuller((record.accept_queue_length, limit), self.accept_queue()) {
             self.accept_queue_length = record.accept_queue_length;
             self.accept_queue_limit = limit;
         }
-        if first || is_fuller((record.syn_queue_length, limit), (self.syn_queue_length, self.syn_queue_limit)) {
+        if first || is_fuller((record.syn_queue_length, limit), self.syn_queue()) {
             self.syn_queue_length = record.syn_queue_length;
             self.syn_queue_limit = limit;
         }
@@ -88,6 +87,25 @@ impl Listener {
         let holder = Holder { tgid: record.holder_tgid, cgroup: record.holder_cgroup, comm: record.holder_comm };
         let place = self.holders.partition_point(|other| other.tgid < holder.tgid);
         self.holders.insert(place, holder);
+    }
+
+    /// Joins the queues of another entry that gets the same labels.
+    pub fn merge_queues(&mut self, other: &Self) {
+        if is_fuller(other.accept_queue(), self.accept_queue()) {
+            (self.accept_queue_length, self.accept_queue_limit) = other.accept_queue();
+        }
+        if is_fuller(other.syn_queue(), self.syn_queue()) {
+            (self.syn_queue_length, self.syn_queue_limit) = other.syn_queue();
+        }
+        self.sockets += other.sockets;
+    }
+
+    fn accept_queue(&self) -> (u32, u32) {
+        (self.accept_queue_length, self.accept_queue_limit)
+    }
+
+    fn syn_queue(&self) -> (u32, u32) {
+        (self.syn_queue_length, self.syn_queue_limit)
     }
 
     /// The process that owns the listener, given the caller of `listen()` (0 = unknown) and the
@@ -160,6 +178,16 @@ mod tests {
         assert_eq!(listener.owner(1, 7).unwrap().tgid, 1, "the activator still holds it");
         let handed_over = only(&[socket(1, 11, 8, 0, 5)]);
         assert_eq!(handed_over.owner(1, 7).unwrap().tgid, 11);
+    }
+
+    #[test]
+    fn entries_under_one_label_show_the_fullest_queue() {
+        let mut full = only(&[socket(1, 10, 7, 6, 5)]);
+        full.merge_queues(&only(&[socket(2, 11, 7, 50, 100)]));
+        assert_eq!((full.accept_queue(), full.sockets), ((6, 5), 2));
+        let mut empty = only(&[socket(2, 11, 7, 50, 100)]);
+        empty.merge_queues(&only(&[socket(1, 10, 7, 6, 5)]));
+        assert_eq!((empty.accept_queue(), empty.sockets), ((6, 5), 2));
     }
 
     #[test]

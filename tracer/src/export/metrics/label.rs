@@ -3,7 +3,7 @@
 //! Closed sets of values come from the wire crate where the kernel side counts by them, so that the
 //! documentation cannot list a reason that no program reports.
 
-use tracer_ebpf::counter::{ConnectResult, DropReason, RetransmitCause, Role};
+use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role};
 use tracer_ebpf::{event, state};
 
 /// A label of a metric.
@@ -39,6 +39,7 @@ macro_rules! names {
 
 const REASONS: [&str; DropReason::COUNT] = names!(DropReason);
 const CAUSES: [&str; RetransmitCause::COUNT] = names!(RetransmitCause);
+const COUNTERS: [&str; Counter::COUNT] = names!(Counter);
 const ROLES: [&str; Role::COUNT] = names!(Role);
 const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
 
@@ -105,6 +106,7 @@ pub(super) const SIGNAL: Label = text("signal", "what is counted, as `/status` a
 pub(super) const HOOK: Label = text("hook", "the kernel hook, as `tracer doctor` lists it");
 pub(super) const EVENT: Label = one_of("kind", &EVENTS);
 pub(super) const STAGE: Label = one_of("stage", &["ring", "rate", "decode"]);
+pub(super) const COUNTER: Label = one_of("counter", &COUNTERS);
 pub(super) const MAP: Label = text("map", "name of the BPF map");
 pub(super) const METRIC: Label = text("metric", "name of a metric on this page");
 pub(super) const PROGRAM: Label = text("program", "name of the BPF program");

@@ -4,7 +4,7 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    CAUSE, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD,
+    CAUSE, COUNTER, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD,
     POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, TO, VERSION,
 };
 use super::{Kind, Metric, Origin};
@@ -98,6 +98,8 @@ metrics! {
         "Rows in use of a bounded BPF map.";
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
+    CountsLost Counter "tracer_counts_lost_total" [NODE + COUNTER] "events" Agent
+        "Counts that found room in no BPF map, not even in the _other row of their namespace, in the unit of what they count.";
     SeriesSuppressed Counter "tracer_series_suppressed_total" [NODE + METRIC] "series" Agent
         "Series that a scrape left out because the metric had reached its limit, summed over scrapes.";
     ProgramRunSeconds Counter "tracer_program_run_seconds_total" [NODE + PROGRAM] "seconds" Agent

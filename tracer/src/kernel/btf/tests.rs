@@ -315,9 +315,7 @@ proptest! {
 }
 
 /// Rows of [`Offsets::PATHS`] that the development machine's kernel (6.18) does not have.
-const ABSENT_ON_6_18: [&str; 2] = [
-    // Replaced by the pointer `sk_cgrp_data.cgroup` in 5.15.
-    "sk_cgroup_val",
+const ABSENT_ON_6_18: [&str; 1] = [
     // Replaced by `tw_refcount` in 6.1.
     "tw_count",
 ];
