@@ -89,8 +89,14 @@ pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queue_length
         count_without_row(key, Counter::ListenDrop, reason as u8);
         return;
     };
-    // SAFETY: the look-up did not fail; the index is an enum's.
-    let slot = unsafe { core::ptr::addr_of_mut!((*stats).drops[reason as usize]) };
+    // The compiler knows the enum's range, so it would leave the bound out; the verifier of 6.1
+    // forgets what it knew of a value that was kept on the stack meanwhile. So check it here.
+    let index = core::hint::black_box(reason as usize);
+    if index >= DropReason::COUNT {
+        return;
+    }
+    // SAFETY: the look-up did not fail.
+    let slot = unsafe { core::ptr::addr_of_mut!((*stats).drops[index]) };
     add(slot, 1);
     note_peak(stats, queue_length);
 }

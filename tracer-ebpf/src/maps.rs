@@ -56,9 +56,9 @@ pub static TALLIES: PerCpuArray<EventTally> = PerCpuArray::with_max_entries(Kind
 #[map]
 pub static CONN_REQUEST: PerCpuArray<ConnRequest> = PerCpuArray::with_max_entries(1, 0);
 
-/// Arguments that a kretprobe needs from its kprobe, by [`Saved`].
+/// Arguments that a later hook of the same call needs, by [`Saved`].
 #[map]
-pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(4, 0);
 
 /// The handshake whose outcome the packet rung still waits for on this CPU.
 #[map]
@@ -115,4 +115,6 @@ pub enum Saved {
     V6SynRecvSock = 1,
     /// Socket of `inet_twsk_alloc`.
     TwskAlloc = 2,
+    /// Request that `tcp_req_err` is about.
+    RequestError = 3,
 }

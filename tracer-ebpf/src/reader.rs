@@ -16,8 +16,6 @@ pub trait Reader: Copy {
     fn load<T: Copy>(self, base: *const u8, offset: u32) -> T;
     /// `sk` as `struct tcp_sock *`; null when it is not a full TCP socket.
     fn tcp_sock(self, sk: *const u8) -> *const u8;
-    /// `sk` as `struct tcp_request_sock *`; null when it is none.
-    fn tcp_request_sock(self, sk: *const u8) -> *const u8;
 }
 
 /// Loads through BTF pointers.
@@ -38,9 +36,12 @@ impl Reader for Direct {
         // SAFETY: the helper checks type and liveness of the socket; the verifier checks `sk`.
         unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast()
     }
+}
 
+impl Direct {
+    /// `sk` as `struct tcp_request_sock *`; null when it is none.
     #[inline(always)]
-    fn tcp_request_sock(self, sk: *const u8) -> *const u8 {
+    pub fn tcp_request_sock(sk: *const u8) -> *const u8 {
         // SAFETY: as in `tcp_sock`.
         unsafe { bpf_skc_to_tcp_request_sock(sk.cast_mut().cast()) }.cast()
     }
@@ -66,11 +67,6 @@ impl Reader for Probe {
     /// The hooked functions are only ever called with TCP sockets.
     #[inline(always)]
     fn tcp_sock(self, sk: *const u8) -> *const u8 {
-        sk
-    }
-
-    #[inline(always)]
-    fn tcp_request_sock(self, sk: *const u8) -> *const u8 {
         sk
     }
 }

@@ -191,7 +191,7 @@ fn request_of(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet) -> Request {
         return Request::None;
     }
     let request = if socket_state(sk) == u32::from(state::NEW_SYN_RECV) {
-        let treq = Direct.tcp_request_sock(sk.cast_const().cast());
+        let treq = Direct::tcp_request_sock(sk.cast_const().cast());
         // An MPTCP request has another type: its ACK is taken as completing.
         if treq.is_null() || completes(tcp, treq, packet) { Request::Completes } else { Request::Waits }
     } else {

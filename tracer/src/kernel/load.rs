@@ -20,7 +20,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 pub use error::LoadError;
 
-use self::error::{chain, errno, maps_refused};
+use self::error::{chain, errno, maps_refused, verifier_reason};
 use super::{
     btf::Btf,
     hooks::{
@@ -453,8 +453,8 @@ fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Refusal {
     let detail = match error {
         ProgramError::LoadError { verifier_log, io_error } => {
             let log = verifier_log.to_string();
-            let reason = log.lines().rev().find(|line| !line.starts_with("processed ") && !line.trim().is_empty());
-            reason.map_or_else(|| io_error.to_string(), str::to_owned)
+            tracing::debug!(hook = attach.describe(), "the verifier's log:\n{log}");
+            verifier_reason(&log).map_or_else(|| io_error.to_string(), str::to_owned)
         }
         other => chain(other),
     };

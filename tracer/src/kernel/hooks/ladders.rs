@@ -70,7 +70,16 @@ const LISTEN_OUTCOMES: &[Point] = &[
         "tcp_v6_syn_recv_sock_kprobe",
         "tcp_v6_syn_recv_sock_kretprobe"
     )),
-    point(entry_twins!("tcp_req_err", "tcp_req_err_entry", "tcp_req_err_kprobe")),
+    // The kprobe first: it costs nothing until there is an ICMP error, and one of the trampolines runs
+    // for each accepted connection.
+    point(&[
+        &[hook("tcp_req_err_kprobe", Attach::Kprobe("tcp_req_err"))],
+        &[
+            hook("tcp_req_err_entry", Attach::Fentry("tcp_req_err")),
+            hook("reqsk_queue_drop_entry", Attach::Fentry("inet_csk_reqsk_queue_drop")),
+            hook("tcp_req_err_exit", Attach::Fexit("tcp_req_err")),
+        ],
+    ]),
 ];
 
 /// Packets and the transitions that answer them.

@@ -56,6 +56,10 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
             format!("the kernel refuses to load {} programs (EPERM)", kind.name()),
             "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; check the container's seccomp profile".to_owned(),
         ),
+        (Stage::Load, Some(EINVAL), _) if detail.starts_with("invalid func ") => (
+            format!("the program calls a helper that this kernel does not have ({detail})"),
+            "none on this kernel; newer ones have it".to_owned(),
+        ),
         (Stage::Load, Some(EACCES | EINVAL), _) => (
             format!("the kernel's verifier rejects the program: {detail}"),
             "please report it with the kernel's version".to_owned(),
@@ -191,6 +195,8 @@ mod tests {
             assert!(refusal.cause.contains(cause), "{refusal:?}");
             assert!(refusal.remedy.contains(remedy), "{refusal:?}");
         }
+        let refusal = explain(Attach::Iterator("task_file"), Stage::Load, Some(EINVAL), "invalid func unknown#162");
+        assert!(refusal.cause.contains("helper") && refusal.remedy.contains("newer"), "{refusal:?}");
     }
 
     #[test]

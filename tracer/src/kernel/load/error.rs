@@ -62,9 +62,24 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text.replace('\n', " ")
 }
 
+/// The verifier's reason: the log's last line but for the statistics that end it.
+pub(super) fn verifier_reason(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    let says = |line: &&str| !line.trim().is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    log.lines().rev().find(says)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_verifiers_reason_stands_before_its_statistics() {
+        let log = "1062: (db) lock *(u64 *)(r2 +0) += r1\nR2 max value is outside of the allowed memory range\n\
+                   verification time 52080 usec\nstack depth 208+144+0\nprocessed 9 insns (limit 1000000)\n\n";
+        assert_eq!(verifier_reason(log), Some("R2 max value is outside of the allowed memory range"));
+        assert_eq!(verifier_reason("processed 0 insns\n"), None);
+    }
 
     #[test]
     fn refused_maps_name_what_is_wanting() {
