@@ -3,7 +3,7 @@
 //! the thread that opens them; when it ends, everything is detached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -162,8 +162,19 @@ impl Worker {
         let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
         let shared = Arc::clone(&self.labels);
         let mut labels = lock(&shared);
+        // Whole namespaces first: their rows must not be retired one by one as well.
+        let mut closed_ids = HashSet::new();
+        for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
+            self.reaper.retired.add_all(&closed.exported);
+            self.reaper.retired.add_all(&self.legacy.end_namespace(id));
+            self.reaper.unverified.add_all(&closed.unverified);
+            labels.forget_namespace(id);
+            remove_rows(&self.maps, counts, id)?;
+            closed_ids.insert(id);
+        }
         if sees_listeners {
-            for (key, stats) in self.reaper.dead_listeners(counts, listeners, now) {
+            let dead = self.reaper.dead_listeners(counts, listeners, now);
+            for (key, stats) in dead.into_iter().filter(|(key, _)| !closed_ids.contains(&key.netns)) {
                 let totals = Totals::of_listener(&stats);
                 self.registry.retire(key.netns, &totals);
                 if let Some(heir) = labels.heir_of_listener(&key, listeners.keys()) {
@@ -176,15 +187,9 @@ impl Worker {
                 labels.forget_listener(&key);
             }
         }
-        for workload in self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now) {
+        let dead = self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now);
+        for workload in dead.into_iter().filter(|workload| !closed_ids.contains(&workload.netns)) {
             self.bury_workload(&workload, counts, &mut labels, now)?;
-        }
-        for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
-            self.reaper.retired.add_all(&closed.exported);
-            self.reaper.retired.add_all(&self.legacy.end_namespace(id));
-            self.reaper.unverified.add_all(&closed.unverified);
-            labels.forget_namespace(id);
-            remove_rows(&self.maps, counts, id)?;
         }
         Ok(())
     }
