@@ -166,8 +166,10 @@ fn two_listeners_drop_at_once_and_keep_their_names() {
     // A name that has to be escaped in a label.
     let odd = "a\"b\\c\nd";
     let odd_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT + 1);
-    let foreign =
-        ForeignListener::start(&netns, &Plan { process: odd, address: odd_address, backlog: 2, defer_accept_s: 0 });
+    let foreign = ForeignListener::start(
+        &netns,
+        &Plan { process: odd, address: odd_address, backlog: 2, defer_accept_s: 0, cgroup: "" },
+    );
 
     // Turn and turn about, and before anyone tries again.
     let mut clients: Vec<Client> = (0..10)
@@ -233,7 +235,7 @@ fn listener_that_lives_between_two_passes() {
     let agent = Agent::with(Duration::from_secs(3), &[]);
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
     let process = "one-second";
-    let foreign = ForeignListener::start(&netns, &Plan { process, address, backlog: 2, defer_accept_s: 0 });
+    let foreign = ForeignListener::start(&netns, &Plan { process, address, backlog: 2, defer_accept_s: 0, cgroup: "" });
     let clients = Client::connect_many(&netns, SocketAddr::V4(address), 10);
     std::thread::sleep(Duration::from_secs(1));
     drop(clients);

@@ -99,8 +99,10 @@ fn deferred_accept_leaves_bare_acks_unanswered() {
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT);
-    let foreign =
-        ForeignListener::start(&pair.server, &Plan { process: "deferring", address, backlog: 5, defer_accept_s: 10 });
+    let foreign = ForeignListener::start(
+        &pair.server,
+        &Plan { process: "deferring", address, backlog: 5, defer_accept_s: 10, cgroup: "" },
+    );
     let to = SocketAddr::from((SERVER_V4, PORT));
     let mut streams: Vec<_> = Client::connect_many(&pair.client, to, 4).into_iter().map(Client::into_stream).collect();
     // The clients are through, the server ignores their bare ACKs.

@@ -14,6 +14,7 @@ mod accept_queue;
 mod accept_queue_edge;
 mod agent_life;
 mod bounds;
+mod cgroups;
 mod connect;
 mod faults;
 mod final_ack;

@@ -11,8 +11,9 @@ use super::netns::Netns;
 /// Listens until its stdin closes, at most a minute.
 const SCRIPT: &str = r#"
 use strict; use Socket;
-my ($name, $address, $port, $backlog, $defer_s) = @ARGV;
+my ($name, $address, $port, $backlog, $defer_s, $cgroup) = @ARGV;
 $0 = $name;
+if ($cgroup) { open(my $procs, ">", "$cgroup/cgroup.procs") or die "cgroup: $!"; print $procs $$; close($procs) or die "cgroup: $!"; }
 alarm 60;
 socket(my $listener, PF_INET, SOCK_STREAM, 6) or die "socket: $!";
 setsockopt($listener, SOL_SOCKET, SO_REUSEADDR, 1) or die "SO_REUSEADDR: $!";
@@ -31,6 +32,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) backlog: u32,
     /// `TCP_DEFER_ACCEPT` in seconds; 0 = not set.
     pub(crate) defer_accept_s: u32,
+    /// Directory of the cgroup that it enters first; empty = that of the test.
+    pub(crate) cgroup: &'a str,
 }
 
 /// The running process.
@@ -46,6 +49,7 @@ impl ForeignListener {
             Command::new("perl")
                 .args(["-e", SCRIPT, plan.process, &plan.address.ip().to_string()])
                 .args([plan.address.port().to_string(), plan.backlog.to_string(), plan.defer_accept_s.to_string()])
+                .arg(plan.cgroup)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()

@@ -1,0 +1,118 @@
+//! Owners by cgroup: a systemd unit's listener, a container's, and a service that restarts in a new
+//! cgroup of the same name. The cgroups are directories that the test makes in the v2 hierarchy.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::counters::Watch;
+use crate::lab::foreign::{ForeignListener, Plan};
+use crate::lab::netns::Netns;
+use crate::lab::scrape::Scrape;
+use crate::lab::sockets::Client;
+use crate::lab::wait::{equal, until};
+
+const PORT: u16 = 8110;
+const LIMIT: Duration = Duration::from_secs(10);
+const PASS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A cgroup of the test's own, removed at the end.
+struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    fn make(name: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let mount = mount.expect("owners by cgroup need cgroup v2 mounted").split(' ').nth(1).unwrap();
+        let path = PathBuf::from(mount).join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self { path }
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A process that was waited for may still be counted for a moment.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("could not remove {}", self.path.display());
+    }
+}
+
+fn address() -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)
+}
+
+/// A listener in the cgroup, for whose queue of 3 ten clients come: seven drops.
+fn seven_drops(netns: &Netns, cgroup: &Cgroup) -> ForeignListener {
+    let plan = Plan { process: "service", address: address(), backlog: 2, defer_accept_s: 0, cgroup: cgroup.path() };
+    let listener = ForeignListener::start(netns, &plan);
+    drop(Client::connect_many(netns, SocketAddr::V4(address()), 10));
+    listener
+}
+
+fn drops(scrape: &Scrape, netns: &Netns, owner: (&str, &str)) -> u64 {
+    scrape.sum(DROPS, &[("netns", &netns.inode()), ("process", "service"), owner])
+}
+
+#[test]
+fn listener_of_a_unit_and_of_a_container() {
+    let _lab = Lab::enter();
+    let id = format!("{:064x}", std::process::id());
+    let names = [format!("tracer-live-{}.service", std::process::id()), format!("docker-{id}.scope")];
+    let labels = [("unit", names[0].as_str()), ("container", &id[..12])];
+    for (name, label) in names.iter().zip(labels) {
+        let netns = Netns::single();
+        let watch = Watch::from_now(&netns);
+        let cgroup = Cgroup::make(name);
+        let agent = Agent::with(PASS_INTERVAL, &[]);
+        let listener = seven_drops(&netns, &cgroup);
+        until("the owner's drops", LIMIT, || equal("drops", &drops(&agent.scrape(), &netns, label), &7));
+        assert_closes(&agent, &[&watch]);
+        assert_eq!(watch.delta("ListenDrops"), 7);
+        listener.exit();
+    }
+}
+
+#[test]
+fn series_of_a_service_that_restarts_never_fall() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::with(PASS_INTERVAL, &["--retain", "600ms"]);
+    let name = format!("tracer-live-{}.service", std::process::id());
+    let unit = ("unit", name.as_str());
+    for start in 1..=3 {
+        // systemd removes the cgroup with the last process and makes it anew: another id, same name.
+        let cgroup = Cgroup::make(&name);
+        let listener = seven_drops(&netns, &cgroup);
+        until("this start's drops", LIMIT, || equal("drops", &drops(&agent.scrape(), &netns, unit), &(start * 7)));
+        // Long enough for the rows of the last start to be removed, and for a fall to show.
+        for _ in 0..15 {
+            std::thread::sleep(PASS_INTERVAL);
+            assert_eq!(drops(&agent.scrape(), &netns, unit), start * 7, "the series fell");
+        }
+        listener.exit();
+    }
+    assert_eq!(watch.delta("ListenDrops"), 21);
+    // Nobody is left to inherit.
+    let retired = [("signal", "listen_drops")];
+    until("the last value to be retired", LIMIT, || {
+        let scrape = agent.scrape();
+        equal("drops", &drops(&scrape, &netns, unit), &0)?;
+        equal("retired", &scrape.sum("tracer_retired_total", &retired), &21)
+    });
+}
