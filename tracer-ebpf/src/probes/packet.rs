@@ -37,6 +37,10 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// Two minutes, in jiffies of the fastest clock (HZ = 1000): a cookie is not valid for longer.
 const COOKIE_VALID_JIFFIES_MAX: u32 = 120_000;
 
+/// Children that other CPUs may add to a queue between our look at it and the kernel's, some hundred
+/// nanoseconds later. More would take drops by other causes for overflows.
+const RACING_CHILDREN: u32 = 2;
+
 // match-proto: 4.10- BPF_CGROUP_INET_INGRESS, struct __sk_buff with `sk` = the receiving socket
 /// Context: softirq. Frequency: every packet for a local socket; two loads and out for all but a
 /// listener's. Cost for a listener's: 1 h to 5 h, 2 m.
@@ -135,16 +139,21 @@ fn syn(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     } else {
         DropReason::Other
     };
-    leave_pending(tcp, packet, pending, reason, queues);
     let cookie_sent = cookies == 2 || (cookies == 1 && queues.syn_full());
     if cookie_sent || !egress_seen(packet.is_v6()) {
         // The answer cannot be seen: let the queues decide at once.
-        if matches!(reason, DropReason::Other) {
-            forget(pending);
-        } else {
+        if !matches!(reason, DropReason::Other) {
+            leave_pending(tcp, packet, pending, reason, queues);
             resolve_as_dropped(pending);
         }
+        return;
     }
+    // If no answer comes the SYN was dropped, and the reason is told from this look at the queue:
+    // another CPU may fill the last places before the kernel looks.
+    let nearly_full = queues.accept.saturating_add(RACING_CHILDREN) > queues.limit;
+    let reason =
+        if matches!(reason, DropReason::Other) && nearly_full { DropReason::AcceptQueueFullSyn } else { reason };
+    leave_pending(tcp, packet, pending, reason, queues);
 }
 
 /// An ACK: with a request it may make a child; without, it may carry a cookie.

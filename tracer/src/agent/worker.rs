@@ -86,14 +86,14 @@ impl Worker {
     /// further use.
     pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
         loop {
-            let started = Instant::now();
-            if let Err(error) = self.pass() {
+            let (started, cpu) = (Instant::now(), thread_cpu_time());
+            if let Err(error) = self.pass(cpu) {
                 tracing::warn!(%error, "a pass failed; the next one tries again");
             }
             if let Some(stranded) = self.stranded.take() {
                 return Err(stranded);
             }
-            let interval = stretched(self.interval, started.elapsed());
+            let interval = stretched(self.interval, thread_cpu_time().saturating_sub(cpu));
             match stop.recv_timeout(interval.saturating_sub(started.elapsed())) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
@@ -101,8 +101,8 @@ impl Worker {
         }
     }
 
-    /// One pass over namespaces, listeners and rows.
-    fn pass(&mut self) -> io::Result<()> {
+    /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
+    fn pass(&mut self, cpu: Duration) -> io::Result<()> {
         let started = Instant::now();
         let discovery = netns::discover(&self.roots)?;
         let before = self.maps.read()?;
@@ -125,7 +125,7 @@ impl Worker {
             self.maps.admit_listener(key, listener.sockets)?;
         }
         self.reap(&after, &listeners, started)?;
-        let interval = stretched(self.interval, started.elapsed());
+        let interval = stretched(self.interval, thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let passes =
             vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
@@ -268,9 +268,16 @@ impl Worker {
     }
 }
 
-/// The interval that keeps passes of this duration to their share of a core.
-fn stretched(interval: Duration, duration: Duration) -> Duration {
-    interval.max(duration * SHARE_OF_CORE)
+/// The interval that keeps passes of this cost to their share of a core.
+fn stretched(interval: Duration, cpu: Duration) -> Duration {
+    interval.max(cpu * SHARE_OF_CORE)
+}
+
+/// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
+/// rarer than they need be.)
+fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn remove_rows(maps: &Maps, counts: &Counts, id: u64) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //! table. Counts are fresh; queue lengths, limits and the kernel's own counters are the last pass's.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Instant,
 };
 
@@ -114,25 +114,38 @@ fn reasons(report: &Report) -> &'static [DropReason] {
 }
 
 fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
-    let stats: HashMap<ListenerKey, &ListenerStats> =
-        counts.listeners.iter().map(|(key, stats)| (*key, stats)).collect();
-    let pending = pending_by_listener(&counts.pending);
+    let mut pending = pending_by_listener(&counts.pending);
     let view = sources.view;
-    let keys: BTreeSet<ListenerKey> =
-        stats.keys().chain(view.listeners.keys()).chain(pending.keys()).copied().collect();
     let mut queues: BTreeMap<ListenerValues, Queues> = BTreeMap::new();
-    for key in keys {
+    // A listener without a row found no room: it counts in the `_other` row, and has no queues.
+    for (key, stats) in &counts.listeners {
+        let drops = pending.remove(key).unwrap_or_default();
         let Some(namespace) = namespaces.get(&key.netns) else { continue };
-        let stats = stats.get(&key).copied();
-        let Some(labels) = sources.labels.listener(&key, stats, view, namespace, sources.now) else { continue };
+        let Some(labels) = sources.labels.listener(key, Some(stats), view, namespace, sources.now) else { continue };
         let values = listener_values(namespace, &labels);
-        let drops = pending.get(&key).copied().unwrap_or_default();
         listener_counts(rows, sources.report, &values, stats, &drops);
         synack_retransmits(rows, namespace, &labels, stats);
-        queues.entry(values).or_default().add(namespace, stats, view.listeners.get(&key));
+        queues.entry(values).or_default().add(namespace, stats, view.listeners.get(key));
     }
     for (values, queues) in queues {
         queues.show(rows, &values);
+    }
+    if sources.maps.listeners_max().is_ok_and(|max| counts.listeners.len() >= max as usize) {
+        pending_without_room(rows, &pending, namespaces);
+    }
+}
+
+/// What the kernel side will count in the `_other` row, because it has no room for another listener.
+fn pending_without_room(
+    rows: &mut Rows<'_>,
+    pending: &HashMap<ListenerKey, Drops>,
+    namespaces: &HashMap<u64, &Namespace>,
+) {
+    for (key, drops) in pending {
+        let Some(namespace) = namespaces.get(&key.netns) else { continue };
+        for (reason, n) in DropReason::ALL.iter().zip(drops).filter(|(_, n)| **n > 0) {
+            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason.name()]), number(*n));
+        }
     }
 }
 
@@ -144,8 +157,8 @@ struct Queues {
 }
 
 impl Queues {
-    fn add(&mut self, namespace: &Namespace, stats: Option<&ListenerStats>, seen: Option<&Listener>) {
-        self.peak = self.peak.max(stats.map_or(0, recent_peak));
+    fn add(&mut self, namespace: &Namespace, stats: &ListenerStats, seen: Option<&Listener>) {
+        self.peak = self.peak.max(recent_peak(stats));
         let Some(seen) = seen else { return };
         self.peak = self.peak.max(seen.accept_queue_length);
         let mut listener = seen.clone();
@@ -204,33 +217,25 @@ fn listener_counts(
     rows: &mut Rows<'_>,
     report: &Report,
     values: &ListenerValues,
-    stats: Option<&ListenerStats>,
+    stats: &ListenerStats,
     pending: &Drops,
 ) {
     for &reason in reasons(report) {
-        let counted = stats.map_or(0, |stats| stats.drops[reason as usize]) + pending[reason as usize];
+        let counted = stats.drops[reason as usize] + pending[reason as usize];
         rows.add(MetricId::TcpListenDrops, &with(values, &[reason.name()]), number(counted));
     }
-    let accepted = stats.map_or(0, |stats| stats.accepted);
-    rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(accepted));
+    rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(stats.accepted));
     if report.of(Signal::SynackRetransmits).is_some_and(|ladder| ladder.rung.is_some()) {
-        let repeated = stats.map_or(0, |stats| stats.synack_retransmits);
-        rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(repeated));
+        rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(stats.synack_retransmits));
     }
 }
 
 /// A listener's SYN-ACKs are retransmitted segments of its workload as well.
-fn synack_retransmits(
-    rows: &mut Rows<'_>,
-    namespace: &Namespace,
-    labels: &ListenerLabels,
-    stats: Option<&ListenerStats>,
-) {
-    let repeated = stats.map_or(0, |stats| stats.synack_retransmits);
-    if repeated > 0 {
+fn synack_retransmits(rows: &mut Rows<'_>, namespace: &Namespace, labels: &ListenerLabels, stats: &ListenerStats) {
+    if stats.synack_retransmits > 0 {
         let owner = owner_values(namespace, &labels.owner);
         let own = [Role::Server.name(), labels.port.as_str(), RetransmitCause::Syn.name()];
-        rows.add(MetricId::TcpRetransmittedSegments, &with(&owner, &own), number(repeated));
+        rows.add(MetricId::TcpRetransmittedSegments, &with(&owner, &own), number(stats.synack_retransmits));
     }
 }
 

@@ -146,6 +146,11 @@ impl Maps {
         }
     }
 
+    /// How many listeners can have rows.
+    pub fn listeners_max(&self) -> io::Result<u32> {
+        Ok(self.map_listeners()?.max_entries())
+    }
+
     /// Forgets a listener that is gone.
     pub fn remove_listener(&self, key: &ListenerKey) -> io::Result<bool> {
         self.map_listeners()?.delete(key)

@@ -28,7 +28,9 @@ impl Cgroup {
     fn make(name: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-        let mount = mount.expect("owners by cgroup need cgroup v2 mounted").split(' ').nth(1).unwrap();
+        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
+            panic!("owners by cgroup need cgroup v2 mounted");
+        };
         let path = PathBuf::from(mount).join(name);
         std::fs::create_dir(&path).unwrap();
         Self { path }
