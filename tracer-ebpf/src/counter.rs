@@ -279,8 +279,8 @@ pub struct PendingHandshake {
     pub reason: u8,
     /// AF_INET (2) or AF_INET6 (10) of the packet.
     pub family: u8,
-    /// Always zero.
-    pub zero: u32,
+    /// Sequence number that an answering SYN-ACK acknowledges; 0 if no SYN-ACK would be the answer.
+    pub answer_ack: u32,
 }
 
 /// One socket that a process listens on, as the listener pass writes it.

@@ -273,6 +273,7 @@ fn leave_pending(tcp: *const u8, packet: &Packet, pending: *mut PendingHandshake
     pending.syn_queue_length = queues.syn;
     pending.remote_port = packet.source_port;
     pending.reason = reason as u8;
+    pending.answer_ack = if packet.flags & ACK == 0 { packet.sequence.wrapping_add(1) } else { 0 };
     pending.family = if packet.is_v6() { sock::AF_INET6 as u8 } else { sock::AF_INET as u8 };
     // Last, since the agent reads it from another CPU.
     pending.since_ns = sock::now_ns();
@@ -285,7 +286,8 @@ fn forget(pending: *mut PendingHandshake) {
 }
 
 /// A SYN-ACK leaves: the SYN that it answers is not dropped. One that a timer repeats answers
-/// another client, so the ends are compared.
+/// another client. They are told apart by what is acknowledged: addresses and our port may have been
+/// translated back by now (REDIRECT, DNAT).
 #[inline(always)]
 fn answered(ctx: &SkBuffContext) {
     let Some(packet) = Packet::parse(ctx) else { return };
@@ -300,9 +302,8 @@ fn answered(ctx: &SkBuffContext) {
     // SAFETY: a map value of this CPU's own.
     let waiting = unsafe { &*pending };
     if waiting.since_ns != 0
+        && waiting.answer_ack == packet.ack_sequence
         && waiting.remote_port == packet.destination_port
-        && waiting.listener.port == packet.source_port
-        && waiting.remote == packet.destination
     {
         forget(pending);
     }

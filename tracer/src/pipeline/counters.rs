@@ -292,7 +292,7 @@ mod tests {
             remote_port: 1,
             reason: DropReason::AcceptQueueFullSyn as u8,
             family: 2,
-            zero: 0,
+            answer_ack: 0,
         };
         let counts = Counts { pending: vec![pending], ..Counts::default() };
         assert_eq!(counts.totals()[&3].get(Closing::ListenOverflows), 1);

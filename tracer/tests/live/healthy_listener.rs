@@ -19,6 +19,8 @@ use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8081;
+/// A port that nobody listens on.
+const CALLED_PORT: u16 = 8100;
 const LIMIT: Duration = Duration::from_secs(5);
 
 fn v4(address: IpAddr, port: u16) -> SocketAddrV4 {
@@ -117,4 +119,29 @@ fn deferred_accept_leaves_bare_acks_unanswered() {
     assert_closes(&agent, &[&watch, &clients]);
     assert_eq!(watch.delta("ListenDrops"), 0);
     foreign.exit();
+}
+
+/// Where a rule sends connections to another port, the SYN-ACK carries the port that was called by
+/// the time it leaves: the answer has to be known by something else.
+#[test]
+fn redirected_syns_are_answered() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
+    let agent = Agent::start();
+    let listener = Listener::open(&pair.server, SocketAddr::from((SERVER_V4, PORT)), 16);
+    pair.server.command("nft", &["add", "table", "ip", "live_nat"]);
+    let chain = "{ type nat hook prerouting priority -100; }";
+    pair.server.command("nft", &["add", "chain", "ip", "live_nat", "prerouting", chain]);
+    let redirect = format!("tcp dport {CALLED_PORT} redirect to :{PORT}");
+    let rule: Vec<&str> =
+        ["add", "rule", "ip", "live_nat", "prerouting"].into_iter().chain(redirect.split(' ')).collect();
+    pair.server.command("nft", &rule);
+
+    let to = SocketAddr::from((SERVER_V4, CALLED_PORT));
+    let streams: Vec<_> = Client::connect_many(&pair.client, to, 6).into_iter().map(Client::into_stream).collect();
+    let accepted: Vec<_> = streams.iter().map(|_| listener.accept_stream()).collect();
+    assert_closes(&agent, &[&watch, &clients]);
+    assert_eq!((watch.delta("PassiveOpens"), watch.delta("ListenDrops")), (6, 0));
+    drop((streams, accepted));
 }

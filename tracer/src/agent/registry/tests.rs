@@ -110,7 +110,7 @@ fn what_is_pending_at_the_end_is_not_retired_twice() {
         remote_port: 1,
         reason: 0,
         family: 2,
-        zero: 0,
+        answer_ack: 0,
     });
     pass(&mut registry, &[70], &[reading(7, 70, 4)], &with_pending, now);
     pass(&mut registry, &[], &[], &with_pending, now);

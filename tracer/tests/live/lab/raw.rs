@@ -49,7 +49,8 @@ fn packet(from: SocketAddrV4, to: SocketAddrV4, flags: u8) -> Vec<u8> {
     let mut tcp = Vec::with_capacity(20);
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
-    tcp.extend(1_000_000_u32.to_be_bytes()); // sequence number: any
+    // Sequence number: any, but not the same for two clients.
+    tcp.extend((u32::from(*from.ip()) ^ u32::from(from.port())).to_be_bytes());
     tcp.extend(if flags & ACK == 0 { [0; 4] } else { 77_u32.to_be_bytes() });
     tcp.extend([5 << 4, flags]); // five words of header
     tcp.extend(64_000_u16.to_be_bytes()); // window
