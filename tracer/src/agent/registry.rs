@@ -80,7 +80,7 @@ pub struct Registry {
 impl Registry {
     /// Takes a bracketed reading for the baselines; true once no further one could improve them.
     pub fn observe_baselines(&mut self, readings: &[Reading], before: &Counts, after: &Counts) -> bool {
-        let (before, candidates, after) = (before.totals(), after.time_wait_candidates(), after.totals());
+        let (before, candidates, after) = (before.totals(), after.time_wait_candidates(), after.totals_at_most());
         for reading in readings {
             let (finder, seen) = self.baselines.entry(reading.id).or_default();
             finder.observe(&of(&before, reading.id), &reading.figures(), &of(&after, reading.id));
@@ -110,7 +110,7 @@ impl Registry {
         now: Instant,
     ) {
         let (candidates_before, candidates_after) = (before.time_wait_candidates(), after.time_wait_candidates());
-        let (before_totals, after_totals) = (before.totals(), after.totals());
+        let (before_totals, after_totals) = (before.totals(), after.totals_at_most());
         for reading in readings {
             let figures = reading.figures();
             let entry = self
@@ -128,8 +128,9 @@ impl Registry {
                 sole_suspect: evidence.suspects.get(&reading.id).copied(),
             });
         }
-        self.note_seen_by_hooks(after, &after_totals);
-        self.note_missing(discovery, readings, &after_totals, now);
+        let counted = after.totals();
+        self.note_seen_by_hooks(after, &counted);
+        self.note_missing(discovery, readings, &counted, now);
     }
 
     /// A listener may live in a namespace that neither a path leads to nor a hook has met.

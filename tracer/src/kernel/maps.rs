@@ -76,19 +76,35 @@ impl Maps {
         Map::new(self.netns.as_fd())
     }
 
-    /// Reads all counts. Pending handshakes come last: one that is resolved meanwhile is then missed
-    /// for this reading instead of counted twice.
+    /// Reads all counts. A dropped handshake counts in its row or as pending. One that moves from here
+    /// to there meanwhile would be missed by this reading, and counters fall: then the rows are read
+    /// again. With drops all the time it hardly matters, and the last attempt is taken as it is.
     pub fn read(&self) -> io::Result<Counts> {
+        const ATTEMPTS_MAX: usize = 3;
         let mut counts = Counts::default();
+        for _ in 0..ATTEMPTS_MAX {
+            let first = self.handshakes()?;
+            self.read_rows(&mut counts)?;
+            let now_ns = monotonic_ns();
+            if counts.take_handshakes(&first, &self.handshakes()?, now_ns) {
+                break;
+            }
+        }
+        Ok(counts)
+    }
+
+    fn read_rows(&self, counts: &mut Counts) -> io::Result<()> {
         self.map_listeners()?.read_all(&mut counts.listeners)?;
         self.map_counters()?.read_all(&mut counts.counters)?;
         Map::new(self.other.as_fd())?.read_all(&mut counts.other)?;
         self.map_netns()?.read_all(&mut counts.netns)?;
         counts.lost = self.lost()?;
-        let now_ns = monotonic_ns();
-        let pending = PerCpuArray::<PendingHandshake>::new(self.pending.as_fd())?.lookup(0)?;
-        counts.pending = pending.into_iter().filter(|pending| is_overdue(pending, now_ns)).collect();
-        Ok(counts)
+        Ok(())
+    }
+
+    /// The handshake that waits on each CPU, if any.
+    fn handshakes(&self) -> io::Result<Vec<PendingHandshake>> {
+        PerCpuArray::new(self.pending.as_fd())?.lookup(0)
     }
 
     fn lost(&self) -> io::Result<Vec<(Counter, u64)>> {
@@ -180,13 +196,6 @@ impl Maps {
     pub fn set_switches(&self, bits: u64) -> io::Result<()> {
         Map::<u32, u64>::new(self.switches.as_fd())?.update(&0, &bits, Update::Any)
     }
-}
-
-/// A handshake is judged within one softirq, far below this. Younger ones may still be under way.
-const PENDING_OVERDUE_NS: u64 = 2_000_000;
-
-fn is_overdue(pending: &PendingHandshake, now_ns: u64) -> bool {
-    pending.since_ns != 0 && now_ns.saturating_sub(pending.since_ns) > PENDING_OVERDUE_NS
 }
 
 /// The programs' clock (CLOCK_MONOTONIC), nanoseconds.

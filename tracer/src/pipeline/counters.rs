@@ -10,6 +10,10 @@ use tracer_ebpf::{
     state,
 };
 
+/// A handshake is judged within one softirq. Younger ones than this may still be under way, on a
+/// virtual CPU that is kept waiting too. Below the shortest interval between two passes.
+const OVERDUE_NS: u64 = 20_000_000;
+
 /// One reading of all maps that count.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -23,6 +27,9 @@ pub struct Counts {
     pub netns: Vec<(u64, NetnsSeen)>,
     /// Handshakes that were dropped, but which the kernel side will count only with the next packet.
     pub pending: Vec<PendingHandshake>,
+    /// Handshakes that were under way, or counted while the rows were read: the rows may have them or
+    /// not, and the kernel may have dropped them or not.
+    pub undecided: Vec<PendingHandshake>,
     /// Counts that found no room in any map, by kind: their namespace is lost.
     pub lost: Vec<(Counter, u64)>,
 }
@@ -191,6 +198,33 @@ impl Totals {
 }
 
 impl Counts {
+    /// Takes the handshakes that waited on each CPU before and after the rows were read. False if one
+    /// that was dropped has been counted meanwhile, so that the rows may lack it.
+    pub fn take_handshakes(&mut self, first: &[PendingHandshake], last: &[PendingHandshake], now_ns: u64) -> bool {
+        let waits = |handshake: &&PendingHandshake| handshake.since_ns != 0;
+        let is_dropped = |handshake: &PendingHandshake| now_ns.saturating_sub(handshake.since_ns) > OVERDUE_NS;
+        let moved: Vec<_> = first
+            .iter()
+            .zip(last)
+            .filter(|(first, last)| first.since_ns != last.since_ns)
+            .map(|(first, _)| *first)
+            .filter(|first| waits(&first))
+            .collect();
+        let is_consistent = !moved.iter().any(is_dropped);
+        let (pending, young): (Vec<_>, Vec<_>) = last.iter().filter(waits).partition(|last| is_dropped(last));
+        self.pending = pending;
+        self.undecided = [moved, young].concat();
+        is_consistent
+    }
+
+    /// Sums by namespace id: no less than what the kernel had counted when the reading began.
+    #[must_use]
+    pub fn totals_at_most(&self) -> HashMap<u64, Totals> {
+        let mut sums = self.totals();
+        add_handshakes(&mut sums, &self.undecided);
+        sums
+    }
+
     /// Sums by namespace id.
     #[must_use]
     pub fn totals(&self) -> HashMap<u64, Totals> {
@@ -201,10 +235,7 @@ impl Counts {
         for (key, n) in self.counters.iter().chain(&self.other) {
             sums.entry(key.netns).or_default().add_all(&Totals::of_counter(key, *n));
         }
-        for pending in &self.pending {
-            let reason = DropReason::from_u8(pending.reason).unwrap_or(DropReason::Other);
-            sums.entry(pending.listener.netns).or_default().add_drop(reason, 1);
-        }
+        add_handshakes(&mut sums, &self.pending);
         sums
     }
 
@@ -224,6 +255,13 @@ impl Counts {
             }
         }
         candidates
+    }
+}
+
+fn add_handshakes(sums: &mut HashMap<u64, Totals>, handshakes: &[PendingHandshake]) {
+    for pending in handshakes {
+        let reason = DropReason::from_u8(pending.reason).unwrap_or(DropReason::Other);
+        sums.entry(pending.listener.netns).or_default().add_drop(reason, 1);
     }
 }
 
@@ -278,11 +316,10 @@ mod tests {
         assert_eq!(counts.time_wait_candidates()[&2], vec![(1, 50)]);
     }
 
-    #[test]
-    fn an_overdue_handshake_counts_as_a_drop() {
-        let pending = PendingHandshake {
+    fn handshake(since_ns: u64) -> PendingHandshake {
+        PendingHandshake {
             listener: listener(3),
-            since_ns: 1,
+            since_ns,
             remote: [0; 4],
             local: [0; 4],
             queue_length: 6,
@@ -293,8 +330,30 @@ mod tests {
             reason: DropReason::AcceptQueueFullSyn as u8,
             family: 2,
             answer_ack: 0,
-        };
-        let counts = Counts { pending: vec![pending], ..Counts::default() };
-        assert_eq!(counts.totals()[&3].get(Closing::ListenOverflows), 1);
+        }
+    }
+
+    fn overflows((certain, at_most): (HashMap<u64, Totals>, HashMap<u64, Totals>)) -> (u64, u64) {
+        let of = |totals: &HashMap<u64, Totals>| totals.get(&3).map_or(0, |sum| sum.get(Closing::ListenOverflows));
+        (of(&certain), of(&at_most))
+    }
+
+    #[test]
+    fn a_handshake_counts_once_it_is_overdue() {
+        const NOW: u64 = 1_000_000_000;
+        const YOUNG: u64 = NOW - 1_000;
+        for (first, last, consistent, expected, what) in [
+            (0, 0, true, (0, 0), "none"),
+            (1, 1, true, (1, 1), "waits since long ago: dropped"),
+            (YOUNG, YOUNG, true, (0, 1), "under way"),
+            (YOUNG, 0, true, (0, 1), "answered, or counted in a row that was read before or after"),
+            (YOUNG, YOUNG + 1, true, (0, 2), "the same, and another under way"),
+            (1, 0, false, (0, 1), "dropped, and counted while the rows were read"),
+            (NOW, NOW + 5, true, (0, 2), "younger than the clock's reading"),
+        ] {
+            let mut counts = Counts::default();
+            assert_eq!(counts.take_handshakes(&[handshake(first)], &[handshake(last)], NOW), consistent, "{what}");
+            assert_eq!(overflows((counts.totals(), counts.totals_at_most())), expected, "{what}");
+        }
     }
 }

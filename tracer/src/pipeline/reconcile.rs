@@ -35,38 +35,38 @@ impl KernelFigures {
 
 /// Finds a baseline from readings that bracket the kernel's counters after the hooks were attached:
 /// where no hook counted meanwhile, the kernel's figure less the hooks' is what neither will see
-/// again. Signals that never stood still keep the hooks' earlier count, so that what is unsure shows
-/// as unknown and not as a number too large.
+/// again. For a signal that never stood still the hooks' later count is taken off, at the reading
+/// during which it moved least: what is unsure shows as unknown, and never as counted too much.
 #[derive(Clone, Debug, Default)]
 pub struct BaselineFinder {
-    settled: KernelFigures,
-    unsettled: KernelFigures,
+    baseline: KernelFigures,
+    /// How far the hooks' count moved during the reading that the baseline is from.
+    moved: Totals,
 }
 
 impl BaselineFinder {
     /// Takes one bracketed reading.
     pub fn observe(&mut self, before: &Totals, kernel: &KernelFigures, after: &Totals) {
         for signal in Closing::ALL {
-            let figure = kernel.get(signal).map(|kernel| kernel.saturating_sub(before.get(signal)));
-            self.unsettled = self.unsettled.with(signal, figure);
-            if self.settled.get(signal).is_none() && before.get(signal) == after.get(signal) {
-                self.settled = self.settled.with(signal, figure);
+            let Some(figure) = kernel.get(signal) else { continue };
+            let moved = after.get(signal).saturating_sub(before.get(signal));
+            if self.baseline.get(signal).is_none() || moved < self.moved.get(signal) {
+                self.baseline = self.baseline.with(signal, Some(figure.saturating_sub(after.get(signal))));
+                self.moved.set(signal, moved);
             }
         }
     }
 
-    /// Whether a further reading could improve it.
+    /// Whether a further reading could not improve it.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        Closing::ALL.iter().all(|&signal| self.settled.get(signal).is_some() || self.unsettled.get(signal).is_none())
+        self.moved == Totals::default()
     }
 
     /// The baseline.
     #[must_use]
     pub fn baseline(&self) -> KernelFigures {
-        Closing::ALL.iter().fold(KernelFigures::default(), |figures, &signal| {
-            figures.with(signal, self.settled.get(signal).or(self.unsettled.get(signal)))
-        })
+        self.baseline
     }
 }
 
@@ -446,13 +446,16 @@ mod tests {
     fn a_baseline_is_what_neither_side_will_count_again() {
         let mut finder = BaselineFinder::default();
         let kernel = |n| KernelFigures::ZERO.with(SIGNAL, Some(n));
-        finder.observe(&totals(1), &kernel(101), &totals(2));
-        assert!(!finder.is_settled(), "a hook counted meanwhile");
-        assert_eq!(finder.baseline().get(SIGNAL), Some(100));
-        finder.observe(&totals(3), &kernel(102), &totals(3));
+        finder.observe(&totals(0), &kernel(100), &totals(4));
+        finder.observe(&totals(4), &kernel(105), &totals(5));
+        assert!(!finder.is_settled(), "hooks counted meanwhile");
+        assert_eq!(finder.baseline().get(SIGNAL), Some(100), "the steadier reading, and all that hooks counted");
+        finder.observe(&totals(5), &kernel(106), &totals(6));
+        assert_eq!(finder.baseline().get(SIGNAL), Some(100), "no steadier");
+        finder.observe(&totals(7), &kernel(106), &totals(7));
         assert!(finder.is_settled());
         assert_eq!(finder.baseline().get(SIGNAL), Some(99));
-        finder.observe(&totals(4), &kernel(110), &totals(4));
+        finder.observe(&totals(8), &kernel(110), &totals(8));
         assert_eq!(finder.baseline().get(SIGNAL), Some(99), "the first that stood still");
     }
 

@@ -2,7 +2,7 @@
 //! the queue's length would miscount here; outcomes do not.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
@@ -10,8 +10,8 @@ use crate::lab::closing::{CLOSING_LIMIT, Closing, DROPS, as_integer, assert_clos
 use crate::lab::counters::Watch;
 use crate::lab::load::churn;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
-use crate::lab::sockets::Listener;
-use crate::lab::wait::until;
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8083;
 /// As many as there are cores; the accepting thread is one more.
@@ -58,6 +58,66 @@ fn over_ipv6() {
     let _lab = Lab::enter();
     let pair = Pair::new();
     edge(&pair.client, &pair.server, SocketAddr::from((SERVER_V6, PORT)));
+}
+
+/// Drops one after the other at a queue that stays full: whenever a pass looks, the last one may
+/// not have been judged yet. Waiting to be judged is neither a difference nor of a reason unknown.
+#[test]
+fn one_by_one() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let address = SocketAddr::from((SERVER_V4, PORT));
+    let _listener = Listener::open(&pair.server, address, 1);
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 2).into_iter().map(Client::into_stream).collect();
+    let drops = connect_in_vain(&pair.client, address);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("ListenDrops"), drops);
+    drop(queued);
+}
+
+/// An agent that starts meanwhile cannot tell exactly what came before it, but its own account and
+/// what it counts agree: it claims no drop that the kernel did not count.
+#[test]
+fn agents_that_start_amid_drops_close_as_well() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    let watch = Watch::from_now(&pair.server);
+    let address = SocketAddr::from((SERVER_V4, PORT));
+    let _listener = Listener::open(&pair.server, address, 1);
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 2).into_iter().map(Client::into_stream).collect();
+    let agents = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| connect_in_vain(&pair.client, address));
+        let agents: Vec<_> = (0..4).map(|_| Agent::start()).collect();
+        clients.join().unwrap();
+        agents
+    });
+    for agent in &agents {
+        until("the account", CLOSING_LIMIT, || {
+            let scrape = agent.scrape();
+            let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
+            let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
+            let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
+            let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+            equal("counted and difference", &(counted, difference), &(account, 0))
+        });
+    }
+    drop(queued);
+}
+
+/// One SYN every few milliseconds, on one core or the other, to a queue that is full. Says how many.
+fn connect_in_vain(clients: &Netns, to: SocketAddr) -> u64 {
+    let deadline = Instant::now() + 2 * TIME;
+    clients.run(|| {
+        let mut count = 0;
+        while Instant::now() < deadline {
+            Client::connect_here(to).reset();
+            count += 1;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        count
+    })
 }
 
 /// With cookies a hook that sees packets only cannot always tell outcomes. What it then says too
