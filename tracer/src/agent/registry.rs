@@ -66,6 +66,8 @@ struct Entry {
     sockstat: Sockstat,
     sysctls: Sysctls,
     alive: bool,
+    /// Passes that hooks or the listener pass knew of it and could not read it; `None` once it was read.
+    unread: Option<u32>,
     /// Since when it was not found, and what its rows added up to then; any change starts anew.
     quiet: Option<(Instant, Totals)>,
 }
@@ -117,11 +119,12 @@ impl Registry {
                 .entries
                 .entry(reading.id)
                 .or_insert_with(|| Entry::new(reading.inum, Books::open(KernelFigures::ZERO)));
-            entry.take(reading);
+            let (before, after) = (of(&before_totals, reading.id), of(&after_totals, reading.id));
+            entry.take(reading, &before, &after);
             entry.books.enter(&Observation {
-                before: of(&before_totals, reading.id),
+                before,
                 kernel: figures,
-                after: of(&after_totals, reading.id),
+                after,
                 candidates_before: candidates_before.get(&reading.id).cloned().unwrap_or_default(),
                 candidates_after: candidates_after.get(&reading.id).cloned().unwrap_or_default(),
                 untold: evidence.untold.clone(),
@@ -136,7 +139,9 @@ impl Registry {
     /// A listener may live in a namespace that neither a path leads to nor a hook has met.
     pub fn note_listeners(&mut self, listeners: &BTreeMap<ListenerKey, Listener>) {
         for (key, listener) in listeners {
-            self.entries.entry(key.netns).or_insert_with(|| Entry::new(listener.netns_inum, Books::default()));
+            let entry = self.entries.entry(key.netns).or_insert_with(|| Entry::met(listener.netns_inum));
+            // Somebody listens there: it lives, though nothing leads to it.
+            entry.quiet = None;
         }
     }
 
@@ -144,10 +149,10 @@ impl Registry {
     /// to it. Nothing confirms its counts.
     fn note_seen_by_hooks(&mut self, counts: &Counts, totals: &HashMap<u64, Totals>) {
         for (id, seen) in &counts.netns {
-            self.entries.entry(*id).or_insert_with(|| Entry::new(seen.inum, Books::default()));
+            self.entries.entry(*id).or_insert_with(|| Entry::met(seen.inum));
         }
         for id in totals.keys() {
-            self.entries.entry(*id).or_insert_with(|| Entry::new(0, Books::default()));
+            self.entries.entry(*id).or_insert_with(|| Entry::met(0));
         }
     }
 
@@ -169,6 +174,7 @@ impl Registry {
                 continue;
             }
             entry.alive = false;
+            entry.unread = entry.unread.map(|passes| passes + 1);
             let rows = of(totals, *id);
             match entry.quiet {
                 Some((_, then)) if then == rows => {}
@@ -209,9 +215,14 @@ impl Registry {
             !entry.alive && ((quiet && !waiting) || living.contains(&entry.inum))
         };
         let over: Vec<u64> = self.entries.iter().filter(|(id, entry)| is_over(id, entry)).map(|(id, _)| *id).collect();
+        if over.is_empty() {
+            return Vec::new();
+        }
         // A handshake that is still pending will be counted in a new row, and close with that.
-        let settled = counts.without_pending().totals();
-        let close = |id: u64| self.entries.remove(&id).map(|entry| (id, entry.books.close(&of(&settled, id))));
+        let (settled, at_most) = (counts.without_pending().totals(), counts.totals_at_most());
+        let close = |id: u64| {
+            self.entries.remove(&id).map(|entry| (id, entry.books.close(&of(&settled, id), &of(&at_most, id))))
+        };
         over.into_iter().filter_map(close).collect()
     }
 
@@ -231,14 +242,30 @@ impl Entry {
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
             alive: false,
+            unread: None,
             quiet: None,
         }
     }
 
+    /// One that was met and not read yet.
+    fn met(inum: u32) -> Self {
+        Self { unread: Some(0), ..Self::new(inum, Books::default()) }
+    }
+
     /// Takes a reading. Without a cookie to tell namespaces apart, counters that went backwards do.
-    fn take(&mut self, reading: &Reading) {
-        if self.books.went_backwards(&reading.figures()) {
-            self.books = Books::open(KernelFigures::ZERO);
+    fn take(&mut self, reading: &Reading, before: &Totals, after: &Totals) {
+        let figures = reading.figures();
+        match self.unread.take() {
+            // It was made during the last pass, after that had looked for namespaces.
+            Some(0..=1) => self.books = Books::open(KernelFigures::ZERO),
+            // It may be as old as the node: it counts from here on.
+            Some(_) => {
+                let mut finder = BaselineFinder::default();
+                finder.observe(before, &figures, after);
+                self.books = Books::open(finder.baseline());
+            }
+            None if self.books.went_backwards(&figures) => self.books.begin_again(),
+            None => {}
         }
         self.inum = reading.inum;
         self.counters = reading.counters;

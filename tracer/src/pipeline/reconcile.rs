@@ -94,6 +94,8 @@ pub struct Observation {
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     baseline: KernelFigures,
+    /// What the kernel counted in earlier namespaces of the same identity, whose rows go on.
+    earlier: Totals,
     /// The kernel's counters since the baseline, at the last reading.
     kernel: KernelFigures,
     /// Rows that were removed while the namespace lived.
@@ -171,16 +173,26 @@ impl Books {
     #[must_use]
     pub fn went_backwards(&self, now: &KernelFigures) -> bool {
         Closing::ALL.iter().any(|&signal| {
-            let then = self.kernel.get(signal).zip(self.baseline.get(signal)).map(|(since, base)| since + base);
+            let then = self.kernel.get(signal).zip(self.baseline.get(signal));
+            let then = then.map(|(since, base)| since + base - self.earlier.get(signal));
             matches!((then, now.get(signal)), (Some(then), Some(now)) if now < then)
         })
+    }
+
+    /// Another namespace has the same identity, and the hooks count for it in the same rows: its
+    /// counters began at zero, and go on top of what the last one's came to.
+    pub fn begin_again(&mut self) {
+        for signal in Closing::ALL {
+            self.earlier.set(signal, self.kernel.get(signal).unwrap_or(0));
+        }
+        self.baseline = KernelFigures::ZERO;
     }
 
     /// Enters one pass's readings.
     pub fn enter(&mut self, seen: &Observation) {
         for signal in Closing::ALL {
             let since = match (seen.kernel.get(signal), self.baseline.get(signal)) {
-                (Some(now), Some(then)) => Some(now.saturating_sub(then)),
+                (Some(now), Some(then)) => Some(self.earlier.get(signal) + now.saturating_sub(then)),
                 _ => None,
             };
             self.kernel = self.kernel.with(signal, since);
@@ -285,14 +297,20 @@ impl Books {
         self.difference[signal as usize]
     }
 
-    /// Closes the books of a dead namespace, given the last sums over its rows.
+    /// Closes the books of a dead namespace, given the last sums over its rows, and those with what
+    /// waits to be judged. What the kernel had more of at the last reading no hook will explain any
+    /// more, and no further pass will find standing: it goes where the `unknown` row goes.
     #[must_use]
-    pub fn close(&self, rows: &Totals) -> Closed {
+    pub fn close(&self, rows: &Totals, at_most: &Totals) -> Closed {
         let mut closed = Closed::default();
         for signal in Closing::ALL {
-            let counted = rows.get(signal) + self.outside_maps(signal);
+            let (books, kernel) = (self.outside_maps(signal), self.kernel.get(signal).unwrap_or(0));
+            let counted = rows.get(signal) + books;
             closed.exported.add(signal, counted - self.retired.get(signal));
-            closed.unverified.add(signal, counted.saturating_sub(self.kernel.get(signal).unwrap_or(0)));
+            closed.unverified.add(signal, counted.saturating_sub(kernel));
+            if signal.has_unknown_row() {
+                closed.exported.add(signal, kernel.saturating_sub(at_most.get(signal) + books));
+            }
         }
         closed
     }
@@ -414,10 +432,19 @@ mod tests {
         let mut books = Books::open(KernelFigures::ZERO);
         books.enter(&pass(7, 7, 7));
         books.retire(&totals(3));
-        let closed = books.close(&totals(9));
+        let closed = books.close(&totals(9), &totals(9));
         assert_eq!(closed.exported.get(SIGNAL), 9, "the 3 were exported as retired before");
         assert_eq!(closed.unverified.get(SIGNAL), 5, "12 counted, 7 read");
-        assert_eq!(Books::default().close(&totals(4)).unverified.get(SIGNAL), 4, "never read");
+        assert_eq!(Books::default().close(&totals(4), &totals(4)).unverified.get(SIGNAL), 4, "never read");
+    }
+
+    #[test]
+    fn what_the_kernel_alone_counted_is_not_lost_with_its_namespace() {
+        let mut books = Books::open(KernelFigures::ZERO);
+        books.enter(&pass(2, 9, 2));
+        let closed = books.close(&totals(3), &totals(4));
+        assert_eq!(closed.exported.get(SIGNAL), 3 + 5, "one more waits to be judged, and counts by itself");
+        assert_eq!(closed.unverified.get(SIGNAL), 0);
     }
 
     #[test]
@@ -465,6 +492,15 @@ mod tests {
         books.enter(&pass(5, 15, 5));
         assert!(!books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(15))));
         assert!(books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(14))));
+        books.begin_again();
+        books.enter(&pass(7, 2, 7));
+        assert_eq!(
+            (books.kernel(SIGNAL), books.difference(SIGNAL)),
+            (Some(7), Some(0)),
+            "5 of the last one, 2 of this"
+        );
+        assert!(!books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(2))));
+        assert!(books.went_backwards(&KernelFigures::ZERO.with(SIGNAL, Some(1))));
     }
 
     #[test]

@@ -130,12 +130,58 @@ fn what_only_hooks_have_met_is_unverified() {
 }
 
 #[test]
-fn counters_that_went_backwards_are_another_namespace() {
+fn counters_that_went_backwards_are_another_namespace_in_the_same_rows() {
     let mut registry = Registry::default();
     let now = Instant::now();
     pass(&mut registry, &[70], &[reading(70, 70, 9)], &counts(70, 9), now);
-    pass(&mut registry, &[70], &[reading(70, 70, 2)], &counts(70, 2), now);
-    assert_eq!(namespace(&registry, &[70], 70).books.kernel(Closing::ListenDrops), Some(2));
+    pass(&mut registry, &[70], &[reading(70, 70, 2)], &counts(70, 9 + 2), now);
+    let seen = namespace(&registry, &[70], 70);
+    assert_eq!(seen.books.kernel(Closing::ListenDrops), Some(9 + 2));
+    assert_eq!(seen.books.difference(Closing::ListenDrops), Some(0));
+}
+
+#[test]
+fn one_that_hooks_met_before_a_pass_found_it_counts_from_zero() {
+    let mut registry = Registry::default();
+    pass(&mut registry, &[], &[], &counts(7, 3), Instant::now());
+    pass(&mut registry, &[70], &[reading(7, 70, 5)], &counts(7, 5), Instant::now());
+    let seen = namespace(&registry, &[70], 7);
+    assert_eq!(seen.books.kernel(Closing::ListenDrops), Some(5));
+    assert_eq!(seen.books.difference(Closing::ListenDrops), Some(0));
+}
+
+#[test]
+fn one_that_could_not_be_entered_for_long_counts_from_then_on() {
+    let mut registry = Registry::default();
+    pass(&mut registry, &[], &[], &counts(7, 3), Instant::now());
+    pass(&mut registry, &[], &[], &counts(7, 4), Instant::now());
+    pass(&mut registry, &[70], &[reading(7, 70, 1000)], &counts(7, 4), Instant::now());
+    pass(&mut registry, &[70], &[reading(7, 70, 1002)], &counts(7, 6), Instant::now());
+    let books = namespace(&registry, &[70], 7).books;
+    assert_eq!((books.difference(Closing::ListenDrops), books.unknown(Closing::ListenDrops)), (Some(0), 0));
+}
+
+#[test]
+fn one_with_a_listener_is_not_dead_though_nothing_leads_to_it() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    let records = [tracer_ebpf::counter::ListenerSocket {
+        key: counts(9, 0).listeners[0].0,
+        sock: 1,
+        holder_cgroup: 1,
+        holder_tgid: 1,
+        netns_inum: 90,
+        accept_queue_length: 0,
+        accept_queue_limit: 5,
+        syn_queue_length: 0,
+        sk_drops: 0,
+        holder_comm: [0; 16],
+    }];
+    pass(&mut registry, &[], &[], &counts(9, 6), now);
+    registry.note_listeners(&crate::pipeline::snapshot::join(&records));
+    assert!(registry.close_dead(&counts(9, 6), Duration::ZERO, now).is_empty());
+    pass(&mut registry, &[], &[], &counts(9, 6), now);
+    assert_eq!(registry.close_dead(&counts(9, 6), Duration::ZERO, now).len(), 1, "its listener is gone");
 }
 
 #[test]
