@@ -247,15 +247,17 @@ impl Shared {
 
 impl Source for Shared {
     fn metrics(&self) -> Bytes {
-        let view = self.view();
+        // The labels first: the worker holds them from the removal of rows until the view that makes up for it.
         let mut labels = lock(&self.labels);
-        let journal = lock(&self.journal);
+        let view = self.view();
+        // A copy, since the ring's reader waits for the journal.
+        let losses = lock(&self.journal).losses().clone();
         collector::collect(&mut Sources {
             view: &view,
             maps: &self.maps,
             report: &self.report,
             labels: &mut labels,
-            journal: &journal,
+            losses: &losses,
             suppressed: &self.suppressed,
             own: &self.own,
             now: Instant::now(),

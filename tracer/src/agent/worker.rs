@@ -124,7 +124,10 @@ impl Worker {
         for (key, listener) in &listeners {
             self.maps.admit_listener(key, listener.sockets)?;
         }
-        self.reap(&after, &listeners, started)?;
+        let shared = Arc::clone(&self.labels);
+        // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
+        let mut labels = lock(&shared);
+        self.reap(&after, &listeners, &mut labels, started)?;
         let interval = stretched(self.interval, thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let passes =
@@ -158,10 +161,14 @@ impl Worker {
     }
 
     /// Removes the rows of what is gone for good.
-    fn reap(&mut self, counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>, now: Instant) -> io::Result<()> {
+    fn reap(
+        &mut self,
+        counts: &Counts,
+        listeners: &BTreeMap<ListenerKey, Listener>,
+        labels: &mut Labels,
+        now: Instant,
+    ) -> io::Result<()> {
         let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
-        let shared = Arc::clone(&self.labels);
-        let mut labels = lock(&shared);
         // Whole namespaces first: their rows must not be retired one by one as well.
         let mut closed_ids = HashSet::new();
         for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
@@ -189,7 +196,7 @@ impl Worker {
         }
         let dead = self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now);
         for workload in dead.into_iter().filter(|workload| !closed_ids.contains(&workload.netns)) {
-            self.bury_workload(&workload, counts, &mut labels, now)?;
+            self.bury_workload(&workload, counts, labels, now)?;
         }
         Ok(())
     }

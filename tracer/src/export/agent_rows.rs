@@ -48,13 +48,13 @@ fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
                 rows.add(MetricId::Events, &[kind_name], number(tally.emitted));
                 rows.add(MetricId::EventsLost, &[kind_name, "ring"], number(tally.lost_ring));
                 rows.add(MetricId::EventsLost, &[kind_name, "rate"], number(tally.lost_rate));
-                let undecoded = sources.journal.lost_decode(Some(kind));
+                let undecoded = sources.losses.of(Some(kind));
                 rows.add(MetricId::EventsLost, &[kind_name, "decode"], number(undecoded));
             }
         }
         Err(error) => tracing::error!(%error, "cannot read what became of the events"),
     }
-    rows.add(MetricId::EventsLost, &["unknown", "decode"], number(sources.journal.lost_decode(None)));
+    rows.add(MetricId::EventsLost, &["unknown", "decode"], number(sources.losses.of(None)));
 }
 
 fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {

@@ -32,7 +32,7 @@ use crate::{
     pipeline::{
         attribute::Owner,
         counters::{Closing, Counts},
-        journal::Journal,
+        journal::Losses,
         snapshot::Listener,
     },
     view::{Namespace, View},
@@ -48,8 +48,8 @@ pub struct Sources<'a> {
     pub report: &'a Report,
     /// Labels of listeners and workloads.
     pub labels: &'a mut Labels,
-    /// Recent events and decode losses.
-    pub journal: &'a Journal,
+    /// Records that could not be decoded.
+    pub losses: &'a Losses,
     /// Rows refused over all scrapes.
     pub suppressed: &'a Suppressed,
     /// The agent's own instruments.

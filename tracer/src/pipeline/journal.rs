@@ -13,7 +13,19 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Journal {
     recent: VecDeque<Event>,
-    lost_decode: HashMap<Option<Kind>, u64>,
+    losses: Losses,
+}
+
+/// How many records could not be decoded, by kind.
+#[derive(Clone, Debug, Default)]
+pub struct Losses(HashMap<Option<Kind>, u64>);
+
+impl Losses {
+    /// Those of a kind; `None` = of no known kind.
+    #[must_use]
+    pub fn of(&self, kind: Option<Kind>) -> u64 {
+        self.0.get(&kind).copied().unwrap_or(0)
+    }
 }
 
 impl Journal {
@@ -26,7 +38,7 @@ impl Journal {
                 }
                 self.recent.push_back(event);
             }
-            Err(error) => *self.lost_decode.entry(kind_of(error)).or_default() += 1,
+            Err(error) => *self.losses.0.entry(kind_of(error)).or_default() += 1,
         }
     }
 
@@ -35,10 +47,10 @@ impl Journal {
         self.recent.iter().rev().take(n)
     }
 
-    /// Records of a kind that could not be decoded; `None` = of no known kind.
+    /// Records that could not be decoded.
     #[must_use]
-    pub fn lost_decode(&self, kind: Option<Kind>) -> u64 {
-        self.lost_decode.get(&kind).copied().unwrap_or(0)
+    pub fn losses(&self) -> &Losses {
+        &self.losses
     }
 }
 
@@ -82,8 +94,8 @@ mod tests {
         journal.record(Err(DecodeError::Kind(77)));
         journal.record(Err(DecodeError::Size { kind: Kind::Connect, size: 1 }));
         journal.record(Err(DecodeError::Size { kind: Kind::Connect, size: 2 }));
-        assert_eq!(journal.lost_decode(None), 1);
-        assert_eq!(journal.lost_decode(Some(Kind::Connect)), 2);
+        assert_eq!(journal.losses().of(None), 1);
+        assert_eq!(journal.losses().of(Some(Kind::Connect)), 2);
         assert_eq!(journal.newest(1).count(), 0);
     }
 }
