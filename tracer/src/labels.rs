@@ -1,7 +1,8 @@
 //! Which labels a row gets: joins keys of the maps with namespaces, processes and workloads.
 //!
 //! A listener keeps the labels it once had for as long as its row lives, so that a series is not cut
-//! in two when its process ends. Labels that cannot be told yet hold the row back for a scrape.
+//! in two when its process ends; but where another process listens by now, the name is that one's.
+//! Labels that cannot be told yet hold the row back for a scrape.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -11,7 +12,7 @@ use crate::{
     pipeline::{
         attribute::{Attributor, Evidence, Netns, Owner},
         decode::ip_address,
-        snapshot::Listener,
+        snapshot::{Holder, Listener},
     },
     view::{Namespace, View},
 };
@@ -36,6 +37,14 @@ pub struct ListenerLabels {
     pub address: String,
     /// Bound port.
     pub port: String,
+}
+
+impl ListenerLabels {
+    /// Whether they name a process that holds the listener, as far as the pass could tell.
+    fn are_of(&self, seen: &Listener) -> bool {
+        let is_named = |holder: &Holder| name(&holder.comm) == self.process;
+        !self.process.is_empty() && (seen.holders.is_empty() || seen.holders.iter().any(is_named))
+    }
 }
 
 impl Labels {
@@ -68,12 +77,12 @@ impl Labels {
         namespace: &Namespace,
         now: Instant,
     ) -> Option<Arc<ListenerLabels>> {
+        let seen = view.listeners.get(key);
         if let Some(labels) = self.listeners.get(key)
-            && (!labels.process.is_empty() || !view.listeners.contains_key(key))
+            && seen.is_none_or(|seen| labels.are_of(seen))
         {
             return Some(Arc::clone(labels));
         }
-        let seen = view.listeners.get(key);
         let (tgid, process, cgroup) = holder(key, stats, seen);
         let owner = self.owner(cgroup, tgid, namespace, now)?;
         let labels = Arc::new(ListenerLabels {
@@ -154,4 +163,71 @@ fn owning_cgroup(key: &ListenerKey, holder: u64) -> u64 {
 fn name(comm: &[u8; 16]) -> Vec<u8> {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
     comm[..end].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_ebpf::counter::ListenerSocket;
+
+    use super::*;
+    use crate::pipeline::{
+        attribute::process::Processes,
+        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        reconcile::Books,
+        snapshot,
+    };
+
+    const KEY: ListenerKey = ListenerKey { netns: 1, cgroup: 1, address: [0; 4], port: 80, zero: [0; 3] };
+
+    fn namespace() -> Namespace {
+        Namespace {
+            id: 1,
+            inum: 1,
+            label: "host".into(),
+            name: String::new(),
+            is_host: true,
+            lowest_pid: None,
+            alive: true,
+            books: Books::default(),
+            counters: KernelCounters::default(),
+            sockstat: Sockstat::default(),
+            sysctls: Sysctls::default(),
+        }
+    }
+
+    /// What a pass saw: one socket, held by these processes.
+    fn view(holders: &[(u32, [u8; 16])]) -> View {
+        let record = |&(holder_tgid, holder_comm)| ListenerSocket {
+            key: KEY,
+            sock: 1,
+            holder_cgroup: 1,
+            holder_tgid,
+            netns_inum: 1,
+            accept_queue_length: 0,
+            accept_queue_limit: 5,
+            syn_queue_length: 0,
+            sk_drops: 0,
+            holder_comm,
+        };
+        let records: Vec<_> = holders.iter().map(record).collect();
+        View { listeners: snapshot::join(&records), ..View::default() }
+    }
+
+    #[test]
+    fn the_process_that_listens_names_the_listener() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let mut labels = Labels::new(Attributor::new(None, Processes::new(nowhere.path())));
+        let (first, other) = (*b"first\0\0\0\0\0\0\0\0\0\0\0", *b"other\0\0\0\0\0\0\0\0\0\0\0");
+        for (view, expected, what) in [
+            (view(&[(10, first)]), "first", "its holder"),
+            (view(&[]), "first", "it is gone, and its row is not"),
+            (view(&[(9, other), (10, first)]), "first", "it still holds the socket"),
+            (view(&[(0, [0; 16])]), "first", "a walk that does not tell holders"),
+            (view(&[(11, other)]), "other", "another listens there now"),
+            (view(&[]), "other", "which is gone too"),
+        ] {
+            let found = labels.listener(&KEY, None, &view, &namespace(), Instant::now()).unwrap();
+            assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
+        }
+    }
 }

@@ -190,6 +190,12 @@ impl Registry {
         }
     }
 
+    /// Takes over drops that evidence gave to a listener that is gone; returns how many were not for
+    /// its heir.
+    pub fn retire_suspect(&mut self, gone: &ListenerKey, heir: Option<ListenerKey>) -> u64 {
+        self.entries.get_mut(&gone.netns).map_or(0, |entry| entry.books.retire_suspect(gone, heir))
+    }
+
     /// Takes over what was confirmed for a workload that is gone; returns how many TIME_WAIT overflows.
     pub fn retire_cgroup(&mut self, id: u64, cgroup: u64) -> u64 {
         self.entries.get_mut(&id).map_or(0, |entry| entry.books.retire_cgroup(cgroup))

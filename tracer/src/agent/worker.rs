@@ -184,7 +184,9 @@ impl Worker {
             for (key, stats) in dead.into_iter().filter(|(key, _)| !closed_ids.contains(&key.netns)) {
                 let totals = Totals::of_listener(&stats);
                 self.registry.retire(key.netns, &totals);
-                if let Some(heir) = labels.heir_of_listener(&key, listeners.keys()) {
+                let heir = labels.heir_of_listener(&key, listeners.keys());
+                self.reaper.retired.add(Closing::ListenDrops, self.registry.retire_suspect(&key, heir));
+                if let Some(heir) = heir {
                     self.legacy.bequeath_listener(&key, &stats, heir);
                 } else {
                     self.reaper.retired.add_all(&totals);

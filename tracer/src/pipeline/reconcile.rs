@@ -248,6 +248,19 @@ impl Books {
         self.retired.add_all(row);
     }
 
+    /// Takes over drops that evidence gave to a listener that is gone, or gives them to the heir of its
+    /// labels; returns how many it took over.
+    pub fn retire_suspect(&mut self, gone: &ListenerKey, heir: Option<ListenerKey>) -> u64 {
+        let drops = self.suspected.remove(gone).unwrap_or(0);
+        if let (Some(heir), 1..) = (heir, drops) {
+            *self.suspected.entry(heir).or_default() += drops;
+            return 0;
+        }
+        self.unknown.set(Closing::ListenDrops, self.unknown.get(Closing::ListenDrops) - drops);
+        self.retired.add(Closing::ListenDrops, drops);
+        drops
+    }
+
     /// Takes over what was confirmed for a workload that is gone; returns how much.
     pub fn retire_cgroup(&mut self, cgroup: u64) -> u64 {
         let confirmed = self.time_wait.overflows.remove(&cgroup).unwrap_or(0);
@@ -458,6 +471,12 @@ mod tests {
         books.enter(&pass(0, 9, 0));
         books.enter(&pass(0, 9, 0));
         assert_eq!(books.unknown(SIGNAL), 5, "nobody was suspected alone");
+        assert_eq!(books.retire_suspect(&listener(80), Some(listener(81))), 0);
+        assert_eq!(books.suspected().collect::<Vec<_>>(), vec![(&listener(81), 4)]);
+        assert_eq!(books.retire_suspect(&listener(81), None), 4);
+        assert_eq!((books.suspected().count(), books.unknown(SIGNAL)), (0, 5));
+        books.enter(&pass(0, 9, 0));
+        assert_eq!(books.difference(SIGNAL), Some(0), "what was retired still counts");
     }
 
     fn time_wait(before: &[(u64, u64)], kernel: u64, after: &[(u64, u64)]) -> Observation {
