@@ -42,7 +42,7 @@ use crate::{
         load::{Kernel, LoadOptions},
         maps::Maps,
         netns::{Roots, VisitError},
-        preflight::Preflight,
+        preflight::{Preflight, lift_memlock_limit},
         version::KernelVersion,
     },
     labels::Labels,
@@ -76,6 +76,7 @@ pub struct Shared {
 
 /// Preflight and the load of the object, attached to nothing yet.
 pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
+    lift_memlock_limit();
     let preflight = Preflight::collect();
     preflight.verdict().map_err(|error| Failure::unusable(&error))?;
     let btf = Btf::from_sys_fs().map_err(|error| {

@@ -158,6 +158,15 @@ pub struct Preflight {
     pub bpf_refused: Option<i32>,
 }
 
+/// Lifts this process's limit on locked memory, to which maps are charged before Linux 5.11. Where the
+/// rights for that are missing, the refused map says so.
+pub fn lift_memlock_limit() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is");
+    }
+}
+
 impl Preflight {
     /// Looks at this process and this kernel. What cannot be read is left for the verdict to judge.
     #[must_use]
