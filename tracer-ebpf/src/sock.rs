@@ -77,6 +77,13 @@ pub fn local_port<R: Reader>(r: R, sk: *const u8) -> u16 {
     r.load(sk, offset!(skc_num))
 }
 
+/// The port that a socket given as `struct tcp_sock *` is bound to, host order. It outlives the local
+/// port where the kernel chose that: at close it is given back before the state changes.
+#[inline(always)]
+pub fn bound_port<R: Reader>(r: R, tcp: *const u8) -> u16 {
+    u16::from_be(r.load(tcp, offset!(inet_sport)))
+}
+
 /// Remote port, host order.
 #[inline(always)]
 pub fn remote_port<R: Reader>(r: R, sk: *const u8) -> u16 {

@@ -46,7 +46,13 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     let req: *const u8 = ctx.arg(1);
     let netns = sock::netns(Direct, sk);
-    let key = sock::listener_key(Direct, sk, netns);
+    let mut key = sock::listener_key(Direct, sk, netns);
+    // With TCP Fast Open the child is there already, and sends.
+    if Direct.load::<u8>(sk, offset!(skc_state)) != state::LISTEN
+        && let Some(listener) = listener::of_child(Direct, sk, netns)
+    {
+        key = listener;
+    }
     if let Some(stats) = listener::stats(&key, netns.inum) {
         // SAFETY: the look-up did not fail.
         add(unsafe { &raw mut (*stats).synack_retransmits }, 1);

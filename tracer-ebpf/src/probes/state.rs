@@ -51,6 +51,10 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
     let key = sock::listener_key(Direct, sk, netns);
+    if key.port == 0 {
+        // `listen()` without `bind()`: the port is chosen after this, and the next pass finds it.
+        return;
+    }
     let (tgid, comm) = sock::current_process();
     if let Some(stats) = listener::stats(&key, netns.inum) {
         // SAFETY: the look-up did not fail. Two processes that listen on one key at once leave
@@ -68,7 +72,11 @@ fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
 
 #[inline(always)]
 fn closed(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
-    let key = sock::listener_key(Direct, sk, netns);
+    let tcp = Direct.tcp_sock(sk);
+    if tcp.is_null() {
+        return;
+    }
+    let key = ListenerKey { port: sock::bound_port(Direct, tcp), ..sock::listener_key(Direct, sk, netns) };
     if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
         // SAFETY: the look-up did not fail.
         let stats = unsafe { &mut *stats };
@@ -83,6 +91,7 @@ fn closed(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
 #[inline(always)]
 fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid: u32, comm: [u8; 16]) {
     let mut connection = sock::connection(Direct, sk);
+    connection.local_port = key.port;
     connection.remote = [0; 4];
     connection.remote_port = 0;
     let record = Listen {
@@ -148,7 +157,7 @@ fn connect_ended(sk: *const u8, netns: Netns, new: u8) {
     let hard: u32 = Direct.load(sk, offset!(sk_err));
     let error = if hard == 0 { Direct.load(sk, offset!(sk_err_soft)) } else { hard };
     let retries: u32 = Direct.load(tcp, offset!(total_retrans));
-    let has_port = Direct.load::<u16>(tcp, offset!(inet_sport)) != 0;
+    let has_port = sock::bound_port(Direct, tcp) != 0;
     let result = connect_result(new, error, has_port);
     let cgroup = sock::cgroup_id(Direct, sk);
     count_connect(sk, netns, cgroup, result, retries);

@@ -300,3 +300,35 @@ fn series_of_a_closed_listener_retire_with_their_counts() {
     assert_eq!(retired, 14);
     assert_closes(&agent, &[&watch]);
 }
+
+/// Such a port is given back before the listener's last change of state.
+#[test]
+fn a_port_that_the_kernel_chose_closes_with_its_listener() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let agent = Agent::start();
+    let chosen = Listener::open(&netns, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 5);
+    let address = chosen.address();
+    drop(chosen);
+    // A child's own address is looked for first: that listener is closed.
+    let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    let listener = Listener::open(&netns, wildcard, 5);
+    let client = Client::connect(&netns, address).into_stream();
+    let name = Name::new(&netns, &own_process_name(), wildcard);
+    until("the accepted connection", SCRAPES, || {
+        name.gauge(&agent.scrape(), "tracer_tcp_accepted_connections_total", 1)
+    });
+    drop((client, listener));
+}
+
+/// `listen()` without `bind()`: the port is not known yet when the state changes.
+#[test]
+fn no_listener_has_port_zero() {
+    let _lab = Lab::enter();
+    let netns = Netns::single();
+    let agent = Agent::start();
+    let listener = Listener::unbound(&netns, 5);
+    let name = Name::new(&netns, &own_process_name(), listener.address());
+    until("the listener", SCRAPES, || name.gauge(&agent.scrape(), "tracer_tcp_listener_sockets", 1));
+    assert_eq!(agent.scrape().with(&[("netns", &name.netns), ("port", "0")]).count(), 0);
+}

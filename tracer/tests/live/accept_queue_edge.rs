@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{CLOSING_LIMIT, Closing, DROPS, as_integer, assert_closes};
+use crate::lab::closing::{CLOSING_LIMIT, Closing, DROPS, account_of_drops, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::load::churn;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
@@ -95,11 +95,7 @@ fn agents_that_start_amid_drops_close_as_well() {
     });
     for agent in &agents {
         until("the account", CLOSING_LIMIT, || {
-            let scrape = agent.scrape();
-            let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
-            let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
-            let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
-            let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+            let [account, counted, difference] = account_of_drops(agent, &watch)?;
             equal("counted and difference", &(counted, difference), &(account, 0))
         });
     }
@@ -137,11 +133,7 @@ fn with_cookies_the_difference_is_shown() {
 
     agent.sleep_two_passes();
     until("the account of the difference", CLOSING_LIMIT, || {
-        let scrape = agent.scrape();
-        let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
-        let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
-        let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
-        let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+        let [account, counted, difference] = account_of_drops(&agent, &watch)?;
         let seen = format!("kernel {kernel}, account {account}, counted {counted}, difference {difference}");
         if account.cast_unsigned() != kernel || counted + difference != account {
             return Err(seen);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{Closing, DROPS, as_integer, assert_closes};
+use crate::lab::closing::{Closing, DROPS, account_of_drops, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::firewall::Firewall;
 use crate::lab::netns::{Pair, SERVER_V4};
@@ -80,11 +80,7 @@ fn syn_acks_lost_on_their_own_host() {
     assert_eq!(watch.delta("ListenDrops"), 0);
     agent.sleep_two_passes();
     until("the account", LIMIT, || {
-        let scrape = agent.scrape();
-        let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
-        let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
-        let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
-        let counted = scrape.sum(DROPS, &signal[..1]).cast_signed();
+        let [account, counted, difference] = account_of_drops(&agent, &watch)?;
         println!("SYN-ACKs lost in OUTPUT: counted {counted}, difference {difference}");
         equal("kernel's account, and sum with the difference", &(account, counted + difference), &(0, 0))
     });

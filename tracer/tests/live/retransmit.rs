@@ -2,7 +2,7 @@
 //! socket that sent it and the server's port.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -127,6 +127,28 @@ fn syn_acks_sent_again_count_at_their_listener() {
     assert_eq!(retransmits(&agent, &server, &role("server")), server.delta("RetransSegs"));
     assert_eq!(retransmits(&agent, &client, &role("client")), client.delta("RetransSegs"));
     drop(connected);
+}
+
+/// With TCP Fast Open the child is made at the SYN, and it is the child that sends.
+#[test]
+fn fast_open_syn_acks_sent_again_count_at_their_listener() {
+    let _lab = Lab::enter();
+    let pair = Pair::new();
+    // Client and server, both without cookies, and every listener.
+    pair.client.set_tcp("tcp_fastopen", "5");
+    pair.server.set_tcp("tcp_fastopen", "1538");
+    let server = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let _listener = Listener::open(&pair.server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), 16);
+    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
+    let client = Client::fast_open(&pair.client, SocketAddr::from((SERVER_V4, PORT)), b"early");
+    wait_for_retransmits(&server, 1);
+    drop((client, firewall));
+    assert_closes(&agent, &[&server]);
+    assert_eq!(server.delta("TCPFastOpenPassive"), 1);
+    let scrape = agent.scrape();
+    let at_listener = [("netns", server.inode.as_str()), ("port", "8086"), ("address", "0.0.0.0")];
+    assert_eq!(scrape.sum("tracer_tcp_synack_retransmits_total", &at_listener), server.delta("TCPSynRetrans"));
 }
 
 /// How often a namespace with `tcp_syn_retries=2` sends a SYN again: the kernel gives up when as

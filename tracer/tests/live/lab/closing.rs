@@ -260,9 +260,19 @@ impl Part {
     }
 }
 
+/// What the agent says of one namespace's drops: its account of the kernel's count, what its rows add
+/// up to, and the difference.
+pub(crate) fn account_of_drops(agent: &Agent, watch: &Watch<'_>) -> Result<[i64; 3], String> {
+    let scrape = agent.scrape();
+    let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
+    let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
+    let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
+    Ok([account, scrape.sum(DROPS, &signal[..1]).cast_signed(), difference])
+}
+
 /// The value of a gauge that counts and may be negative.
 #[expect(clippy::cast_possible_truncation, reason = "checked before the cast")]
-pub(crate) fn as_integer(value: f64) -> i64 {
+fn as_integer(value: f64) -> i64 {
     assert!(value.fract() == 0.0 && value.abs() < 9e15, "not an integer: {value}");
     value as i64
 }

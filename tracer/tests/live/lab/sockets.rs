@@ -3,12 +3,15 @@
 //! All sockets are non-blocking: a test decides itself how long it waits. A socket belongs to the
 //! namespace it was made in and is used from any thread.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, bind, connect, getsockname, listen, sendto,
+    socket_with, sockopt,
+};
 
 use super::netns::Netns;
 use super::wait::until;
@@ -29,6 +32,13 @@ impl Listener {
         Self::make(netns, address, backlog, false)
     }
 
+    /// Listens without having bound an address.
+    pub(crate) fn unbound(netns: &Netns, backlog: i32) -> Self {
+        let fd = netns.run(|| stream_socket(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
+        listen(&fd, backlog).unwrap();
+        Self { fd }
+    }
+
     /// One socket of a `SO_REUSEPORT` group.
     pub(crate) fn open_shared(netns: &Netns, address: SocketAddr, backlog: i32) -> Self {
         Self::make(netns, address, backlog, true)
@@ -46,6 +56,11 @@ impl Listener {
         bind(&fd, &address).unwrap();
         listen(&fd, backlog).unwrap();
         Self { fd }
+    }
+
+    /// The address, with the port that the kernel chose if it was left to it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        getsockname(&self.fd).unwrap().try_into().unwrap()
     }
 
     /// Calls `listen()` again.
@@ -86,6 +101,19 @@ impl Client {
 
     pub(crate) fn connect_many(netns: &Netns, to: SocketAddr, count: usize) -> Vec<Self> {
         netns.run(|| (0..count).map(|_| Self::connect_here(to)).collect())
+    }
+
+    /// Connects with the first data in the SYN.
+    pub(crate) fn fast_open(netns: &Netns, to: SocketAddr, data: &[u8]) -> Self {
+        /// `MSG_FASTOPEN`
+        const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
+        let fd = netns.run(|| stream_socket(&to));
+        let result = match sendto(&fd, data, FAST_OPEN, &to) {
+            Ok(_) => Some(Ok(())),
+            Err(Errno::INPROGRESS) => None,
+            Err(error) => Some(Err(error)),
+        };
+        Self { fd, to, result }
     }
 
     /// For threads that are in their namespace already.
