@@ -2,16 +2,17 @@
 //! its ports nor its TIME_WAIT sockets meet anything else on the machine.
 //!
 //! [`Load`] is the handle; [`serve`] is what runs in the namespace, in a copy of this program: it
-//! answers each line of its input with a number. Client and server are one thread in lock step.
-//! When they do not wait for each other, the queue overflows and one-second retries swing the rate
-//! a hundredfold.
+//! answers each line of its input with a number. Client and server go in lock step. When they do not
+//! wait for each other, the queue overflows and one-second retries swing the rate a hundredfold.
 
 use std::env;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::child::{Dialogue, in_own_netns};
 
@@ -24,9 +25,16 @@ impl Load {
         Ok(Self(Dialogue::start(&mut in_own_netns(&own, &["bench", "--generate-load"]))?))
     }
 
-    /// Connects, accepts and closes for so long; connections a second.
+    /// One thread connects, accepts and closes for so long; connections a second. Nearly all of the
+    /// time is the kernel's TCP, so this is where a tracer weighs most.
     pub(super) fn connect(&mut self, time: Duration) -> Result<f64> {
         Ok(self.ask("connect", time.as_millis())? / time.as_secs_f64())
+    }
+
+    /// One thread accepts and closes, another connects and waits for the close; connections a
+    /// second. As between programs: each connection wakes either thread.
+    pub(super) fn connect_between_threads(&mut self, time: Duration) -> Result<f64> {
+        Ok(self.ask("connect-between-threads", time.as_millis())? / time.as_secs_f64())
     }
 
     /// Sends a byte to and fro on one connection for so long; round trips a second.
@@ -55,6 +63,7 @@ pub(super) fn serve() -> Result<()> {
         let time = Duration::from_millis(amount);
         let count = match what {
             "connect" => connect(time)?,
+            "connect-between-threads" => connect_between_threads(time)?,
             "echo" => echo(time)?,
             "listen" => listen(amount, &mut kept)?,
             other => bail!("no load is called {other}"),
@@ -73,6 +82,38 @@ fn connect(time: Duration) -> Result<u64> {
         let (server, _) = listener.accept()?;
         drop(client);
         drop(server);
+        connections += 1;
+    }
+    Ok(connections)
+}
+
+fn connect_between_threads(time: Duration) -> Result<u64> {
+    let (listener, address) = open_listener()?;
+    let ends = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let server = scope.spawn(move || -> Result<()> {
+            while !ends.load(Ordering::Relaxed) {
+                drop(listener.accept()?);
+            }
+            Ok(())
+        });
+        let connections = wait_for_closes(address, time);
+        ends.store(true, Ordering::Relaxed);
+        // Wakes the server a last time; fails if it has ended already.
+        let _ = TcpStream::connect(address);
+        server.join().map_err(|_| anyhow!("the server's thread panicked"))??;
+        connections
+    })
+}
+
+fn wait_for_closes(address: SocketAddr, time: Duration) -> Result<u64> {
+    let end = Instant::now() + time;
+    let mut connections = 0;
+    while Instant::now() < end {
+        let mut client = TcpStream::connect(address)?;
+        if client.read(&mut [0])? > 0 {
+            bail!("the server sends nothing");
+        }
         connections += 1;
     }
     Ok(connections)
