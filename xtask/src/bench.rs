@@ -111,10 +111,11 @@ programs     ns a run of the kernel's own statistics (BPF_ENABLE_STATS), less th
              program on the same hook for the same events; medians over windows, half of them with
              the agent attached first and half with the empty programs first
 connections  connect, accept and close in lock step over loopback in a network namespace of its
-             own, by one thread, which leaves the kernel alone to be measured, or by a client and
-             a server that wake each other; the rate alone, with the agent and with tcpstates (its
-             output to /dev/null) taken in turns, in another order each round; ratio of the
-             medians, and the extremes of the rounds' own ratios
+             own: by one thread, a second of its processor time, or by a client and a server that
+             wake each other, a second of the clock, which whoever else uses the machine disturbs;
+             the rate alone, with the agent and with tcpstates (its output to /dev/null) taken in
+             turns, in another order each round; ratio of the medians, and the extremes of the
+             rounds' own ratios
 wrk          one thread, 32 connections kept open, one nginx process; in turns as above
 idle         user and system time of /proc/PID/stat; VmRSS and VmHWM of /proc/PID/status
 scrape       GET /metrics from connect to the last byte, median
