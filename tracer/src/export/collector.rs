@@ -1,10 +1,7 @@
 //! One scrape: reads the maps, joins them with the last pass's view, and makes rows of the METRICS
 //! table. Counts are fresh; queue lengths, limits and the kernel's own counters are the last pass's.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Instant,
-};
+use std::{collections::HashMap, ops::Deref, time::Instant};
 
 use bytes::Bytes;
 use tracer_ebpf::{
@@ -21,7 +18,7 @@ use super::{
     metrics::MetricId,
     own::Own,
     rows::{ROWS_MAX, Rows, Suppressed},
-    value::label,
+    value,
 };
 use crate::{
     kernel::{
@@ -116,19 +113,24 @@ fn reasons(report: &Report) -> &'static [DropReason] {
 fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
     let mut pending = pending_by_listener(&counts.pending);
     let view = sources.view;
-    let mut queues: BTreeMap<ListenerValues, Queues> = BTreeMap::new();
+    let mut labelled = Vec::with_capacity(counts.listeners.len());
     // A listener without a row found no room: it counts in the `_other` row, and has no queues.
     for (key, stats) in &counts.listeners {
         let drops = pending.remove(key).unwrap_or_default();
-        let Some(namespace) = namespaces.get(&key.netns) else { continue };
+        let Some(&namespace) = namespaces.get(&key.netns) else { continue };
         let Some(labels) = sources.labels.listener(key, Some(stats), view, namespace, sources.now) else { continue };
-        let values = listener_values(namespace, &labels);
-        listener_counts(rows, sources.report, &values, stats, &drops);
-        synack_retransmits(rows, namespace, &labels, stats);
-        queues.entry(values).or_default().add(namespace, stats, view.listeners.get(key));
+        let process = value::label(&labels.process);
+        labelled.push((key, stats, drops, namespace, labels, process));
     }
-    for (values, queues) in queues {
-        queues.show(rows, &values);
+    let mut queues = QueuesByLabels::default();
+    for (key, stats, drops, namespace, labels, process) in &labelled {
+        let values = listener_values(namespace, labels, process);
+        listener_counts(rows, sources.report, &values, stats, drops);
+        synack_retransmits(rows, namespace, labels, stats);
+        queues.of(values).add(namespace, stats, view.listeners.get(key));
+    }
+    for (values, queues) in &queues.queues {
+        queues.show(rows, values);
     }
     if sources.maps.listeners_max().is_ok_and(|max| counts.listeners.len() >= max as usize) {
         pending_without_room(rows, &pending, namespaces);
@@ -169,7 +171,7 @@ impl Queues {
         }
     }
 
-    fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues) {
+    fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues<'_>) {
         rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(self.peak));
         let Some(listener) = &self.open else { return };
         let gauges = [
@@ -185,6 +187,24 @@ impl Queues {
     }
 }
 
+/// Queues by labels, in the order in which the labels came: so their rows are added in the order of
+/// the listeners' other rows, which is fastest.
+#[derive(Default)]
+struct QueuesByLabels<'a> {
+    queues: Vec<(ListenerValues<'a>, Queues)>,
+    places: HashMap<ListenerValues<'a>, usize>,
+}
+
+impl<'a> QueuesByLabels<'a> {
+    fn of(&mut self, values: ListenerValues<'a>) -> &mut Queues {
+        let place = *self.places.entry(values).or_insert(self.queues.len());
+        if place == self.queues.len() {
+            self.queues.push((values, Queues::default()));
+        }
+        &mut self.queues[place].1
+    }
+}
+
 type Drops = [u64; DropReason::COUNT];
 
 /// Handshakes that were dropped, but which the kernel side counts only with its next packet.
@@ -197,26 +217,48 @@ fn pending_by_listener(pending: &[PendingHandshake]) -> HashMap<ListenerKey, Dro
     drops
 }
 
-type ListenerValues = [String; 8];
+type ListenerValues<'a> = [&'a str; 8];
 
-fn listener_values(namespace: &Namespace, labels: &ListenerLabels) -> ListenerValues {
+fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, process: &'a str) -> ListenerValues<'a> {
     let [netns, pod_namespace, pod, container, unit] = owner_values(namespace, &labels.owner);
-    [netns, pod_namespace, pod, container, unit, label(&labels.process), labels.address.clone(), labels.port.clone()]
+    [netns, pod_namespace, pod, container, unit, process, &labels.address, &labels.port]
 }
 
-fn owner_values(namespace: &Namespace, owner: &Owner) -> [String; 5] {
-    [namespace.label.clone(), owner.namespace.clone(), owner.pod.clone(), owner.container.clone(), owner.unit.clone()]
+fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&'a str; 5] {
+    [&namespace.label, &owner.namespace, &owner.pod, &owner.container, &owner.unit]
+}
+
+/// More labels than any metric has: the eight of a listener and one of its own.
+const LABELS_MAX: usize = 12;
+
+/// Label values of a row, in place: a scrape makes thousands of rows.
+struct LabelValues<'a> {
+    values: [&'a str; LABELS_MAX],
+    len: usize,
+}
+
+impl<'a> Deref for LabelValues<'a> {
+    type Target = [&'a str];
+
+    fn deref(&self) -> &[&'a str] {
+        &self.values[..self.len]
+    }
 }
 
 /// Label values of a row: those of a group, then the metric's own.
-fn with<'a>(group: &'a [String], own: &[&'a str]) -> Vec<&'a str> {
-    group.iter().map(String::as_str).chain(own.iter().copied()).collect()
+fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
+    let mut row = LabelValues { values: [""; LABELS_MAX], len: 0 };
+    for (slot, value) in row.values.iter_mut().zip(group.iter().chain(own)) {
+        *slot = value;
+        row.len += 1;
+    }
+    row
 }
 
 fn listener_counts(
     rows: &mut Rows<'_>,
     report: &Report,
-    values: &ListenerValues,
+    values: &ListenerValues<'_>,
     stats: &ListenerStats,
     pending: &Drops,
 ) {
@@ -397,7 +439,8 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
     }
     for (key, n) in books.suspected() {
         if let Some(labels) = sources.labels.listener(key, None, sources.view, namespace, sources.now) {
-            let values = listener_values(namespace, &labels);
+            let process = value::label(&labels.process);
+            let values = listener_values(namespace, &labels, &process);
             rows.add(MetricId::TcpListenDrops, &with(&values, &[DropReason::Unknown.name()]), number(n));
         }
     }

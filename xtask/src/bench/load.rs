@@ -2,16 +2,18 @@
 //! its ports nor its TIME_WAIT sockets meet anything else on the machine.
 //!
 //! [`Load`] is the handle; [`serve`] is what runs in the namespace, in a copy of this program: it
-//! answers each line of its input with a number. Client and server are one thread in lock step.
-//! When they do not wait for each other, the queue overflows and one-second retries swing the rate
-//! a hundredfold.
+//! answers each line of its input with a number. Client and server go in lock step. When they do not
+//! wait for each other, the queue overflows and one-second retries swing the rate a hundredfold.
 
 use std::env;
+use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::child::{Dialogue, in_own_netns};
 
@@ -24,14 +26,22 @@ impl Load {
         Ok(Self(Dialogue::start(&mut in_own_netns(&own, &["bench", "--generate-load"]))?))
     }
 
-    /// Connects, accepts and closes for so long; connections a second.
+    /// One thread connects, accepts and closes for so long; connections a second of its processor
+    /// time, so that who else wants the processor does not count. Nearly all of it is the kernel's
+    /// TCP: this is where a tracer weighs most.
     pub(super) fn connect(&mut self, time: Duration) -> Result<f64> {
-        Ok(self.ask("connect", time.as_millis())? / time.as_secs_f64())
+        self.ask("connect", time.as_millis())
+    }
+
+    /// One thread accepts and closes, another connects and waits for the close; connections a
+    /// second. As between programs: each connection wakes either thread.
+    pub(super) fn connect_between_threads(&mut self, time: Duration) -> Result<f64> {
+        self.ask("connect-between-threads", time.as_millis())
     }
 
     /// Sends a byte to and fro on one connection for so long; round trips a second.
     pub(super) fn echo(&mut self, time: Duration) -> Result<f64> {
-        Ok(self.ask("echo", time.as_millis())? / time.as_secs_f64())
+        self.ask("echo", time.as_millis())
     }
 
     /// Opens so many listeners and keeps them.
@@ -53,21 +63,22 @@ pub(super) fn serve() -> Result<()> {
         let (what, amount) = line.split_once(' ').context("a line is `what amount`")?;
         let amount: u64 = amount.parse()?;
         let time = Duration::from_millis(amount);
-        let count = match what {
+        let answer = match what {
             "connect" => connect(time)?,
+            "connect-between-threads" => connect_between_threads(time)?,
             "echo" => echo(time)?,
-            "listen" => listen(amount, &mut kept)?,
+            "listen" => f64::from(listen(amount, &mut kept)?),
             other => bail!("no load is called {other}"),
         };
-        println!("{count}");
+        println!("{answer}");
     }
     Ok(())
 }
 
-fn connect(time: Duration) -> Result<u64> {
+fn connect(time: Duration) -> Result<f64> {
     let (listener, address) = open_listener()?;
-    let end = Instant::now() + time;
-    let mut connections = 0;
+    let (cpu, end) = (cpu_seconds()?, Instant::now() + time);
+    let mut connections = 0_u32;
     while Instant::now() < end {
         let client = TcpStream::connect(address)?;
         let (server, _) = listener.accept()?;
@@ -75,17 +86,56 @@ fn connect(time: Duration) -> Result<u64> {
         drop(server);
         connections += 1;
     }
-    Ok(connections)
+    Ok(f64::from(connections) / (cpu_seconds()? - cpu))
 }
 
-fn echo(time: Duration) -> Result<u64> {
+/// Processor time of this thread so far.
+fn cpu_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").context("reading this thread's processor time")?;
+    let nanoseconds: f64 = text.split(' ').next().unwrap_or_default().parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
+fn connect_between_threads(time: Duration) -> Result<f64> {
+    let (listener, address) = open_listener()?;
+    let ends = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let server = scope.spawn(move || -> Result<()> {
+            while !ends.load(Ordering::Relaxed) {
+                drop(listener.accept()?);
+            }
+            Ok(())
+        });
+        let connections = wait_for_closes(address, time);
+        ends.store(true, Ordering::Relaxed);
+        // Wakes the server a last time; fails if it has ended already.
+        let _ = TcpStream::connect(address);
+        server.join().map_err(|_| anyhow!("the server's thread panicked"))??;
+        connections
+    })
+}
+
+fn wait_for_closes(address: SocketAddr, time: Duration) -> Result<f64> {
+    let end = Instant::now() + time;
+    let mut connections = 0_u32;
+    while Instant::now() < end {
+        let mut client = TcpStream::connect(address)?;
+        if client.read(&mut [0])? > 0 {
+            bail!("the server sends nothing");
+        }
+        connections += 1;
+    }
+    Ok(f64::from(connections) / time.as_secs_f64())
+}
+
+fn echo(time: Duration) -> Result<f64> {
     let (listener, address) = open_listener()?;
     let client = TcpStream::connect(address)?;
     let (server, _) = listener.accept()?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let end = Instant::now() + time;
-    let mut round_trips = 0;
+    let mut round_trips = 0_u32;
     while Instant::now() < end {
         for (mut from, mut to) in [(&client, &server), (&server, &client)] {
             from.write_all(b"x")?;
@@ -93,14 +143,14 @@ fn echo(time: Duration) -> Result<u64> {
         }
         round_trips += 1;
     }
-    Ok(round_trips)
+    Ok(f64::from(round_trips) / time.as_secs_f64())
 }
 
-fn listen(listeners: u64, kept: &mut Vec<TcpListener>) -> Result<u64> {
+fn listen(listeners: u64, kept: &mut Vec<TcpListener>) -> Result<u32> {
     for _ in 0..listeners {
         kept.push(open_listener()?.0);
     }
-    Ok(kept.len() as u64)
+    Ok(u32::try_from(kept.len())?)
 }
 
 fn open_listener() -> Result<(TcpListener, SocketAddr)> {

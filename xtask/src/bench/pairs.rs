@@ -2,7 +2,7 @@
 //! speed drift, so what is compared is measured seconds apart, round after round, each round in
 //! another order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::agent::Agent;
 use super::child::Guarded;
-use super::table::{Samples, Target};
+use super::table::Samples;
 use crate::process;
 
 /// How long the kernel may take to free what a process that was killed had attached, and a program
@@ -75,7 +75,7 @@ fn tcpstates(binary: &Path) -> Result<Guarded> {
 }
 
 /// Where `tcpstates` is, or why not.
-pub(super) fn find_tcpstates() -> Result<std::path::PathBuf, &'static str> {
+pub(super) fn find_tcpstates() -> Result<PathBuf, &'static str> {
     process::find("tcpstates").ok_or("no tcpstates; it is in Debian's package libbpf-tools")
 }
 
@@ -92,6 +92,3 @@ pub(super) fn ratio(with: &Samples, without: &Samples, unit: &str) -> (f64, Stri
     );
     (percent, figure)
 }
-
-/// The share of the rate that is to be left.
-pub(super) const RATE_KEPT: Target = Target::AtLeast(98.0, "%");
