@@ -432,8 +432,9 @@ fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
 fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace) {
     let label = namespace.label.as_str();
     let books = &namespace.books;
-    let drops = books.unknown(Closing::ListenDrops);
-    if drops > 0 {
+    // Always there where the kernel counts, so that a rate works from the first event on.
+    if books.kernel(Closing::ListenDrops).is_some() {
+        let drops = books.unknown(Closing::ListenDrops);
         let values = [label, "", "", "", "", "", "", "", DropReason::Unknown.name()];
         rows.add(MetricId::TcpListenDrops, &values, number(drops));
     }
@@ -444,13 +445,12 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
             rows.add(MetricId::TcpListenDrops, &with(&values, &[DropReason::Unknown.name()]), number(n));
         }
     }
-    let segments = books.unknown(Closing::RetransmittedSegments);
-    if segments > 0 {
+    if books.kernel(Closing::RetransmittedSegments).is_some() {
+        let segments = books.unknown(Closing::RetransmittedSegments);
         let values = [label, "", "", "", "", Role::Unknown.name(), "", RetransmitCause::Unknown.name()];
         rows.add(MetricId::TcpRetransmittedSegments, &values, number(segments));
     }
     let nobody = [label, "", "", "", ""];
-    // Always there, so that a rate works from the first event on.
     rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
     rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));
     for (cgroup, n) in books.time_wait_confirmed() {

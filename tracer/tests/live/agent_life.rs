@@ -35,13 +35,16 @@ fn without_the_packet_hook_namespace_totals_remain() {
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::with(PASS_INTERVAL, &["--no-packet-hook"]);
+    // The row is there before its first drop.
+    let unknown = [("netns", watch.inode.as_str()), ("reason", "unknown")];
+    assert_eq!(agent.scrape().one(DROPS, &unknown), Ok(0.0));
     let _listener = nine_drops(&netns);
     // All nine are drops of a reason unknown; whether they were overflows this rung cannot tell.
     let closing = Closing::of(&agent, &[&watch]).unknown_drops(9);
     closing.without("listen_overflows").without("syn_queue_full_drops").check();
     assert_eq!(watch.delta("ListenDrops"), 9);
     let scrape = agent.scrape();
-    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "unknown")]), 9);
+    assert_eq!(scrape.sum(DROPS, &unknown), 9);
     // What the rung cannot tell is absent: neither zero nor a difference that never closes.
     assert_eq!(scrape.rows(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_syn")]).count(), 0);
     for signal in ["listen_overflows", "syn_queue_full_drops"] {
