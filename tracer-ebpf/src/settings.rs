@@ -71,8 +71,6 @@ offsets! {
     net_cookie = "net.net_cookie";
     /// `tcp_syncookies` of the namespace.
     net_syncookies = "net.ipv4.sysctl_tcp_syncookies";
-    /// `tcp_max_syn_backlog` of the namespace.
-    net_max_syn_backlog = "net.ipv4.sysctl_max_syn_backlog";
     /// `ip_local_port_range`: two ints, or since 6.8 one word with the upper end in its upper half.
     net_local_ports = "net.ipv4.ip_local_ports.range";
     /// `struct inet_timewait_death_row`, embedded or by pointer.
@@ -119,8 +117,6 @@ offsets! {
     req_num_timeout = "request_sock.num_timeout";
     /// Receive window offered.
     req_rcv_wnd = "request_sock.__req_common.skc_rcv_wnd";
-    /// Client's initial sequence number.
-    treq_rcv_isn = "tcp_request_sock.rcv_isn";
     /// Our initial sequence number.
     treq_snt_isn = "tcp_request_sock.snt_isn";
     /// Next sequence number expected.
