@@ -169,8 +169,8 @@ pub struct ListenerStats {
     pub closed_sk_drops: u64,
     /// Thread-group id of the last caller of `listen()`; 0 when none was seen.
     pub owner_tgid: u32,
-    /// Backlog of the last listener that closed, to name its limit after its end.
-    pub last_limit: u32,
+    /// Always zero.
+    pub zero: u32,
     /// `comm` of that thread group's leader (kernel ≥ 5.11; else of the calling thread).
     pub owner_comm: [u8; 16],
     /// Peaks of the accept queue, by slot number modulo [`PEAK_SLOTS`].

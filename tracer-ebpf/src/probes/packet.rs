@@ -150,7 +150,7 @@ fn syn(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     }
     // If no answer comes the SYN was dropped, and the reason is told from this look at the queue:
     // another CPU may fill the last places before the kernel looks.
-    let nearly_full = queues.accept.saturating_add(RACING_CHILDREN) > queues.limit;
+    let nearly_full = queues.accept > 0 && queues.accept.saturating_add(RACING_CHILDREN) > queues.limit;
     let reason =
         if matches!(reason, DropReason::Other) && nearly_full { DropReason::AcceptQueueFullSyn } else { reason };
     leave_pending(tcp, packet, pending, reason, queues);

@@ -80,7 +80,6 @@ fn closed(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
     if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
         // SAFETY: the look-up did not fail.
         let stats = unsafe { &mut *stats };
-        stats.last_limit = Direct.load(sk, offset!(sk_max_ack_backlog));
         add(&raw mut stats.closed_sk_drops, u64::from(Direct.load::<u32>(sk, offset!(sk_drops))));
         add(&raw mut stats.closed, 1);
     }

@@ -182,6 +182,9 @@ impl Worker {
         if sees_listeners {
             let dead = self.reaper.dead_listeners(counts, listeners, now);
             for (key, stats) in dead.into_iter().filter(|(key, _)| !closed_ids.contains(&key.netns)) {
+                if !self.maps.remove_listener_if_still(&key, &stats)? {
+                    continue;
+                }
                 let totals = Totals::of_listener(&stats);
                 self.registry.retire(key.netns, &totals);
                 let heir = labels.heir_of_listener(&key, listeners.keys());
@@ -192,7 +195,6 @@ impl Worker {
                     self.reaper.retired.add_all(&totals);
                     self.reaper.retired.add_all(&self.legacy.end_listener(&key));
                 }
-                self.maps.remove_listener(&key)?;
                 labels.forget_listener(&key);
             }
         }
@@ -211,6 +213,10 @@ impl Worker {
         labels: &mut Labels,
         now: Instant,
     ) -> io::Result<()> {
+        // Removed before they are accounted for: if removing fails, they are still there to be.
+        for (key, _) in &workload.rows {
+            self.maps.remove_counter(key)?;
+        }
         let totals = workload.totals();
         self.registry.retire(workload.netns, &totals);
         let neighbours = counts.counters.iter().filter(|(key, _)| key.netns == workload.netns && key.cgroup > 0);
@@ -224,9 +230,6 @@ impl Worker {
             self.reaper.retired.add_all(&self.legacy.end_workload(workload.netns, workload.cgroup));
             let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
             self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);
-        }
-        for (key, _) in &workload.rows {
-            self.maps.remove_counter(key)?;
         }
         Ok(())
     }

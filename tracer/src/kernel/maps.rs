@@ -172,6 +172,12 @@ impl Maps {
         self.map_listeners()?.delete(key)
     }
 
+    /// Forgets a listener that is gone, unless its row has changed since it was read: then it is not.
+    pub fn remove_listener_if_still(&self, key: &ListenerKey, stats: &ListenerStats) -> io::Result<bool> {
+        let map = self.map_listeners()?;
+        if map.lookup(key)?.as_ref() == Some(stats) { map.delete(key) } else { Ok(false) }
+    }
+
     /// Forgets a counter of a workload that is gone, and its room.
     pub fn remove_counter(&self, key: &CounterKey) -> io::Result<bool> {
         let removed = self.map_counters()?.delete(key)?;
