@@ -64,11 +64,12 @@ impl Arm<'_> {
     }
 }
 
-/// Its classic tracepoint needs tracefs, mounted in a namespace of its own; its lines go nowhere.
+/// Its classic tracepoint needs tracefs, mounted in a namespace of its own. Its lines go nowhere, nor
+/// do its complaints about those that it loses.
 fn tcpstates(binary: &Path) -> Result<Guarded> {
     let script = "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\"";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]).arg(binary).stdout(Stdio::null());
+    command.args(["--mount", "sh", "-c", script]).arg(binary).stdout(Stdio::null()).stderr(Stdio::null());
     let process = Guarded::start(&mut command)?;
     thread::sleep(SETTLE * 3);
     Ok(process)
