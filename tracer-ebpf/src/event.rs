@@ -16,7 +16,7 @@ wire_enum! {
         Retransmit = 1, "retransmit";
         /// A SYN-ACK was sent again: [`SynackRetransmit`].
         SynackRetransmit = 2, "synack_retransmit";
-        /// A `connect()` ended: [`Connect`].
+        /// A `connect()` failed, or needed more than one SYN: [`Connect`].
         Connect = 3, "connect";
         /// A socket could not enter TIME_WAIT: [`TimeWaitOverflow`].
         TimeWaitOverflow = 4, "time_wait_overflow";

@@ -160,6 +160,10 @@ fn connect_ended(sk: *const u8, netns: Netns, new: u8) {
     let result = connect_result(new, error, has_port);
     let cgroup = sock::cgroup_id(Direct, sk);
     count_connect(sk, netns, cgroup, result, retries);
+    if retries == 0 && new == state::ESTABLISHED {
+        // Nothing ran short: as a record it would only push those out for which the ring is there.
+        return;
+    }
     let record = Connect {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Connect, new),
         connection: sock::connection(Direct, sk),
