@@ -17,9 +17,10 @@ use tracer_ebpf::{
 #[map]
 pub static LISTENERS: HashMap<ListenerKey, ListenerStats> = HashMap::with_max_entries(10_000, 0);
 
-/// Counts by workload. 16 rows for each of 5 000 workloads.
+/// Counts by workload. 13 rows for each of 5 000 workloads: just below a power of two, since a scrape
+/// looks into every bucket.
 #[map]
-pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(80_000, 0);
+pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(65_000, 0);
 
 /// Counts whose own key found no room, by namespace. A kind has few (a, b) pairs, so this holds
 /// hundreds of namespaces.

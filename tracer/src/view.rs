@@ -10,6 +10,7 @@ use tracer_ebpf::counter::ListenerKey;
 
 use crate::{
     agent::legacy::Legacy,
+    kernel::maps::Fill,
     pipeline::{
         counters::{Closing, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
@@ -33,6 +34,8 @@ pub struct View {
     pub legacy: Legacy,
     /// How the passes went.
     pub passes: Vec<Pass>,
+    /// How full the maps were.
+    pub fills: Vec<Fill>,
     /// Runs and run time of programs: name, runs, nanoseconds.
     pub programs: Vec<(String, u64, u64)>,
     /// Namespaces that could not be looked at for want of rights.

@@ -139,6 +139,7 @@ impl Worker {
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
             passes,
+            fills: self.maps.fill(&after)?,
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
         };

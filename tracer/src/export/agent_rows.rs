@@ -58,14 +58,9 @@ fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
 }
 
 fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
-    match sources.maps.fill(counts) {
-        Ok(fills) => {
-            for fill in fills {
-                rows.add(MetricId::MapEntries, &[fill.map], number(fill.entries as u64));
-                rows.add(MetricId::MapCapacity, &[fill.map], f64::from(fill.capacity));
-            }
-        }
-        Err(error) => tracing::error!(%error, "cannot read how full the maps are"),
+    for fill in &sources.view.fills {
+        rows.add(MetricId::MapEntries, &[fill.map], number(fill.entries as u64));
+        rows.add(MetricId::MapCapacity, &[fill.map], f64::from(fill.capacity));
     }
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));

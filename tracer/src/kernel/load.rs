@@ -178,7 +178,7 @@ impl Kernel {
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("LISTENERS", options.listeners_max)
             .map_max_entries("WORKLOADS", options.workloads_max)
-            .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(16))
+            .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(13))
             .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
             .load(OBJECT)
             .map_err(|error| maps_refused(&error))?;
