@@ -108,11 +108,15 @@ fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid:
 #[inline(always)]
 fn child_born(sk: *const u8, netns: Netns) {
     packet::child_born(sock::local_port(Direct, sk));
-    let Some(key) = listener::of_child(Direct, sk, netns) else { return };
-    if let Some(last) = LAST_CHILD.get_ptr_mut(0) {
-        // SAFETY: the look-up did not fail; the value is this CPU's own.
-        unsafe { *last = LastChild { sk: sk as u64, listener: key } };
-    }
+    let Some(last) = LAST_CHILD.get_ptr_mut(0) else { return };
+    // SAFETY: the look-up did not fail; the value is this CPU's own.
+    let last = unsafe { &mut *last };
+    let Some(key) = listener::of_child(Direct, sk, netns) else {
+        // An earlier child may have had this one's address.
+        last.sk = 0;
+        return;
+    };
+    *last = LastChild { sk: sk as u64, listener: key };
     if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
         let length: u32 = Direct.load(sk, offset!(sk_ack_backlog));
         listener::note_peak(stats, length + 1);
@@ -123,10 +127,12 @@ fn child_born(sk: *const u8, netns: Netns) {
 /// children wait for their ACK) the one that is found again.
 #[inline(always)]
 fn child_established(sk: *const u8, netns: Netns) {
-    if let Some(last) = LAST_CHILD.get_ptr(0) {
+    if let Some(last) = LAST_CHILD.get_ptr_mut(0) {
         // SAFETY: the look-up did not fail; the value is this CPU's own.
-        let last = unsafe { &*last };
+        let last = unsafe { &mut *last };
         if last.sk == sk as u64 {
+            // Used once: the kernel gives a freed socket's address to another.
+            last.sk = 0;
             count_accepted(&last.listener);
             return;
         }

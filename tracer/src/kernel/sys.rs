@@ -1,7 +1,7 @@
 //! System calls that no safe crate offers: typed access to BPF maps, and the namespace cookie of a
 //! socket. Entering a namespace is here too, since it belongs beside them, but needs no unsafe.
 //!
-//! The only user-space module with unsafe code. Holds no policy: callers say which map and when.
+//! All unsafe code of user space but one call in `pipeline/ring.rs`. Holds no policy: callers say which map and when.
 //! aya's own map types want keys and values that promise to be plain data by an unsafe trait; the
 //! wire records promise the same through zerocopy, checked by the compiler, and aya cannot read a
 //! map in batches (10 000 entries one by one take seven times as long).
