@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use serde::Deserialize;
 
+use crate::debian::Arch;
 use crate::process::{self, cargo};
 use crate::{setup, workspace};
 
@@ -35,6 +37,55 @@ pub(crate) fn agent() -> Result<PathBuf> {
     install(&target_dir.join(target).join("release/tracer"), &agent)
         .with_context(|| format!("copying the agent to {}", agent.display()))?;
     Ok(agent)
+}
+
+/// What a test guest is given.
+pub(crate) struct GuestParts {
+    /// Its first process.
+    pub(crate) init: PathBuf,
+    pub(crate) agent: PathBuf,
+    pub(crate) live_tests: PathBuf,
+}
+
+/// Builds what a test guest of the architecture is given: static, and as it is released.
+pub(crate) fn guest_parts(_arch: Arch) -> Result<GuestParts> {
+    setup::toolchain()?;
+    let tests = artifacts(&["test", "--no-run", "--test", "live"])?;
+    // Among the tests it would be built as one.
+    let init = artifacts(&["build", "--example", "guest_init"])?;
+    Ok(GuestParts {
+        init: executable(&init, "guest_init")?,
+        agent: executable(&tests, "tracer")?,
+        live_tests: executable(&tests, "live")?,
+    })
+}
+
+/// Builds these parts of the agent's package and gives cargo's messages on what it made.
+fn artifacts(parts: &[&str]) -> Result<String> {
+    process::capture(
+        cargo()
+            .args(parts)
+            .args(["--locked", "--release", "--package", "tracer", "--target", workspace::static_target()?])
+            .args(["--message-format", "json-render-diagnostics"]),
+    )
+}
+
+fn executable(messages: &str, name: &str) -> Result<PathBuf> {
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    let mut named = artifacts.filter(|artifact| artifact.target.as_ref().is_some_and(|target| target.name == name));
+    named.find_map(|artifact| artifact.executable).with_context(|| format!("cargo built no `{name}`"))
+}
+
+/// The part of cargo's messages that says where an executable is.
+#[derive(Deserialize)]
+struct Artifact {
+    target: Option<ArtifactTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct ArtifactTarget {
+    name: String,
 }
 
 /// Puts a copy in place in one step: an agent that is running keeps its own file.

@@ -10,12 +10,15 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod debian;
+mod kernels;
 mod metrics_doc;
 mod process;
 mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 #[derive(Parser)]
@@ -37,6 +40,8 @@ enum Command {
     Test(test::Opts),
     /// Measure what the agent costs on this machine.
     Bench(bench::Opts),
+    /// Run the live tests in guests with kernels of every generation.
+    Vm(vm::Opts),
     /// Check the rules of the code base that no compiler knows.
     Tidy(tidy::Opts),
     /// Write docs/metrics.md from the agent's table of metrics.
@@ -60,6 +65,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(opts) => run::run(&opts),
         Command::Test(opts) => test::run(&opts),
         Command::Bench(opts) => bench::run(&opts),
+        Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
     }

@@ -37,6 +37,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs the command and gives back what it prints; its errors go to the terminal.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    let bytes = capture_bytes(command)?;
+    String::from_utf8(bytes).with_context(|| format!("`{}` printed no UTF-8", shown(command)))
+}
+
+/// The same for what is no text.
+pub(crate) fn capture_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let output = command
         .stderr(std::process::Stdio::inherit())
         .output()
@@ -44,7 +50,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("`{}` failed: {}", shown(command), output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{}` printed no UTF-8", shown(command)))
+    Ok(output.stdout)
 }
 
 /// What the command prints, or nothing if it cannot be run or fails: for questions.

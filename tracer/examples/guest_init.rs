@@ -1,0 +1,178 @@
+//! The first process of a test guest: prepares an ordinary small system, takes the steps of its plan,
+//! says how they ended and powers the guest off.
+//!
+//! `cargo xtask vm` packs it as `/init` beside `/plan.json`. It talks to the host over the console
+//! alone: lines that start with `guest:` are for xtask, everything else is for people. It must not know
+//! any test. Run anywhere but as process 1 it refuses.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::system::{RebootCommand, reboot};
+use serde::Deserialize;
+
+/// What the guest is to do.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    /// Kernel modules, each after those that it needs.
+    modules: Vec<String>,
+    /// Directories that an empty one is mounted over.
+    hidden: Vec<String>,
+    steps: Vec<Step>,
+    /// A file that steps write; its lines are sent to the host at the end.
+    results: String,
+}
+
+/// One command.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    name: String,
+    command: Vec<String>,
+    environment: BTreeMap<String, String>,
+    /// Exit codes that are as they should be.
+    exit: Vec<i32>,
+    /// What its output must contain.
+    says: Vec<String>,
+    /// Its output is for the host as well.
+    captured: bool,
+    /// It talks to whoever sits at the console.
+    interactive: bool,
+}
+
+/// What every Linux system has mounted: type, place.
+const MOUNTS: &[(&str, &str)] = &[
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("tracefs", "/sys/kernel/tracing"),
+    ("securityfs", "/sys/kernel/security"),
+];
+
+/// What systemd gives to services; the kernel's own default for its first process is larger.
+const OPEN_FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(524_288) };
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("this is the first process of a test guest; `cargo xtask vm` boots one");
+        return ExitCode::FAILURE;
+    }
+    let ended_well = match run() {
+        Ok(()) => true,
+        Err(error) => {
+            println!("guest:error:{error:#}");
+            false
+        }
+    };
+    println!("guest:end:{}", if ended_well { "success" } else { "failure" });
+    // Returns on failure alone; process 1 ending is a panic, which ends the guest as well.
+    let refused = reboot(RebootCommand::PowerOff);
+    eprintln!("{refused:?}");
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<()> {
+    prepare()?;
+    let plan: Plan = serde_json::from_reader(File::open("/plan.json")?).context("reading /plan.json")?;
+    for module in &plan.modules {
+        load(module).with_context(|| format!("loading {module}"))?;
+    }
+    for directory in &plan.hidden {
+        mount_at("tmpfs", directory)?;
+    }
+    let mut failed = Vec::new();
+    for step in &plan.steps {
+        if let Err(error) = step.take() {
+            println!("guest:error:{}: {error:#}", step.name);
+            failed.push(step.name.as_str());
+        }
+    }
+    if Path::new(&plan.results).exists() {
+        for line in BufReader::new(File::open(&plan.results)?).lines() {
+            println!("guest:result:{}", line?);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn prepare() -> Result<()> {
+    for (kind, place) in MOUNTS {
+        // A kernel without one of the last says so by its absence.
+        if Path::new(place).is_dir() || fs::create_dir_all(place).is_ok() {
+            mount_at(kind, place)?;
+        }
+    }
+    setrlimit(Resource::Nofile, OPEN_FILES).context("setting the limit of open files")?;
+    Ok(())
+}
+
+fn mount_at(kind: &str, place: &str) -> Result<()> {
+    match mount(kind, place, kind, MountFlags::empty(), None) {
+        // devtmpfs: the kernel may have done it.
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("mounting {kind} at {place}")),
+    }
+}
+
+fn load(module: &str) -> Result<()> {
+    let file = rustix::fs::openat(CWD, module, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    match rustix::system::finit_module(&file, c"", 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Step {
+    fn take(&self) -> Result<()> {
+        println!("== {}", self.name);
+        let (status, said) = if self.interactive { (self.command().status()?, String::new()) } else { self.listen()? };
+        let Some(code) = status.code() else {
+            bail!("ended by signal {}", status.signal().unwrap_or_default());
+        };
+        ensure!(self.exit.contains(&code), "exit status {code}, expected {:?}", self.exit);
+        for words in &self.says {
+            ensure!(said.contains(words.as_str()), "its output lacks {words:?}");
+        }
+        Ok(())
+    }
+
+    /// Runs the command, shows what it says as it comes, and gives it back.
+    fn listen(&self) -> Result<(ExitStatus, String)> {
+        let (reader, writer) = std::io::pipe()?;
+        let mut command = self.command();
+        let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+        // The command holds the other end of the pipe, which must close with the child.
+        drop(command);
+        let mut said = String::new();
+        for line in BufReader::new(reader).lines() {
+            let line = line?;
+            println!("{}{line}", if self.captured { format!("guest:{}:", self.name) } else { String::new() });
+            said.push_str(&line);
+            said.push('\n');
+        }
+        Ok((child.wait()?, said))
+    }
+
+    fn command(&self) -> Command {
+        let mut words = self.command.iter();
+        let mut command = Command::new(words.next().map_or("", String::as_str));
+        command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin").env("HOME", "/").env("TERM", "linux");
+        command.envs(&self.environment);
+        command
+    }
+}

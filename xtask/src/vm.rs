@@ -1,0 +1,310 @@
+//! `cargo xtask vm`: the live tests on real kernels of every generation, each booted in QEMU.
+//!
+//! Owns the order: fetch kernels and programs, build agent and tests, pack, boot, collect. A run is a
+//! kernel and a rung (what is taken away from it); runs that fit into memory go side by side. What the
+//! tests found is left in `target/vm/` for the table in docs/kernels.md.
+
+mod initramfs;
+mod modules;
+mod plan;
+mod qemu;
+mod rung;
+mod userland;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use self::initramfs::Initramfs;
+use self::plan::Wish;
+use self::qemu::{Accelerator, Guest, Qemu, Said};
+use self::rung::Rung;
+use self::userland::Userland;
+use crate::debian::{Arch, Archive};
+use crate::kernels::{self, Package, Series};
+use crate::{build, workspace};
+
+/// Options of `cargo xtask vm`.
+#[derive(Args)]
+pub(crate) struct Opts {
+    /// The kernels to boot.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "KERNEL,…")]
+    kernel: Vec<Kernel>,
+    /// What to take away from them, one boot for each.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "RUNG,…")]
+    rung: Vec<Which>,
+    /// The architecture of the guests.
+    #[arg(long, value_enum, default_value = "x86_64")]
+    arch: Arch,
+    /// Run only tests whose name contains this.
+    #[arg(long, value_name = "NAME", conflicts_with = "shell")]
+    test: Option<String>,
+    /// Boot one kernel into a shell instead of running tests.
+    #[arg(long)]
+    shell: bool,
+    /// Minutes after which a guest is ended and has failed.
+    #[arg(long, default_value_t = 40, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=600))]
+    time_limit: u64,
+    /// Guests at the same time [default: as many as processors and memory allow, 4 at most]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=16))]
+    jobs: Option<u64>,
+}
+
+/// A value of `--kernel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernel {
+    One(Series),
+    All,
+}
+
+impl ValueEnum for Kernel {
+    fn value_variants<'a>() -> &'a [Self] {
+        const {
+            &[
+                Self::One(Series::V5_10),
+                Self::One(Series::V6_1),
+                Self::One(Series::V6_12),
+                Self::One(Series::Newest),
+                Self::All,
+            ]
+        }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::One(series) => series.to_possible_value(),
+            Self::All => Some(PossibleValue::new("all")),
+        }
+    }
+}
+
+/// A value of `--rung`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    One(Rung),
+    All,
+}
+
+impl ValueEnum for Which {
+    fn value_variants<'a>() -> &'a [Self] {
+        const {
+            &[
+                Self::One(Rung::Best),
+                Self::One(Rung::Kprobe),
+                Self::One(Rung::Packet),
+                Self::One(Rung::Totals),
+                Self::One(Rung::Capabilities),
+                Self::One(Rung::Lockdown),
+                Self::One(Rung::NoBtf),
+                Self::All,
+            ]
+        }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::One(rung) => rung.to_possible_value(),
+            Self::All => Some(PossibleValue::new("all")),
+        }
+    }
+}
+
+/// A guest with KVM comes up within two seconds.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A guest to boot and what is taken away from it.
+#[derive(Clone)]
+struct Run {
+    kernel: Package,
+    rung: Rung,
+}
+
+/// What all guests share.
+struct Ground {
+    qemu: Qemu,
+    userland: Userland,
+    built: build::GuestParts,
+    directory: PathBuf,
+    wish: Wish,
+    time_limit: Duration,
+}
+
+pub(crate) fn run(opts: &Opts) -> Result<()> {
+    let wish = if opts.shell { Wish::Shell } else { Wish::Tests(opts.test.clone()) };
+    let (series, rungs) = (opts.series(), opts.rungs());
+    if opts.shell && (series.len() != 1 || rungs.len() != 1) {
+        bail!("a shell is of one guest: name one kernel and one rung, as in `--kernel 6.1 --rung best --shell`");
+    }
+    let qemu = Qemu::find(opts.arch)?;
+    let archive = Archive::open(opts.arch)?;
+    let kernels =
+        series.iter().map(|&series| kernels::fetch(&archive, series, opts.arch)).collect::<Result<Vec<_>>>()?;
+    let mut ground = Ground {
+        qemu,
+        userland: Userland::fetch(&archive)?,
+        built: build::guest_parts(opts.arch)?,
+        directory: workspace::root().join("target/vm"),
+        wish,
+        time_limit: Duration::from_mins(opts.time_limit),
+    };
+    fs::create_dir_all(&ground.directory)?;
+    if let Some(kernel) = kernels.first() {
+        ground.choose_accelerator(kernel)?;
+    }
+    let runs = rungs.iter().flat_map(|&rung| kernels.iter().map(move |kernel| Run { kernel: kernel.clone(), rung }));
+    if opts.shell {
+        return runs.take(1).try_for_each(|run| ground.shell(&run));
+    }
+    ground.run_all(runs.collect(), jobs(opts.jobs)?)
+}
+
+impl Ground {
+    /// Runs all guests, so many at a time, and fails if one did.
+    fn run_all(&self, runs: VecDeque<Run>, jobs: usize) -> Result<()> {
+        let count = runs.len();
+        let jobs = jobs.min(count);
+        println!("vm: {count} guests, {jobs} at a time");
+        let (open, failed) = (Mutex::new(runs), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    // The lock is held for the taking alone.
+                    while let Some(run) = open.lock().ok().and_then(|mut open| open.pop_front()) {
+                        let start = Instant::now();
+                        let outcome = self.test(&run, jobs > 1);
+                        let seconds = start.elapsed().as_secs();
+                        match outcome {
+                            Ok(()) => println!("vm: {}: passed in {seconds} s", run.name()),
+                            Err(error) => {
+                                eprintln!("vm: {}: failed after {seconds} s: {error:#}", run.name());
+                                failed.lock().map(|mut failed| failed.push(run.name())).unwrap_or_default();
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let failed = failed.into_inner().unwrap_or_default();
+        if !failed.is_empty() {
+            bail!("{} of {count} guests failed: {}", failed.len(), failed.join(", "));
+        }
+        Ok(())
+    }
+
+    /// Boots the guest with the tests and keeps what they found.
+    fn test(&self, run: &Run, is_one_of_many: bool) -> Result<()> {
+        let initramfs = self.pack(run, &self.wish)?;
+        let label = Some(if is_one_of_many { format!("[{}] ", run.name()) } else { String::new() });
+        let said = self.qemu.boot(&self.guest(run, label, &initramfs));
+        fs::remove_file(initramfs)?;
+        let said = said?;
+        self.keep(run, &said)?;
+        if !said.success() {
+            bail!("{}", said.of("error").last().unwrap_or("the guest does not say why"));
+        }
+        Ok(())
+    }
+
+    fn shell(&self, run: &Run) -> Result<()> {
+        let initramfs = self.pack(run, &self.wish)?;
+        self.qemu.interactive(&self.guest(run, None, &initramfs))
+    }
+
+    /// Tries KVM and says what became of it.
+    fn choose_accelerator(&mut self, kernel: &Package) -> Result<()> {
+        let run = Run { kernel: kernel.clone(), rung: Rung::Best };
+        let initramfs = self.pack(&run, &Wish::Nothing)?;
+        let guest = Guest { time_limit: PROBE_LIMIT, ..self.guest(&run, None, &initramfs) };
+        self.qemu.try_kvm(&guest);
+        if self.qemu.accelerator == Accelerator::Tcg {
+            println!("vm: KVM does not work here, so processors are emulated");
+        }
+        Ok(fs::remove_file(initramfs)?)
+    }
+
+    fn guest<'a>(&self, run: &'a Run, label: Option<String>, initramfs: &'a Path) -> Guest<'a> {
+        Guest {
+            label,
+            kernel: &run.kernel.vmlinuz,
+            initramfs,
+            command_line: run.rung.command_line(),
+            time_limit: self.time_limit,
+        }
+    }
+
+    /// Writes the file system of the guest.
+    fn pack(&self, run: &Run, wish: &Wish) -> Result<PathBuf> {
+        let file = self.directory.join(format!("{}.cpio", run.name()));
+        let mut archive = Initramfs::create(&file)?;
+        archive.tree(&self.userland.root, Userland::is_needed)?;
+        archive.copy(&self.built.init, "init")?;
+        archive.copy(&self.built.agent, plan::AGENT.trim_start_matches('/'))?;
+        archive.copy(&self.built.live_tests, plan::SUITE.trim_start_matches('/'))?;
+        let mut plan = plan::plan(run.rung, wish);
+        for module in modules::in_load_order(&run.kernel.modules)? {
+            let place = format!("modules/{}.ko", module.name);
+            archive.file(&place, &module.bytes, 0o644)?;
+            plan.modules.push(format!("/{place}"));
+        }
+        archive.file("plan.json", &serde_json::to_vec(&plan)?, 0o644)?;
+        archive.finish()?;
+        Ok(file)
+    }
+
+    /// Leaves what the guest found where the table is made from.
+    fn keep(&self, run: &Run, said: &Said) -> Result<()> {
+        let base = self.directory.join(run.name());
+        let results: String = said.of("result").flat_map(|line| [line, "\n"]).collect();
+        fs::write(base.with_added_extension("results.jsonl"), results)?;
+        fs::write(base.with_added_extension("doctor.json"), said.captured("doctor"))?;
+        Ok(())
+    }
+}
+
+impl Run {
+    fn name(&self) -> String {
+        format!("{}-{}-{}", self.kernel.version, self.kernel.arch.debian(), self.rung.name())
+    }
+}
+
+/// How many guests fit: two processors each are emulated by one thread each, and none may swap.
+fn jobs(wish: Option<u64>) -> Result<usize> {
+    let available = available_memory_mib().context("reading /proc/meminfo")?;
+    // QEMU's own memory, and the archive that it reads.
+    let fit = usize::try_from(available / (qemu::MEMORY_MIB + 256))?;
+    if fit == 0 {
+        bail!("a guest takes {} MiB, and {available} MiB are available", qemu::MEMORY_MIB + 256);
+    }
+    let processors = thread::available_parallelism()?.get();
+    let wish = wish.map_or(Ok(processors.min(4)), usize::try_from)?;
+    Ok(wish.min(fit))
+}
+
+fn available_memory_mib() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().ok()? / 1024)
+}
+
+impl Opts {
+    fn series(&self) -> Vec<Series> {
+        Series::ALL
+            .into_iter()
+            .filter(|&series| self.kernel.iter().any(|kernel| [Kernel::All, Kernel::One(series)].contains(kernel)))
+            .collect()
+    }
+
+    fn rungs(&self) -> Vec<Rung> {
+        Rung::ALL
+            .into_iter()
+            .filter(|&rung| self.rung.iter().any(|which| [Which::All, Which::One(rung)].contains(which)))
+            .collect()
+    }
+}

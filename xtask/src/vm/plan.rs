@@ -1,0 +1,160 @@
+//! The plan of a guest: what its first process, `tracer/examples/guest_init.rs`, is to do.
+//!
+//! Pure: a rung and the user's wishes in, steps out. The field names are those that the guest reads.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::rung::Rung;
+
+/// Where things are in the guest.
+pub(super) const AGENT: &str = "/usr/bin/tracer";
+pub(super) const SUITE: &str = "/usr/bin/live";
+const RESULTS: &str = "/run/results.jsonl";
+
+/// Emulated processors are slower by this factor at most; waiting may take so much longer.
+const PATIENCE: &str = "8";
+
+/// What the agent needs to do everything; docs/kernels.md names the same.
+pub(crate) const LEAST_CAPABILITIES: &str = "bpf,net_admin,perfmon,sys_admin,sys_ptrace";
+
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Plan {
+    pub(super) modules: Vec<String>,
+    hidden: Vec<String>,
+    steps: Vec<Step>,
+    results: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    name: String,
+    command: Vec<String>,
+    environment: BTreeMap<String, String>,
+    exit: Vec<i32>,
+    says: Vec<String>,
+    captured: bool,
+    interactive: bool,
+}
+
+/// What to do with the guest.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    /// To come up and go down again.
+    Nothing,
+    /// The live tests: all, or those whose name contains the word.
+    Tests(Option<String>),
+    /// A shell on the console.
+    Shell,
+}
+
+/// The plan for a rung.
+pub(super) fn plan(rung: Rung, wish: &Wish) -> Plan {
+    let mut steps = vec![step("loopback", &["ip", "link", "set", "lo", "up"])];
+    let mut hidden = Vec::new();
+    if rung == Rung::NoBtf {
+        hidden.push("/sys/kernel/btf".to_owned());
+    }
+    match wish {
+        Wish::Nothing => {}
+        Wish::Shell => steps.push(shell(rung)),
+        Wish::Tests(_) if rung == Rung::NoBtf => steps.extend(refusals()),
+        Wish::Tests(filter) => steps.extend([doctor(rung), suite(rung, filter.as_deref())]),
+    }
+    Plan { modules: Vec::new(), hidden, steps, results: RESULTS.to_owned() }
+}
+
+fn step(name: &str, command: &[&str]) -> Step {
+    Step {
+        name: name.to_owned(),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        environment: BTreeMap::new(),
+        exit: vec![0],
+        says: Vec::new(),
+        captured: false,
+        interactive: false,
+    }
+}
+
+/// What the agent says of the kernel. It may be degraded; what must hold is for the tests.
+fn doctor(rung: Rung) -> Step {
+    let mut command = vec![AGENT, "doctor", "--output", "json"];
+    if !rung.without().is_empty() {
+        command.extend(["--disable-hooks", rung.without()]);
+    }
+    Step { exit: vec![0, 1], captured: true, ..step("doctor", &command) }
+}
+
+fn suite(rung: Rung, filter: Option<&str>) -> Step {
+    // One after the other, for the hooks see the whole machine; and also what changes the machine.
+    let mut command = vec![SUITE, "--test-threads=1", "--include-ignored"];
+    command.extend(filter);
+    Step { environment: environment(rung), ..step("live tests", &command) }
+}
+
+fn environment(rung: Rung) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::from([
+        ("TRACER_LIVE_AGENT", AGENT),
+        ("TRACER_LIVE_PATIENCE", PATIENCE),
+        ("TRACER_LIVE_RESULTS", RESULTS),
+        ("RUST_BACKTRACE", "1"),
+    ]);
+    if !rung.without().is_empty() {
+        environment.insert("TRACER_LIVE_WITHOUT", rung.without());
+    }
+    if rung == Rung::Capabilities {
+        environment.insert("TRACER_LIVE_CAPABILITIES", LEAST_CAPABILITIES);
+    }
+    environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Without type information: one line with the cause and the remedy, and the documented exit codes.
+fn refusals() -> Vec<Step> {
+    let says = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let run = step("run without BTF", &[AGENT, "run", "--listen", "127.0.0.1:0"]);
+    let doctor = step("doctor without BTF", &[AGENT, "doctor"]);
+    let cause = "the kernel has no type information (/sys/kernel/btf/vmlinux)";
+    vec![
+        Step { exit: vec![69], says: says(&[cause, "CONFIG_DEBUG_INFO_BTF=y"]), ..run },
+        Step { exit: vec![2], says: says(&[cause, "verdict: unusable"]), ..doctor },
+    ]
+}
+
+/// A shell with the suite's environment, so that a test can be repeated by hand.
+fn shell(rung: Rung) -> Step {
+    Step {
+        environment: environment(rung),
+        exit: (0..=255).collect(),
+        interactive: true,
+        ..step("shell; the tests are `live`, the agent is `tracer`, `exit` ends the guest", &["setsid", "--ctty", "sh"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.steps.iter().map(|step| step.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_suite_runs_on_every_rung_but_the_one_that_refuses() {
+        for rung in Rung::ALL {
+            let plan = plan(rung, &Wish::Tests(None));
+            let has_suite = names(&plan).contains(&"live tests");
+            assert_eq!(has_suite, rung != Rung::NoBtf, "{rung:?}");
+            assert_eq!(plan.hidden.is_empty(), rung != Rung::NoBtf, "{rung:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_away_is_taken_from_doctor_and_tests_alike() {
+        let plan = plan(Rung::Packet, &Wish::Tests(Some("retransmit".to_owned())));
+        let [_, doctor, suite] = plan.steps.as_slice() else { panic!("{:?}", names(&plan)) };
+        assert!(doctor.command.ends_with(&["--disable-hooks".to_owned(), "fentry,kprobe".to_owned()]));
+        assert_eq!(suite.environment["TRACER_LIVE_WITHOUT"], "fentry,kprobe");
+        assert_eq!(suite.command.last().map(String::as_str), Some("retransmit"));
+    }
+}

@@ -1,0 +1,62 @@
+//! What is taken away from a guest, so that each rung of the ladders is stood on once.
+//!
+//! A table: what the kernel's command line, the agent's flags and the guest's set-up have to be. What
+//! must hold on a rung is said by the live tests; here it is only said where they run.
+
+use clap::ValueEnum;
+
+/// One way to run the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Rung {
+    /// Nothing is taken away.
+    Best,
+    /// Without fentry and fexit: the kprobe twins.
+    Kprobe,
+    /// Without kprobes too: packets and tracepoints.
+    Packet,
+    /// Without the packet hook too: the namespaces' totals.
+    Totals,
+    /// The capabilities that the manual names, and no more.
+    Capabilities,
+    /// The kernel locked down for confidentiality.
+    Lockdown,
+    /// No type information: the agent refuses to start.
+    NoBtf,
+}
+
+impl Rung {
+    /// From the best to nothing at all.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Best, Self::Kprobe, Self::Packet, Self::Totals, Self::Capabilities, Self::Lockdown, Self::NoBtf];
+
+    /// The name on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Kprobe => "kprobe",
+            Self::Packet => "packet",
+            Self::Totals => "totals",
+            Self::Capabilities => "capabilities",
+            Self::Lockdown => "lockdown",
+            Self::NoBtf => "no-btf",
+        }
+    }
+
+    /// Kinds of hooks that the agent is told to leave alone.
+    pub(crate) const fn without(self) -> &'static str {
+        match self {
+            Self::Kprobe => "fentry",
+            Self::Packet => "fentry,kprobe",
+            Self::Totals => "fentry,kprobe,packet",
+            _ => "",
+        }
+    }
+
+    /// Words for the kernel's command line.
+    pub(crate) const fn command_line(self) -> &'static str {
+        match self {
+            Self::Lockdown => "lockdown=confidentiality",
+            _ => "",
+        }
+    }
+}
