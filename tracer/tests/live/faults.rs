@@ -4,16 +4,18 @@
 use std::process::{Command, Output};
 
 use crate::lab::Lab;
+use crate::lab::setting::agent_binary;
 
 const UNAVAILABLE: i32 = 69;
 const DEGRADED: i32 = 1;
 const UNUSABLE: i32 = 2;
+const RUN: [&str; 3] = ["run", "--listen", "127.0.0.1:0"];
 
 /// Runs `tracer` after `preparation` (shell commands), in a mount namespace of its own.
 fn tracer_after(preparation: &str, args: &[&str]) -> Output {
     let script = format!("{preparation} && exec \"$0\" \"$@\"");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_tracer")]).args(args);
+    command.args(["--mount", "sh", "-c", &script]).arg(agent_binary()).args(args);
     command.output().unwrap()
 }
 
@@ -28,7 +30,7 @@ fn refusal(output: &Output) -> String {
 }
 
 fn refused_after(preparation: &str) -> String {
-    refusal(&tracer_after(preparation, &["run", "--listen", "127.0.0.1:0"]))
+    refusal(&tracer_after(preparation, &RUN))
 }
 
 #[test]
@@ -66,16 +68,18 @@ fn with_too_few_descriptors_for_the_maps() {
 #[test]
 fn with_some_capabilities_only() {
     let _lab = Lab::enter();
-    let args = ["--bounding-set", "-all,+bpf,+perfmon", env!("CARGO_BIN_EXE_tracer"), "run", "--listen", "127.0.0.1:0"];
-    let line = refusal(&Command::new("setpriv").args(args).output().unwrap());
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-all,+bpf,+perfmon"]).arg(agent_binary()).args(RUN);
+    let line = refusal(&command.output().unwrap());
     assert!(line.starts_with("missing CAP_SYS_ADMIN, CAP_SYS_PTRACE: run as root"), "{line}");
 }
 
 #[test]
 fn as_root_of_a_user_namespace() {
     let _lab = Lab::enter();
-    let args = ["--user", "--map-root-user", env!("CARGO_BIN_EXE_tracer"), "run", "--listen", "127.0.0.1:0"];
-    let line = refusal(&Command::new("unshare").args(args).output().unwrap());
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user"]).arg(agent_binary()).args(RUN);
+    let line = refusal(&command.output().unwrap());
     assert!(line.starts_with("bpf() is refused because root here is root of a user namespace only"), "{line}");
 }
 

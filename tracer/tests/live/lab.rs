@@ -14,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod netns;
 pub(crate) mod raw;
 pub(crate) mod scrape;
+pub(crate) mod setting;
 pub(crate) mod sockets;
 pub(crate) mod wait;
 

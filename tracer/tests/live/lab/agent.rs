@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::scrape::Scrape;
+use super::setting::{agent_command, patient, without};
 use super::wait::until;
 
 /// Loading and attaching takes well under a second; the first pass on a busy node some more.
@@ -39,9 +40,11 @@ impl Agent {
 
     /// Starts an agent with further flags.
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tracer"))
+        let mut child = agent_command()
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
             .args(flags)
+            // Beside the kinds that the flags name, not instead of them.
+            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -105,7 +108,7 @@ impl Agent {
     }
 
     fn await_address(&mut self, lines: &Receiver<String>) {
-        let deadline = Instant::now() + START_LIMIT;
+        let deadline = Instant::now() + patient(START_LIMIT);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = lines.recv_timeout(left).unwrap_or_else(|error| {
@@ -133,8 +136,8 @@ impl Agent {
 
     fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(HTTP_LIMIT))?;
-        stream.set_write_timeout(Some(HTTP_LIMIT))?;
+        stream.set_read_timeout(Some(patient(HTTP_LIMIT)))?;
+        stream.set_write_timeout(Some(patient(HTTP_LIMIT)))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -5,16 +5,21 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddrV4;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use super::netns::Netns;
+use super::setting::patient;
 
-/// Listens until its stdin closes, at most a minute.
+/// Outlasts any test; ends what a test leaves behind that was killed.
+const LIFE: Duration = Duration::from_mins(1);
+
+/// Listens until its stdin closes or its time is up.
 const SCRIPT: &str = r#"
 use strict; use Socket;
-my ($name, $address, $port, $backlog, $defer_s, $cgroup) = @ARGV;
+my ($name, $address, $port, $backlog, $defer_s, $life_s, $cgroup) = @ARGV;
 $0 = $name;
 if ($cgroup) { open(my $procs, ">", "$cgroup/cgroup.procs") or die "cgroup: $!"; print $procs $$; close($procs) or die "cgroup: $!"; }
-alarm 60;
+alarm $life_s;
 socket(my $listener, PF_INET, SOCK_STREAM, 6) or die "socket: $!";
 setsockopt($listener, SOL_SOCKET, SO_REUSEADDR, 1) or die "SO_REUSEADDR: $!";
 setsockopt($listener, 6, 9, pack("i", $defer_s)) or die "TCP_DEFER_ACCEPT: $!" if $defer_s;
@@ -49,7 +54,7 @@ impl ForeignListener {
             Command::new("perl")
                 .args(["-e", SCRIPT, plan.process, &plan.address.ip().to_string()])
                 .args([plan.address.port().to_string(), plan.backlog.to_string(), plan.defer_accept_s.to_string()])
-                .arg(plan.cgroup)
+                .args([&patient(LIFE).as_secs().to_string(), plan.cgroup])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::netns::{Netns, Pair};
+use super::setting::patient;
 use super::sockets::{Client, Listener};
 
 /// Connects and resets in a tight loop from `threads` threads while one thread accepts: the
@@ -87,8 +88,10 @@ impl Connection {
         Self { client, server }
     }
 
-    /// Sends until `bytes` are out or `time` is up, and reads at the other end meanwhile.
+    /// Sends until `bytes` are out or `time` (more on slow machines) is up, and reads at the other end
+    /// meanwhile.
     pub(crate) fn transfer(&mut self, direction: Direction, bytes: usize, time: Duration) {
+        let time = patient(time);
         let (sender, receiver) = match direction {
             Direction::ToServer => (&mut self.client, &mut self.server),
             Direction::ToClient => (&mut self.server, &mut self.client),
@@ -102,7 +105,7 @@ impl Connection {
                 let mut buffer = vec![0; 64 << 10];
                 // Ends at a time-out after the sender is done; the limit is a second one.
                 while receiver.read(&mut buffer).is_ok() || !done.load(Ordering::Relaxed) {
-                    assert!(Instant::now() < deadline + Duration::from_secs(5), "the receiver hangs");
+                    assert!(Instant::now() < deadline + patient(Duration::from_secs(5)), "the receiver hangs");
                 }
             });
             let block = [0x5a; 16 << 10];

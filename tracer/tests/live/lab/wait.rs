@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::setting::patient;
+
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Polls `attempt` until it gives a value; after `limit`, fails with its last error.
+/// Polls `attempt` until it gives a value; after `limit` (more on slow machines), fails with its last
+/// error.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let limit = patient(limit);
     let deadline = Instant::now() + limit;
     loop {
         match attempt() {

@@ -1,0 +1,62 @@
+//! Where the tests run, as environment variables say: the same tests run natively, in guests of
+//! other kernels, with fewer hooks and with fewer rights. Each variable is read here and nowhere
+//! else; without any, the tests run natively with all hooks and rights.
+//!
+//! | Variable | Meaning |
+//! |---|---|
+//! | `TRACER_LIVE_AGENT` | path of the agent under test; that of this build by default |
+//! | `TRACER_LIVE_WITHOUT` | kinds of hooks to take from every agent, as `--disable-hooks` has them: `fentry,kprobe` |
+//! | `TRACER_LIVE_CAPABILITIES` | capabilities that agents have and no others, as setpriv has them: `bpf,perfmon,sys_admin,sys_ptrace` |
+//! | `TRACER_LIVE_PATIENCE` | factor on every upper limit of waiting, for slow machines: `10` |
+
+use std::collections::BTreeSet;
+use std::env::{var, var_os};
+use std::ffi::OsString;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// The agent under test.
+pub(crate) fn agent_binary() -> OsString {
+    var_os("TRACER_LIVE_AGENT").unwrap_or_else(|| env!("CARGO_BIN_EXE_tracer").into())
+}
+
+/// Kinds of hooks that every agent has to do without.
+pub(crate) fn without() -> BTreeSet<String> {
+    list("TRACER_LIVE_WITHOUT").into_iter().collect()
+}
+
+/// Starts the agent with the rights that it is to have. The process that is spawned becomes the
+/// agent: its id, pipes and exit status are the agent's.
+pub(crate) fn agent_command() -> Command {
+    let capabilities = list("TRACER_LIVE_CAPABILITIES");
+    if capabilities.is_empty() {
+        return Command::new(agent_binary());
+    }
+    let bounding_set = capabilities.iter().fold("-all".to_owned(), |set, capability| format!("{set},+{capability}"));
+    // Before 5.11 maps are charged to this limit. Who grants single capabilities sets it as well
+    // (LimitMEMLOCK=), since the right to lift it is not among them. Where this process lacks that
+    // right too, the agent says what it is short of.
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set", &bounding_set]);
+    command.arg(agent_binary());
+    command
+}
+
+/// An upper limit of waiting, as long as this machine needs.
+pub(crate) fn patient(limit: Duration) -> Duration {
+    let factor = match var("TRACER_LIVE_PATIENCE") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("TRACER_LIVE_PATIENCE is no number: {text:?}")),
+        Err(_) => 1.0,
+    };
+    assert!(factor >= 1.0, "TRACER_LIVE_PATIENCE is below 1: {factor}");
+    limit.mul_f64(factor)
+}
+
+/// The words between commas; none if the variable is unset or empty.
+fn list(name: &str) -> Vec<String> {
+    let text = var(name).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
