@@ -32,6 +32,10 @@ const TEST_TOOLS: &[Tool] = &[
 /// Programs that the benchmarks call.
 const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx-light")];
 
+/// Programs that take a kernel's types out of its image.
+const KERNEL_TOOLS: &[Tool] =
+    &[("zstd", "zstd"), ("lz4", "lz4"), ("xz", "xz-utils"), ("gzip", "gzip"), ("bpftool", "bpftool")];
+
 /// Packages that start a service where systemd runs, and its name.
 const SERVICES: &[(&str, &str)] = &[("prometheus", "prometheus"), ("nginx-light", "nginx")];
 
@@ -127,6 +131,11 @@ pub(crate) fn bench_tools() -> Result<()> {
         tools.push(("tcpstates", "libbpf-tools"));
     }
     debian_tools("benchmarks", &tools)
+}
+
+/// What the comparison with kernels calls.
+pub(crate) fn kernel_tools() -> Result<()> {
+    debian_tools("comparisons with kernels", KERNEL_TOOLS)
 }
 
 fn debian_tools(purpose: &str, tools: &[Tool]) -> Result<()> {

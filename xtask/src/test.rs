@@ -27,7 +27,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "setup", run: set_up },
     Step { name: "format", run: format },
-    Step { name: "tidy", run: || tidy::run(&tidy::Opts {}) },
+    Step { name: "tidy", run: || tidy::run(&tidy::Opts::default()) },
     Step { name: "clippy", run: clippy },
     Step { name: "clippy for eBPF", run: clippy_bpf },
     Step { name: "unit tests", run: unit },

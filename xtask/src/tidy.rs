@@ -2,12 +2,16 @@
 //!
 //! Owns the list of checks and the report: all violations are shown, not just the first. Each check
 //! is a pure function over the files of the checkout; the rules and the reasons for exceptions are
-//! tables at the head of the file that checks them.
+//! tables at the head of the file that checks them. Only the comparison with kernels reads more, their
+//! images, and is made on request.
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::process::{self, cargo};
+use crate::setup;
 use manifests::Metadata;
 use source::Source;
 
@@ -21,8 +25,24 @@ mod source;
 mod text;
 
 /// Options of `cargo xtask tidy`.
-#[derive(Args)]
-pub(crate) struct Opts {}
+#[derive(Args, Default)]
+pub(crate) struct Opts {
+    /// Compare the prototypes above the eBPF programs with the types of these kernels as well.
+    #[arg(long, value_name = "VERSION=VMLINUZ", value_parser = kernel, num_args = 1..)]
+    kernels: Vec<Kernel>,
+}
+
+/// A kernel, by upstream's version, and the image that it boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kernel {
+    version: String,
+    vmlinuz: PathBuf,
+}
+
+fn kernel(text: &str) -> Result<Kernel, &'static str> {
+    let (version, vmlinuz) = text.split_once('=').ok_or("not of the form 6.1.192=path/of/vmlinuz")?;
+    Ok(Kernel { version: version.to_owned(), vmlinuz: vmlinuz.into() })
+}
 
 /// One violation, at a line that an editor can jump to.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +66,7 @@ const CHECKS: &[Check] = &[
     layers::pure_modules_do_no_io,
     layers::stages_do_not_import_each_other,
     links::files_exist,
+    probes::agree_with_the_ladders,
     probes::quote_the_kernel_prototype,
     text::opens_with_a_doc,
     text::fits_its_length,
@@ -53,7 +74,7 @@ const CHECKS: &[Check] = &[
     text::names_no_machine,
 ];
 
-pub(crate) fn run(_: &Opts) -> Result<()> {
+pub(crate) fn run(opts: &Opts) -> Result<()> {
     let sources = source::checkout()?;
     let metadata = process::capture(cargo().args(["metadata", "--locked", "--format-version", "1"]))?;
     let metadata: Metadata = serde_json::from_str(&metadata).context("reading cargo's metadata")?;
@@ -61,6 +82,7 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
     let mut findings: Vec<_> = CHECKS.iter().flat_map(|check| check(&sources)).collect();
     findings.extend(manifests::dependencies_stay_few(&metadata));
     findings.extend(licences::are_allowed(&metadata));
+    findings.extend(against_kernels(&opts.kernels, &sources)?);
     for Finding { path, line, message } in &findings {
         eprintln!("{path}:{line}: {message}");
     }
@@ -68,5 +90,34 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
         0 => Ok(()),
         1 => bail!("one rule is broken"),
         count => bail!("rules are broken in {count} places"),
+    }
+}
+
+/// Compares the prototypes above the programs with these kernels' types.
+fn against_kernels(kernels: &[Kernel], sources: &[Source]) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if kernels.is_empty() {
+        return Ok(findings);
+    }
+    setup::kernel_tools()?;
+    for program in probes::left_out(sources) {
+        println!("{program}: left out");
+    }
+    for Kernel { version, vmlinuz } in kernels {
+        println!("comparing prototypes with {version}");
+        findings.extend(probes::compare(version, vmlinuz, sources)?);
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_a_version_and_an_image() {
+        let expected = Kernel { version: "6.1.192".to_owned(), vmlinuz: PathBuf::from("a=b/vmlinuz") };
+        assert_eq!(kernel("6.1.192=a=b/vmlinuz"), Ok(expected));
+        assert!(kernel("vmlinuz").is_err());
     }
 }

@@ -134,27 +134,33 @@ macro_rules! mark_at_entry {
     };
 }
 
-// match-proto: 5.10- void inet_csk_reqsk_queue_hash_add(struct sock *sk, struct request_sock *req, unsigned long timeout)
+// match-proto: 5.10-5.14,5.16-6.1.96,6.2-6.5,6.7-6.9.7 void inet_csk_reqsk_queue_hash_add(struct sock *sk, struct request_sock *req, unsigned long timeout)
+// match-proto: 6.1.97-6.1,6.9.8-6.18 bool inet_csk_reqsk_queue_hash_add(struct sock *sk, struct request_sock *req, unsigned long timeout)
+// match-proto: 6.19- bool inet_csk_reqsk_queue_hash_add(struct sock *sk, struct request_sock *req)
 mark_at_entry!(
     /// A request was made. Softirq, each answered SYN, 1 m.
     "inet_csk_reqsk_queue_hash_add", reqsk_queue_hash_add_entry, reqsk_queue_hash_add_kprobe, ANSWERED
 );
-// match-proto: 5.10-6.1 __u32 cookie_v4_init_sequence(const struct sk_buff *skb, __u16 *mssp)
+// match-proto: 5.10- __u32 cookie_v4_init_sequence(const struct sk_buff *skb, __u16 *mssp)
 mark_at_entry!(
     /// An IPv4 cookie was made, so a SYN-ACK follows. Softirq, 1 m.
     "cookie_v4_init_sequence", cookie_v4_init_sequence_entry, cookie_v4_init_sequence_kprobe, ANSWERED
 );
-// match-proto: 5.10-6.1 __u32 cookie_v6_init_sequence(const struct sk_buff *skb, __u16 *mssp)
+// match-proto: 5.10- __u32 cookie_v6_init_sequence(const struct sk_buff *skb, __u16 *mssp)
 mark_at_entry!(
     /// An IPv6 cookie was made, so a SYN-ACK follows. Softirq, 1 m.
     "cookie_v6_init_sequence", cookie_v6_init_sequence_entry, cookie_v6_init_sequence_kprobe, ANSWERED
 );
-// match-proto: 5.10- struct dst_entry *tcp_v4_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req, u32 tw_isn)
+// match-proto: 5.10 struct dst_entry *tcp_v4_route_req(const struct sock *sk, struct flowi *fl, const struct request_sock *req)
+// match-proto: 5.11-6.9 struct dst_entry *tcp_v4_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req)
+// match-proto: 6.10- struct dst_entry *tcp_v4_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req, u32 tw_isn)
 mark_at_entry!(
     /// Called by pointer once both queues had room. Softirq, each SYN, 1 m.
     "tcp_v4_route_req", tcp_v4_route_req_entry, tcp_v4_route_req_kprobe, ROUTED
 );
-// match-proto: 5.10- struct dst_entry *tcp_v6_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req, u32 tw_isn)
+// match-proto: 5.10 struct dst_entry *tcp_v6_route_req(const struct sock *sk, struct flowi *fl, const struct request_sock *req)
+// match-proto: 5.11-6.9 struct dst_entry *tcp_v6_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req)
+// match-proto: 6.10- struct dst_entry *tcp_v6_route_req(const struct sock *sk, struct sk_buff *skb, struct flowi *fl, struct request_sock *req, u32 tw_isn)
 mark_at_entry!(
     /// As for IPv4.
     "tcp_v6_route_req", tcp_v6_route_req_entry, tcp_v6_route_req_kprobe, ROUTED

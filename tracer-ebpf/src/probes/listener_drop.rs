@@ -47,7 +47,7 @@ fn v6_exit(ctx: &FExitContext, child: u64) {
     }
 }
 
-// match-proto: 5.10-6.18 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
 /// Context: softirq. Frequency: each handshake's last ACK. Cost: none; on a drop 2 m, 3 h, one record.
 #[fexit(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_exit6(ctx: FExitContext) -> i32 {
@@ -55,7 +55,7 @@ pub fn tcp_v4_syn_recv_sock_exit6(ctx: FExitContext) -> i32 {
     0
 }
 
-// match-proto: 6.12.117,6.18.44- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// The same with seven arguments.
 #[fexit(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_exit7(ctx: FExitContext) -> i32 {
@@ -63,7 +63,7 @@ pub fn tcp_v4_syn_recv_sock_exit7(ctx: FExitContext) -> i32 {
     0
 }
 
-// match-proto: 5.10-6.18 struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
 /// As for IPv4, without mapped clients.
 #[fexit(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_exit6(ctx: FExitContext) -> i32 {
@@ -71,7 +71,7 @@ pub fn tcp_v6_syn_recv_sock_exit6(ctx: FExitContext) -> i32 {
     0
 }
 
-// match-proto: 6.12.117,6.18.44- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// The same with seven arguments.
 #[fexit(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_exit7(ctx: FExitContext) -> i32 {
@@ -108,7 +108,8 @@ fn kretprobe_exit(slot: Saved, ctx: &RetProbeContext) {
     }
 }
 
-// match-proto: 5.10- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// Entry of the kprobe twin: a kretprobe no longer has the arguments. Cost: 1 m.
 #[kprobe(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
@@ -116,7 +117,8 @@ pub fn tcp_v4_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-// match-proto: 5.10- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// Exit of the kprobe twin. Cost: 1 m; on a drop as above.
 #[kretprobe(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
@@ -124,7 +126,8 @@ pub fn tcp_v4_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
-// match-proto: 5.10- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// Entry of the kprobe twin; mapped clients are left to the IPv4 one. Cost: 1 m, 1 h.
 #[kprobe(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
@@ -134,7 +137,8 @@ pub fn tcp_v6_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-// match-proto: 5.10- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
 /// Exit of the kprobe twin. Cost as for IPv4.
 #[kretprobe(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
@@ -192,7 +196,8 @@ pub fn tcp_req_err_exit(_ctx: FExitContext) -> i32 {
     0
 }
 
-// match-proto: 6.15- void kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, struct sock *rx_sk)
+// match-proto: 6.15-6.18 void kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, struct sock *rx_sk)
+// match-proto: 7.2- void kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, const struct sock *rx_sk)
 /// Packet rung: a last ACK without cookie, dropped because the accept queue was full; `rx_sk` is
 /// the listener. Context: softirq. Frequency: every dropped packet of the host, one comparison;
 /// 2 m, 3 h and one ring record for a match.

@@ -53,7 +53,7 @@ fn write_listener(ctx: *mut c_void, sk: *const u8, task: *const u8) {
     unsafe { bpf_seq_write(seq.cast_mut().cast(), (&raw const record).cast(), size_of::<ListenerSocket>() as u32) };
 }
 
-// match-proto: 5.8- bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
+// match-proto: 5.8- int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
 /// Context: process, the agent's worker. Frequency: each open file of the node once a pass.
 /// Cost: 1 h; for a TCP socket 2 h; for a listener 3 h.
 #[unsafe(link_section = "iter/task_file")]
@@ -76,7 +76,7 @@ pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
     0
 }
 
-// match-proto: 5.9- bpf_iter_tcp(struct bpf_iter_meta *meta, struct sock_common *sk_common, uid_t uid)
+// match-proto: 5.9- int bpf_iter_tcp(struct bpf_iter_meta *meta, struct sock_common *sk_common, uid_t uid)
 /// Context: process, the agent's worker inside the namespace. Frequency: each TCP socket of it once
 /// a pass. Cost: 1 h; for a listener 2 h.
 #[unsafe(link_section = "iter/tcp")]
