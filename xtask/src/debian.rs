@@ -56,6 +56,14 @@ impl Arch {
         }
     }
 
+    /// QEMU's program, and the package that brings it.
+    pub(crate) const fn qemu(self) -> (&'static str, &'static str) {
+        match self {
+            Self::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+            Self::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
+        }
+    }
+
     /// The compiler's name.
     pub(crate) const fn rust(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@
 //! are. Takes packages from `debian`; gives files to `vm` (which boots them) and to `tidy --kernels`
 //! (which reads their types).
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,13 +44,15 @@ impl Series {
         }
     }
 
-    /// The newest version of the series among Debian's versions.
-    fn newest(self, versions: &[String]) -> Option<&String> {
+    /// The versions of the series among Debian's versions.
+    fn newest_first(self, versions: &[String]) -> Vec<&String> {
         let of_series = |version: &&String| match self {
             Self::Newest => true,
             _ => upstream(version).starts_with(&format!("{}.", self.name())),
         };
-        versions.iter().filter(of_series).max_by_key(|version| number(upstream(version)))
+        let mut versions: Vec<_> = versions.iter().filter(of_series).collect();
+        versions.sort_by_key(|version| Reverse(number(upstream(version))));
+        versions
     }
 }
 
@@ -65,24 +68,35 @@ pub(crate) struct Package {
     pub(crate) modules: PathBuf,
 }
 
+impl Package {
+    /// Finds the parts of an unpacked kernel.
+    fn open(root: &Path, version: &str, arch: Arch) -> Result<Self> {
+        Ok(Self {
+            arch,
+            version: upstream(version).to_owned(),
+            vmlinuz: find(root, |name| name.starts_with("vmlinuz")).context("the package holds no vmlinuz")?,
+            modules: modules(root).context("the package holds no modules")?,
+        })
+    }
+}
+
 /// Fetches and unpacks the newest kernel of the series, unless it is there.
 pub(crate) fn fetch(archive: &Archive, series: Series, arch: Arch) -> Result<Package> {
     let meta = format!("linux-image-cloud-{}", arch.debian());
     let versions = archive.versions(&meta)?;
-    let Some(version) = series.newest(&versions) else {
-        bail!("the archive has no {meta} of series {} (it has {})", series.name(), versions.join(", "));
-    };
-    let root = archive.directory("kernels").join(version);
-    if !root.join("complete").exists() {
-        println!("kernels: fetching {version} for {}", arch.debian());
-        fetch_into(archive, &meta, version, &root)?;
+    for version in series.newest_first(&versions) {
+        let root = archive.directory("kernels").join(version);
+        if !root.join("complete").exists() {
+            println!("kernels: fetching {version} for {}", arch.debian());
+            if let Err(error) = fetch_into(archive, &meta, version, &root) {
+                // A mirror's lists may be ahead of its packages, or behind.
+                eprintln!("kernels: {version} cannot be had: {error:#}");
+                continue;
+            }
+        }
+        return Package::open(&root, version, arch);
     }
-    Ok(Package {
-        arch,
-        version: upstream(version).to_owned(),
-        vmlinuz: find(&root, |name| name.starts_with("vmlinuz")).context("the package holds no vmlinuz")?,
-        modules: modules(&root).context("the package holds no modules")?,
-    })
+    bail!("the archive has no {meta} of series {} that can be fetched (it has {})", series.name(), versions.join(", "))
 }
 
 fn fetch_into(archive: &Archive, meta: &str, version: &str, root: &Path) -> Result<()> {
@@ -112,6 +126,8 @@ fn parts(archive: &Archive, meta: &str, version: &str) -> Result<Vec<String>> {
         open.extend(archive.dependencies(&package, version)?.into_iter().filter(|name| is_part(name)));
         parts.push(part);
     }
+    // The first holds nothing but the names of the others.
+    parts.remove(0);
     Ok(parts)
 }
 
@@ -166,9 +182,11 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_series() {
-        let newest = Series::ALL.map(|series| series.newest(&versions()).cloned());
-        assert_eq!(newest, ["5.10.262-1", "6.1.176-1", "6.12.117-1", "7.2.13-1"].map(|v| Some(v.to_owned())));
-        assert_eq!(Series::V6_1.newest(&["6.12.1-1".to_owned()]), None);
+        let versions = versions();
+        let newest = Series::ALL.map(|series| series.newest_first(&versions)[0].as_str());
+        assert_eq!(newest, ["5.10.262-1", "6.1.176-1", "6.12.117-1", "7.2.13-1"]);
+        assert_eq!(Series::V6_12.newest_first(&versions), ["6.12.117-1", "6.12.95-1~bpo12+1"]);
+        assert!(Series::V6_1.newest_first(&["6.12.1-1".to_owned()]).is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::debian::Arch;
 use crate::process::{self, cargo, command};
 use crate::workspace;
 
@@ -32,7 +33,7 @@ const TEST_TOOLS: &[Tool] = &[
 /// Programs that the benchmarks call.
 const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx-light")];
 
-/// Programs that take a kernel's types out of its image.
+/// Programs that take a kernel's types out of its image, and its modules out of their files.
 const KERNEL_TOOLS: &[Tool] =
     &[("zstd", "zstd"), ("lz4", "lz4"), ("xz", "xz-utils"), ("gzip", "gzip"), ("bpftool", "bpftool")];
 
@@ -136,6 +137,12 @@ pub(crate) fn bench_tools() -> Result<()> {
 /// What the comparison with kernels calls.
 pub(crate) fn kernel_tools() -> Result<()> {
     debian_tools("comparisons with kernels", KERNEL_TOOLS)
+}
+
+/// What boots guests of the architecture.
+pub(crate) fn guest_tools(arch: Arch) -> Result<()> {
+    let (program, package) = arch.qemu();
+    debian_tools("guests", &[KERNEL_TOOLS, &[(program, package)]].concat())
 }
 
 fn debian_tools(purpose: &str, tools: &[Tool]) -> Result<()> {

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::debian::{Arch, Archive};
+use crate::kernels::{self, Series};
 use crate::process::{self, cargo};
 use crate::setup;
 use manifests::Metadata;
@@ -27,14 +29,15 @@ mod text;
 /// Options of `cargo xtask tidy`.
 #[derive(Args, Default)]
 pub(crate) struct Opts {
-    /// Compare the prototypes above the eBPF programs with the types of these kernels as well.
-    #[arg(long, value_name = "VERSION=VMLINUZ", value_parser = kernel, num_args = 1..)]
-    kernels: Vec<Kernel>,
+    /// Compare the prototypes above the eBPF programs with the types of kernels as well: of those that
+    /// `cargo xtask vm` boots, or of the ones named here.
+    #[arg(long, value_name = "VERSION=VMLINUZ", value_parser = kernel, num_args = 0..)]
+    pub(crate) kernels: Option<Vec<Kernel>>,
 }
 
 /// A kernel, by upstream's version, and the image that it boots from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Kernel {
+pub(crate) struct Kernel {
     version: String,
     vmlinuz: PathBuf,
 }
@@ -82,7 +85,11 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     let mut findings: Vec<_> = CHECKS.iter().flat_map(|check| check(&sources)).collect();
     findings.extend(manifests::dependencies_stay_few(&metadata));
     findings.extend(licences::are_allowed(&metadata));
-    findings.extend(against_kernels(&opts.kernels, &sources)?);
+    if let Some(kernels) = &opts.kernels {
+        setup::kernel_tools()?;
+        let matrix = if kernels.is_empty() { matrix()? } else { Vec::new() };
+        findings.extend(against_kernels(kernels.iter().chain(&matrix), &sources)?);
+    }
     for Finding { path, line, message } in &findings {
         eprintln!("{path}:{line}: {message}");
     }
@@ -93,13 +100,16 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     }
 }
 
+/// The kernels that `cargo xtask vm` boots.
+fn matrix() -> Result<Vec<Kernel>> {
+    let archive = Archive::open(Arch::X86_64)?;
+    let packages = Series::ALL.into_iter().map(|series| kernels::fetch(&archive, series, Arch::X86_64));
+    packages.map(|package| package.map(|kernel| Kernel { version: kernel.version, vmlinuz: kernel.vmlinuz })).collect()
+}
+
 /// Compares the prototypes above the programs with these kernels' types.
-fn against_kernels(kernels: &[Kernel], sources: &[Source]) -> Result<Vec<Finding>> {
+fn against_kernels<'a>(kernels: impl Iterator<Item = &'a Kernel>, sources: &[Source]) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    if kernels.is_empty() {
-        return Ok(findings);
-    }
-    setup::kernel_tools()?;
     for program in probes::left_out(sources) {
         println!("{program}: left out");
     }

@@ -29,7 +29,7 @@ use self::rung::Rung;
 use self::userland::Userland;
 use crate::debian::{Arch, Archive};
 use crate::kernels::{self, Package, Series};
-use crate::{build, workspace};
+use crate::{build, setup, workspace};
 
 /// Options of `cargo xtask vm`.
 #[derive(Args)]
@@ -142,12 +142,12 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     if opts.shell && (series.len() != 1 || rungs.len() != 1) {
         bail!("a shell is of one guest: name one kernel and one rung, as in `--kernel 6.1 --rung best --shell`");
     }
-    let qemu = Qemu::find(opts.arch)?;
+    setup::guest_tools(opts.arch)?;
     let archive = Archive::open(opts.arch)?;
     let kernels =
         series.iter().map(|&series| kernels::fetch(&archive, series, opts.arch)).collect::<Result<Vec<_>>>()?;
     let mut ground = Ground {
-        qemu,
+        qemu: Qemu::new(opts.arch),
         userland: Userland::fetch(&archive)?,
         built: build::guest_parts(opts.arch)?,
         directory: workspace::root().join("target/vm"),

@@ -53,7 +53,7 @@ const LISTEN_OUTCOMES: &[Point] = &[
     point(entry_twins!("tcp_v4_route_req", "tcp_v4_route_req_entry", "tcp_v4_route_req_kprobe")),
     optional(entry_twins!("tcp_v6_route_req", "tcp_v6_route_req_entry", "tcp_v6_route_req_kprobe")),
     point(&[
-        &[hook("tcp_try_fastopen_exit", Attach::Fexit("tcp_try_fastopen"))],
+        &[hook_when("tcp_try_fastopen_exit", Attach::Fexit("tcp_try_fastopen"), When::FunctionArgs(5))],
         &[hook("tcp_try_fastopen_kretprobe", Attach::Kretprobe("tcp_try_fastopen"))],
     ]),
     point(syn_recv_sock!(
@@ -153,7 +153,7 @@ pub const LADDERS: &[Ladder] = &[
                 name: "outcomes",
                 cost: "",
                 points: &[point(&[
-                    &[hook("inet_twsk_alloc_exit", Attach::Fexit("inet_twsk_alloc"))],
+                    &[hook_when("inet_twsk_alloc_exit", Attach::Fexit("inet_twsk_alloc"), When::FunctionArgs(3))],
                     &[
                         hook("inet_twsk_alloc_kprobe", Attach::Kprobe("inet_twsk_alloc")),
                         hook("inet_twsk_alloc_kretprobe", Attach::Kretprobe("inet_twsk_alloc")),
