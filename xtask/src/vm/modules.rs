@@ -17,18 +17,13 @@ use crate::process;
 const NEEDED: &[&str] = &[
     // Pairs of namespaces.
     "veth",
-    // Packet loss on purpose.
+    // Packets lost, refused and redirected on purpose.
     "nf_tables",
     "nft_reject_inet",
     "nft_numgen",
-    "nft_limit",
-    "nft_counter",
-    // BPF has no say in it, but hosts use it.
-    "tcp_bbr",
+    "nft_chain_nat",
+    "nft_redir",
 ];
-
-/// Modules that only some kernels have: older ones built the function elsewhere.
-const OPTIONAL: &[&str] = &["nft_counter", "tcp_bbr"];
 
 /// A module, ready to load.
 pub(super) struct Module {
@@ -42,7 +37,7 @@ pub(super) fn in_load_order(directory: &Path) -> Result<Vec<Module>> {
     let built_in = built_in.lines().filter_map(|path| module_name(Path::new(path))).collect();
     let mut order = Order { directory, built_in, seen: HashSet::new(), modules: Vec::new() };
     for name in NEEDED {
-        order.add(name, OPTIONAL.contains(name))?;
+        order.add(name)?;
     }
     Ok(order.modules)
 }
@@ -55,19 +50,16 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    fn add(&mut self, name: &str, is_optional: bool) -> Result<()> {
+    fn add(&mut self, name: &str) -> Result<()> {
         if self.built_in.contains(name) || !self.seen.insert(name.to_owned()) {
             return Ok(());
         }
         let Some(file) = find(self.directory, |file| module_name(Path::new(file)).as_deref() == Some(name)) else {
-            if is_optional {
-                return Ok(());
-            }
             bail!("the kernel in {} has no module `{name}`", self.directory.display());
         };
         let bytes = read(&file)?;
         for needed in dependencies(&bytes).with_context(|| format!("reading {}", file.display()))? {
-            self.add(&needed, false)?;
+            self.add(&needed)?;
         }
         self.modules.push(Module { name: name.to_owned(), bytes });
         Ok(())
