@@ -146,7 +146,7 @@ fn measure(plan: &Plan<'_>, reader: &Path, only: &[Measurement]) -> Result<Table
 
 /// Builds what reads the programs' statistics, beside the agent, whose dependencies it shares.
 fn build_reader() -> Result<PathBuf> {
-    let target = workspace::static_target()?;
+    let target = workspace::Arch::native()?.static_target();
     let target_dir = workspace::root().join("target");
     process::run(
         cargo()

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::debian::Arch;
 use crate::process::{self, cargo, command};
-use crate::workspace;
+use crate::workspace::{self, Arch};
 
 /// Newer ones need an LLVM library that the toolchains do not carry.
 const BPF_LINKER_VERSION: &str = "0.10.1";
@@ -62,7 +62,7 @@ pub(crate) fn toolchain() -> Result<()> {
         bail!("rustup is not installed; install it with `apt-get install rustup` or from https://rustup.rs");
     }
     nightly_with_rust_src()?;
-    static_target()?;
+    static_target(Arch::native()?)?;
     bpf_linker()
 }
 
@@ -94,11 +94,12 @@ fn nightly_sysroot() -> Option<PathBuf> {
     process::probe(command("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"])).map(PathBuf::from)
 }
 
-fn static_target() -> Result<()> {
-    let target = workspace::static_target()?;
+/// The standard library for static agents of the architecture; a linker comes with the compiler.
+pub(crate) fn static_target(arch: Arch) -> Result<()> {
+    let target = arch.static_target();
     let libraries = process::capture(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
     if !Path::new(libraries.trim()).is_dir() {
-        say("the target of the static agent");
+        say(&format!("the target of the static agent, {target}"));
         process::run(command("rustup").args(["target", "add", target]))?;
     }
     Ok(())

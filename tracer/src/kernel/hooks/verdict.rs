@@ -65,8 +65,9 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
             "please report it with the kernel's version".to_owned(),
         ),
         (Stage::Attach, Some(ENOTSUPP), HookKind::Fentry) => (
-            "the function has more arguments than this kernel's trampolines take (ENOTSUPP)".to_owned(),
-            "none before Linux 6.6; the kprobe twin serves as well".to_owned(),
+            "this kernel's trampolines do not take the function (ENOTSUPP)".to_owned(),
+            "use a newer kernel (x86-64: 6.6, which takes more than six arguments; arm64: 6.4 with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS), or allow kprobes: the kprobe twin serves as well"
+                .to_owned(),
         ),
         (Stage::Attach, _, HookKind::Kprobe) => (
             format!("kprobes cannot be attached: {detail}"),
@@ -182,7 +183,7 @@ mod tests {
         let function = "tcp_conn_request";
         let table = [
             (Attach::Fentry(function), Stage::Load, Some(EPERM), "fentry programs", "trampolines"),
-            (Attach::Fexit(function), Stage::Attach, Some(ENOTSUPP), "arguments", "kprobe twin"),
+            (Attach::Fexit(function), Stage::Attach, Some(ENOTSUPP), "trampolines do not", "kprobe twin"),
             (Attach::Kprobe(function), Stage::Attach, Some(2), "kprobes cannot", "CONFIG_KPROBE_EVENTS"),
             (Attach::CgroupIngress, Stage::Attach, Some(EPERM), "cgroup-v2 root", "CAP_NET_ADMIN"),
             (Attach::BtfTracepoint(function), Stage::Load, Some(EPERM), "tracepoint programs", "CAP_BPF"),
