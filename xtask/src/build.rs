@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::debian::Arch;
 use crate::process::{self, cargo};
 use crate::setup;
 use crate::workspace::{self, Arch};
@@ -67,11 +66,12 @@ pub(crate) struct GuestParts {
 }
 
 /// Builds what a test guest of the architecture is given: static, and as it is released.
-pub(crate) fn guest_parts(_arch: Arch) -> Result<GuestParts> {
+pub(crate) fn guest_parts(arch: Arch) -> Result<GuestParts> {
     setup::toolchain()?;
-    let tests = artifacts(&["test", "--no-run", "--test", "live"])?;
+    setup::static_target(arch)?;
+    let tests = artifacts(arch, &["test", "--no-run", "--test", "live"])?;
     // Among the tests it would be built as one.
-    let init = artifacts(&["build", "--example", "guest_init"])?;
+    let init = artifacts(arch, &["build", "--example", "guest_init"])?;
     Ok(GuestParts {
         init: executable(&init, "guest_init")?,
         agent: executable(&tests, "tracer")?,
@@ -80,11 +80,11 @@ pub(crate) fn guest_parts(_arch: Arch) -> Result<GuestParts> {
 }
 
 /// Builds these parts of the agent's package and gives cargo's messages on what it made.
-fn artifacts(parts: &[&str]) -> Result<String> {
+fn artifacts(arch: Arch, parts: &[&str]) -> Result<String> {
     process::capture(
         cargo()
             .args(parts)
-            .args(["--locked", "--release", "--package", "tracer", "--target", workspace::static_target()?])
+            .args(["--locked", "--release", "--package", "tracer", "--target", arch.static_target()])
             .args(["--message-format", "json-render-diagnostics"]),
     )
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::process;
-use crate::workspace;
+use crate::workspace::{self, Arch};
 
 /// The key that Debian signs its releases with, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -35,43 +35,6 @@ const SUITES: &[(&str, &str)] = &[
     ("trixie-backports", "debian"),
     ("sid", "debian"),
 ];
-
-/// A processor architecture, by the names that different projects give it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
-pub(crate) enum Arch {
-    /// x86-64.
-    #[value(name = "x86_64", alias = "amd64")]
-    X86_64,
-    /// 64-bit Arm.
-    #[value(name = "aarch64", alias = "arm64")]
-    Aarch64,
-}
-
-impl Arch {
-    /// Debian's name.
-    pub(crate) const fn debian(self) -> &'static str {
-        match self {
-            Self::X86_64 => "amd64",
-            Self::Aarch64 => "arm64",
-        }
-    }
-
-    /// QEMU's program, and the package that brings it.
-    pub(crate) const fn qemu(self) -> (&'static str, &'static str) {
-        match self {
-            Self::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
-            Self::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
-        }
-    }
-
-    /// The compiler's name.
-    pub(crate) const fn rust(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
-        }
-    }
-}
 
 /// Debian's archive, seen as a machine of one architecture.
 pub(crate) struct Archive {

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::debian::Arch;
 use crate::process::{self, cargo, command};
 use crate::workspace::{self, Arch};
 

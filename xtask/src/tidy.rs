@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::debian::{Arch, Archive};
+use crate::debian::Archive;
 use crate::kernels::{self, Series};
 use crate::process::{self, cargo};
 use crate::setup;
+use crate::workspace::Arch;
 use manifests::Metadata;
 use source::Source;
 

@@ -27,8 +27,9 @@ use self::plan::Wish;
 use self::qemu::{Accelerator, Guest, Qemu, Said};
 use self::rung::Rung;
 use self::userland::Userland;
-use crate::debian::{Arch, Archive};
+use crate::debian::Archive;
 use crate::kernels::{self, Package, Series};
+use crate::workspace::Arch;
 use crate::{build, setup, workspace};
 
 /// Options of `cargo xtask vm`.

@@ -45,6 +45,22 @@ impl Arch {
         }
     }
 
+    /// Debian's name.
+    pub(crate) const fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// QEMU's program, and the Debian package that brings it.
+    pub(crate) const fn qemu(self) -> (&'static str, &'static str) {
+        match self {
+            Self::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+            Self::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
+        }
+    }
+
     /// The target of the static agent.
     pub(crate) const fn static_target(self) -> &'static str {
         match self {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::debian::Arch;
 use crate::process;
+use crate::workspace::Arch;
 
 /// Processors of a guest: accept() at a queue's edge needs two.
 const PROCESSORS: &str = "2";
@@ -72,7 +72,7 @@ impl Qemu {
     /// Takes KVM if a guest with nothing to do comes up and goes down with it. Opening /dev/kvm says
     /// too little: inside of another virtual machine a guest may start and then stop at some instruction.
     pub(super) fn try_kvm(&mut self, guest: &Guest<'_>) {
-        let is_own_arch = std::env::consts::ARCH == self.arch.rust();
+        let is_own_arch = std::env::consts::ARCH == self.arch.name();
         if !is_own_arch || File::options().read(true).write(true).open("/dev/kvm").is_err() {
             return;
         }
