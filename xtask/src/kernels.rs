@@ -60,6 +60,7 @@ impl Series {
 /// An unpacked kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Package {
+    pub(crate) series: Series,
     pub(crate) arch: Arch,
     /// Upstream's version, as in 6.1.192.
     pub(crate) version: String,
@@ -71,8 +72,9 @@ pub(crate) struct Package {
 
 impl Package {
     /// Finds the parts of an unpacked kernel.
-    fn open(root: &Path, version: &str, arch: Arch) -> Result<Self> {
+    fn open(root: &Path, series: Series, version: &str, arch: Arch) -> Result<Self> {
         Ok(Self {
+            series,
             arch,
             version: upstream(version).to_owned(),
             vmlinuz: find(root, |name| name.starts_with("vmlinuz")).context("the package holds no vmlinuz")?,
@@ -95,7 +97,7 @@ pub(crate) fn fetch(archive: &Archive, series: Series, arch: Arch) -> Result<Pac
                 continue;
             }
         }
-        return Package::open(&root, version, arch);
+        return Package::open(&root, series, version, arch);
     }
     bail!("the archive has no {meta} of series {} that can be fetched (it has {})", series.name(), versions.join(", "))
 }

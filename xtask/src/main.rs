@@ -46,6 +46,8 @@ enum Command {
     Tidy(tidy::Opts),
     /// Write docs/metrics.md from the agent's table of metrics.
     MetricsDoc(metrics_doc::Opts),
+    /// Write the tables of docs/kernels.md from what the last runs of `cargo xtask vm` found.
+    KernelsDoc,
 }
 
 fn main() -> ExitCode {
@@ -68,5 +70,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
+        Command::KernelsDoc => vm::write_tables(),
     }
 }

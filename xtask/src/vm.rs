@@ -8,7 +8,9 @@ mod initramfs;
 mod modules;
 mod plan;
 mod qemu;
+mod results;
 mod rung;
+mod tables;
 mod userland;
 
 use std::collections::VecDeque;
@@ -25,6 +27,7 @@ use clap::{Args, ValueEnum};
 use self::initramfs::Initramfs;
 use self::plan::Wish;
 use self::qemu::{Accelerator, Guest, Qemu, Said};
+use self::results::Found;
 use self::rung::Rung;
 use self::userland::Userland;
 use crate::debian::Archive;
@@ -151,7 +154,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         qemu: Qemu::new(opts.arch),
         userland: Userland::fetch(&archive)?,
         built: build::guest_parts(opts.arch)?,
-        directory: workspace::root().join("target/vm"),
+        directory: directory(),
         wish,
         time_limit: Duration::from_mins(opts.time_limit),
     };
@@ -164,6 +167,15 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         return runs.take(1).try_for_each(|run| ground.shell(&run));
     }
     ground.run_all(runs.collect(), jobs(opts.jobs)?)
+}
+
+/// Writes the tables of docs/kernels.md from what the last runs found.
+pub(crate) fn write_tables() -> Result<()> {
+    tables::write(&Found::read_all(&directory())?)
+}
+
+fn directory() -> PathBuf {
+    workspace::root().join("target/vm")
 }
 
 impl Ground {
@@ -259,13 +271,19 @@ impl Ground {
         Ok(file)
     }
 
-    /// Leaves what the guest found where the table is made from.
+    /// Leaves what the guest found where the tables are made from.
     fn keep(&self, run: &Run, said: &Said) -> Result<()> {
-        let base = self.directory.join(run.name());
-        let results: String = said.of("result").flat_map(|line| [line, "\n"]).collect();
-        fs::write(base.with_added_extension("results.jsonl"), results)?;
-        fs::write(base.with_added_extension("doctor.json"), said.captured("doctor"))?;
-        Ok(())
+        let found = Found {
+            series: run.kernel.series.name().to_owned(),
+            version: run.kernel.version.clone(),
+            arch: run.kernel.arch.name().to_owned(),
+            rung: run.rung.name().to_owned(),
+            is_whole: matches!(self.wish, Wish::Tests(None)),
+            has_passed: said.success(),
+            doctor: serde_json::from_str(&said.captured("doctor")).unwrap_or_default(),
+            tests: said.of("result").map(serde_json::from_str).collect::<Result<_, _>>().context("reading results")?,
+        };
+        found.write(&self.directory)
     }
 }
 

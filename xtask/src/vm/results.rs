@@ -1,0 +1,82 @@
+//! What a guest found, kept as one file for each kernel, architecture and rung in `target/vm/`.
+//!
+//! The fields of tests are those that `tracer/tests/live/lab/results.rs` writes, the fields of doctor those of
+//! `tracer doctor --output json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// One guest's findings.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct Found {
+    pub(super) series: String,
+    pub(super) version: String,
+    pub(super) arch: String,
+    pub(super) rung: String,
+    /// Whether all tests ran.
+    pub(super) is_whole: bool,
+    pub(super) has_passed: bool,
+    pub(super) doctor: Doctor,
+    /// Those that passed.
+    pub(super) tests: Vec<Test>,
+}
+
+/// The agent's own account of its hooks.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct Doctor {
+    #[serde(default)]
+    pub(super) signals: Vec<Ladder>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Ladder {
+    pub(super) signal: String,
+    pub(super) in_force: String,
+    pub(super) cost: String,
+    pub(super) refusals: Vec<Refusal>,
+}
+
+#[derive(Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Refusal {
+    pub(super) hook: String,
+    pub(super) stage: String,
+    pub(super) cause: String,
+}
+
+/// What one test proved.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Test {
+    #[serde(rename = "test")]
+    pub(super) name: String,
+    pub(super) closed: BTreeSet<String>,
+    pub(super) unknown: BTreeMap<String, u64>,
+    pub(super) differences: BTreeMap<String, i64>,
+    pub(super) reasons: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Found {
+    /// Takes the place of what the same kind of guest found before.
+    pub(super) fn write(&self, directory: &Path) -> Result<()> {
+        let file = directory.join(format!("{}-{}-{}.json", self.series, self.arch, self.rung));
+        fs::write(&file, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// All that is there.
+    pub(super) fn read_all(directory: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(directory)
+            .with_context(|| format!("listing {}; `cargo xtask vm` fills it", directory.display()))?;
+        let mut all = Vec::new();
+        for entry in entries {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "json") {
+                let found = serde_json::from_slice(&fs::read(&file)?);
+                all.push(found.with_context(|| format!("reading {}", file.display()))?);
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,257 @@
+//! The tables of docs/kernels.md, written from what guests found.
+//!
+//! They stand between two marks; everything outside is written by hand. Refuses to write half a matrix:
+//! every kernel and every rung must have passed with all tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::results::{Found, Ladder, Refusal};
+use super::rung::Rung;
+use crate::kernels::Series;
+use crate::workspace;
+
+const PAGE: &str = "docs/kernels.md";
+const BEGIN: &str = "<!-- written by `cargo xtask kernels-doc` -->\n";
+const END: &str = "<!-- end of what `cargo xtask kernels-doc` writes -->\n";
+
+/// The signals that have ladders, by their names in doctor's output, and what the page calls them.
+const SIGNALS: &[(&str, &str)] = &[
+    ("connections", "Transitions"),
+    ("listen_drops", "Listener drops"),
+    ("retransmits", "Retransmits"),
+    ("synack_retransmits", "SYN-ACKs again"),
+    ("time_wait_overflows", "TIME_WAIT overflows"),
+    ("listener_pass", "Listener pass"),
+];
+
+/// The metrics whose rows have a reason or a cause, and what the page calls them.
+const REASONS: &[(&str, &str)] =
+    &[("tracer_tcp_listen_drops_total", "listener drops"), ("tracer_tcp_retransmitted_segments_total", "retransmits")];
+
+/// Writes the tables into the page.
+pub(super) fn write(all: &[Found]) -> Result<()> {
+    let missing = missing(all);
+    if !missing.is_empty() {
+        bail!(
+            "these have not passed with all tests, so the table would be half a matrix: {}; `cargo xtask vm` runs them",
+            missing.join(", ")
+        );
+    }
+    let file = workspace::root().join(PAGE);
+    let page = fs::read_to_string(&file).with_context(|| format!("reading {PAGE}"))?;
+    let page = replaced(&page, &tables(all)).with_context(|| format!("{PAGE} lacks the marks of the tables"))?;
+    fs::write(file, page)?;
+    println!("{PAGE}: written from {} guests", all.len());
+    Ok(())
+}
+
+/// What the matrix on x86-64 lacks.
+fn missing(all: &[Found]) -> Vec<String> {
+    let wanted = Series::ALL.iter().flat_map(|series| Rung::ALL.iter().map(move |rung| (series.name(), rung.name())));
+    let has = |(series, rung): &(&str, &str)| {
+        let is_it = |found: &&Found| found.series == *series && found.rung == *rung && found.arch == "x86_64";
+        all.iter().find(is_it).is_some_and(|found| found.has_passed && found.is_whole)
+    };
+    wanted.filter(|wanted| !has(wanted)).map(|(series, rung)| format!("{series} {rung}")).collect()
+}
+
+fn replaced(page: &str, tables: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
+}
+
+fn tables(all: &[Found]) -> String {
+    let mut all: Vec<&Found> = all.iter().filter(|found| found.has_passed && found.is_whole).collect();
+    all.sort_by_key(|found| (found.arch != "x86_64", version(&found.version), place(&found.rung)));
+    [rungs(&all), exactness(&all), refusals(&all)].join("\n")
+}
+
+fn version(version: &str) -> Vec<u32> {
+    version.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+/// The rung's place in the order of the command line.
+fn place(rung: &str) -> usize {
+    Rung::ALL.iter().position(|known| known.name() == rung).unwrap_or(Rung::ALL.len())
+}
+
+/// Kernel × signal → rung.
+fn rungs(all: &[&Found]) -> String {
+    let mut table = String::from("### Rungs in force\n\n| Kernel | Guest |");
+    for (_, name) in SIGNALS {
+        let _ = write!(table, " {name} |");
+    }
+    table.push_str(" Tests passed |\n|---|---|");
+    table.push_str(&"---|".repeat(SIGNALS.len() + 1));
+    table.push('\n');
+    for found in all {
+        let _ = write!(table, "| {} | {} |", kernel(found), found.rung);
+        for (signal, _) in SIGNALS {
+            let ladder = found.doctor.signals.iter().find(|ladder| ladder.signal == *signal);
+            let _ = write!(table, " {} |", ladder.map_or("refuses to start", |ladder| short(&ladder.in_force)));
+        }
+        let _ = writeln!(table, " {} |", count_of_tests(found));
+    }
+    table
+}
+
+fn count_of_tests(found: &Found) -> String {
+    if found.doctor.signals.is_empty() { "its own".to_owned() } else { found.tests.len().to_string() }
+}
+
+/// The rung without what its cost says elsewhere.
+fn short(in_force: &str) -> &str {
+    in_force.split(';').next().unwrap_or(in_force)
+}
+
+fn kernel(found: &Found) -> String {
+    format!("{} {}", found.version, found.arch)
+}
+
+/// Which reasons can be told, and how exactly; guests that say the same share a row.
+fn exactness(all: &[&Found]) -> String {
+    let mut rows: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for found in all.iter().filter(|found| !found.doctor.signals.is_empty()) {
+        let row = exactness_of(found);
+        let guests = rows.entry(row.clone()).or_default();
+        if guests.is_empty() {
+            order.push(row);
+        }
+        guests.push(format!("{} {}", kernel(found), found.rung));
+    }
+    let mut table = String::from(
+        "### What can be told, and how exactly\n\n\
+         Reasons and causes that have rows; in how many tests the sum over the listeners equalled the kernel's \
+         `ListenDrops` to the unit; what the tests had to allow, and why.\n\n\
+         | Guests | Reasons of drops | Causes of retransmits | Closed to the unit | Otherwise |\n|---|---|---|---|---|\n",
+    );
+    for row in order {
+        let _ = writeln!(table, "| {} {row}", rows[&row].join("<br>"));
+    }
+    table
+}
+
+fn exactness_of(found: &Found) -> String {
+    let mut row = String::from("|");
+    for (metric, _) in REASONS {
+        let reasons: BTreeSet<_> =
+            found.tests.iter().filter_map(|test| test.reasons.get(*metric)).flatten().map(String::as_str).collect();
+        let _ = write!(row, " {} |", reasons.into_iter().collect::<Vec<_>>().join(", "));
+    }
+    let closed = found.tests.iter().filter(|test| test.closed.contains("listen_drops")).count();
+    let _ = write!(row, " {closed} tests | {} |", otherwise(found));
+    row
+}
+
+/// What tests allowed and saw, and the agent's own words for why.
+fn otherwise(found: &Found) -> String {
+    let mut parts = Vec::new();
+    let unknown = found.tests.iter().filter(|test| test.unknown.values().any(|&count| count > 0)).count();
+    if unknown > 0 {
+        parts.push(format!("counts of an unknown reason or cause in {unknown} tests"));
+    }
+    for test in &found.tests {
+        for (signal, difference) in test.differences.iter().filter(|(_, difference)| **difference != 0) {
+            parts.push(format!("`{}`: {signal} {difference:+}", test.name));
+        }
+    }
+    let cost = |ladder: &Ladder| Some(ladder.cost.clone()).filter(|cost| !cost.is_empty());
+    parts.extend(found.doctor.signals.iter().filter_map(cost));
+    if parts.is_empty() { "–".to_owned() } else { parts.join("; ") }
+}
+
+/// Hooks that a kernel has and does not let the agent use.
+fn refusals(all: &[&Found]) -> String {
+    let mut causes: BTreeMap<&str, BTreeMap<String, BTreeSet<&str>>> = BTreeMap::new();
+    for found in all {
+        let refused = found.doctor.signals.iter().flat_map(|ladder| &ladder.refusals);
+        for Refusal { hook, cause, .. } in refused.filter(|refusal| refusal.stage != "switched_off") {
+            causes
+                .entry(cause)
+                .or_default()
+                .entry(format!("{} {}", kernel(found), found.rung))
+                .or_default()
+                .insert(hook);
+        }
+    }
+    let mut table = String::from("### Hooks that were refused\n\n| Guest | Hooks | Why |\n|---|---|---|\n");
+    for (cause, guests) in causes {
+        for (guest, hooks) in guests {
+            let hooks: Vec<_> = hooks.into_iter().map(|hook| format!("`{hook}`")).collect();
+            let _ = writeln!(table, "| {guest} | {} | {cause} |", hooks.join(", "));
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::{Doctor, Test};
+    use super::*;
+
+    fn found(series: &str, rung: &str) -> Found {
+        let refusal = |stage: &str| Refusal { hook: "fexit/f".into(), stage: stage.into(), cause: "too many".into() };
+        let ladder = Ladder {
+            signal: "listen_drops".into(),
+            in_force: "outcomes (kprobe)".into(),
+            cost: String::new(),
+            refusals: vec![refusal("attach"), refusal("switched_off")],
+        };
+        let test = Test {
+            name: "a::b".into(),
+            closed: BTreeSet::from(["listen_drops".into()]),
+            unknown: BTreeMap::new(),
+            differences: BTreeMap::from([("listen_drops".into(), -3)]),
+            reasons: BTreeMap::from([("tracer_tcp_listen_drops_total".into(), BTreeSet::from(["other".into()]))]),
+        };
+        Found {
+            series: series.into(),
+            version: format!("{series}.1"),
+            arch: "x86_64".into(),
+            rung: rung.into(),
+            is_whole: true,
+            has_passed: true,
+            doctor: Doctor { signals: vec![ladder] },
+            tests: vec![test],
+        }
+    }
+
+    fn matrix() -> Vec<Found> {
+        let pairs = Series::ALL.iter().flat_map(|series| Rung::ALL.map(|rung| (series.name(), rung.name())));
+        pairs.map(|(series, rung)| found(series, rung)).collect()
+    }
+
+    #[test]
+    fn half_a_matrix_is_none() {
+        let mut all = matrix();
+        assert!(missing(&all).is_empty());
+        all[0].has_passed = false;
+        all[1].is_whole = false;
+        all.remove(2);
+        assert_eq!(missing(&all), ["5.10 best", "5.10 kprobe", "5.10 packet"]);
+    }
+
+    #[test]
+    fn the_page_keeps_what_is_written_by_hand() {
+        let page = format!("before\n{BEGIN}old\n{END}after\n");
+        assert_eq!(replaced(&page, "new\n").unwrap(), format!("before\n{BEGIN}\nnew\n\n{END}after\n"));
+        assert!(replaced("no marks", "new").is_none());
+    }
+
+    #[test]
+    fn tables_show_rungs_differences_and_refusals() {
+        let tables = tables(&[found("6.12", "best"), found("6.1", "kprobe"), found("6.1", "best")]);
+        let at = |words: &str| tables.find(words).unwrap_or_else(|| panic!("no {words:?} in\n{tables}"));
+        assert!(at("| 6.1.1 x86_64 | best |") < at("| 6.1.1 x86_64 | kprobe |"));
+        assert!(at("| 6.1.1 x86_64 | kprobe |") < at("| 6.12.1 x86_64 | best |"));
+        at("outcomes (kprobe)");
+        at("`a::b`: listen_drops -3");
+        assert_eq!(tables.matches("`fexit/f`").count(), 3, "{tables}");
+    }
+}
