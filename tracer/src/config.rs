@@ -40,6 +40,9 @@ struct Settings {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     #[serde(with = "humantime_serde::option")]
     pass_interval: Option<Duration>,
+    /// Percent of one core that passes may take; they come less often to keep to it [default: 1]
+    #[arg(long, value_name = "PERCENT")]
+    pass_cpu_percent: Option<u32>,
     /// How long series of what is gone are kept, at least one scrape interval [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     #[serde(with = "humantime_serde::option")]
@@ -104,6 +107,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Time between two passes.
     pub pass_interval: Duration,
+    /// Percent of one core that passes may take.
+    pub pass_cpu_percent: u32,
     /// How long series of what is gone are kept.
     pub retain: Duration,
     /// Kinds of hooks not to use.
@@ -167,6 +172,7 @@ impl Config {
         let config = Self {
             listen: own.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT),
             pass_interval: own.pass_interval.or(file.pass_interval).unwrap_or(Duration::from_secs(5)),
+            pass_cpu_percent: own.pass_cpu_percent.or(file.pass_cpu_percent).unwrap_or(1),
             retain: own.retain.or(file.retain).unwrap_or(Duration::from_mins(2)),
             disable_hooks,
             ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(1 << 20),
@@ -189,6 +195,9 @@ impl Config {
         if self.pass_interval < Duration::from_millis(50) {
             let value = humantime::format_duration(self.pass_interval);
             return range("pass_interval", &value, "choose at least 50ms");
+        }
+        if !(1..=100).contains(&self.pass_cpu_percent) {
+            return range("pass_cpu_percent", &self.pass_cpu_percent, "choose 1 to 100");
         }
         if self.max_listeners == 0 || self.max_listeners > 1_000_000 {
             return range("max_listeners", &self.max_listeners, "choose 1 to 1000000");
@@ -268,6 +277,8 @@ mod tests {
             ["--ring-bytes", "5000"],
             ["--ring-bytes", "2048"],
             ["--pass-interval", "1ms"],
+            ["--pass-cpu-percent", "0"],
+            ["--pass-cpu-percent", "101"],
             ["--max-listeners", "0"],
             ["--max-workloads", "0"],
         ] {

@@ -136,6 +136,7 @@ pub async fn run(
         labels: Arc::clone(&shared.labels),
         view: Arc::clone(&shared.view),
         interval: shared.config.pass_interval,
+        cpu_percent: shared.config.pass_cpu_percent,
         roots: Roots::default(),
         registry: Registry::default(),
         reaper: Reaper::new(shared.config.retain),

@@ -32,9 +32,6 @@ use crate::{
     view::{Pass, View},
 };
 
-/// Passes may use this share of a core: one part in 100. They stretch their interval to keep to it.
-const SHARE_OF_CORE: u32 = 100;
-
 /// What the worker is given.
 pub struct Worker {
     /// The loaded programs.
@@ -49,6 +46,8 @@ pub struct Worker {
     pub view: Arc<Mutex<Arc<View>>>,
     /// Time between two passes.
     pub interval: Duration,
+    /// Percent of a core that passes may take; they stretch their interval to keep to it.
+    pub cpu_percent: u32,
     /// Where namespaces are found.
     pub roots: Roots,
     /// Namespaces and their books.
@@ -93,12 +92,17 @@ impl Worker {
             if let Some(stranded) = self.stranded.take() {
                 return Err(stranded);
             }
-            let interval = stretched(self.interval, thread_cpu_time().saturating_sub(cpu));
+            let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
             match stop.recv_timeout(interval.saturating_sub(started.elapsed())) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
+    }
+
+    /// The time between two passes that keeps those of this cost to their share of a core.
+    fn stretched(&self, cpu: Duration) -> Duration {
+        stretched(self.interval, cpu, self.cpu_percent)
     }
 
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
@@ -128,7 +132,7 @@ impl Worker {
         // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
         let mut labels = lock(&shared);
         self.reap(&after, &listeners, &mut labels, started)?;
-        let interval = stretched(self.interval, thread_cpu_time().saturating_sub(cpu));
+        let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let passes =
             vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
@@ -281,9 +285,8 @@ impl Worker {
     }
 }
 
-/// The interval that keeps passes of this cost to their share of a core.
-fn stretched(interval: Duration, cpu: Duration) -> Duration {
-    interval.max(cpu * SHARE_OF_CORE)
+fn stretched(interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {
+    interval.max(cpu * 100 / cpu_percent.max(1))
 }
 
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
@@ -318,9 +321,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passes_stretch_to_a_hundredth_of_a_core() {
+    fn passes_stretch_to_their_share_of_a_core() {
         let second = Duration::from_secs(1);
-        assert_eq!(stretched(second, Duration::from_millis(9)), second);
-        assert_eq!(stretched(second, Duration::from_millis(30)), 3 * second);
+        assert_eq!(stretched(second, Duration::from_millis(9), 1), second);
+        assert_eq!(stretched(second, Duration::from_millis(30), 1), 3 * second);
+        assert_eq!(stretched(second, Duration::from_millis(30), 50), second);
+        assert_eq!(stretched(second, Duration::from_millis(900), 50), Duration::from_millis(1800));
     }
 }

@@ -42,6 +42,8 @@ impl Agent {
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
         let mut child = agent_command()
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
+            // Tests wait for passes, and a slow machine's would be far between.
+            .args(["--pass-cpu-percent", "50"])
             .args(flags)
             // Beside the kinds that the flags name, not instead of them.
             .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
