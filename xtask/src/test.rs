@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{setup, tidy};
+use crate::{setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -17,26 +17,46 @@ pub(crate) struct Opts {
     /// Leave out the tests that need root and the running kernel.
     #[arg(long)]
     skip_live: bool,
+    /// Leave out the tests in guests with other kernels.
+    #[arg(long)]
+    skip_guests: bool,
 }
 
 struct Step {
     name: &'static str,
     run: fn() -> Result<()>,
+    /// The flag that leaves it out.
+    skipped_by: Option<&'static str>,
+}
+
+const fn step(name: &'static str, run: fn() -> Result<()>) -> Step {
+    Step { name, run, skipped_by: None }
 }
 
 const STEPS: &[Step] = &[
-    Step { name: "setup", run: set_up },
-    Step { name: "format", run: format },
-    Step { name: "tidy", run: || tidy::run(&tidy::Opts::default()) },
-    Step { name: "clippy", run: clippy },
-    Step { name: "clippy for eBPF", run: clippy_bpf },
-    Step { name: "unit tests", run: unit },
-    Step { name: "integration tests", run: integration },
-    Step { name: LIVE, run: live },
+    step("setup", set_up),
+    step("format", format),
+    step("tidy", || tidy::run(&tidy::Opts::default())),
+    step("clippy", clippy),
+    step("clippy for eBPF", clippy_bpf),
+    step("unit tests", unit),
+    step("integration tests", integration),
+    Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
+    Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
+    Step { skipped_by: Some(SKIP_GUESTS), ..step("guests", || vm::run(&vm::Opts::of_ci())) },
 ];
 
-/// The step that `--skip-live` leaves out.
-const LIVE: &str = "live tests";
+const SKIP_LIVE: &str = "--skip-live";
+const SKIP_GUESTS: &str = "--skip-guests";
+
+impl Opts {
+    /// The flags that were given.
+    fn flags(&self) -> impl Iterator<Item = &'static str> {
+        [(self.skip_live, SKIP_LIVE), (self.skip_guests, SKIP_GUESTS)]
+            .into_iter()
+            .filter_map(|(is, flag)| is.then_some(flag))
+    }
+}
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
     if !opts.skip_live && !process::is_root() {
@@ -47,8 +67,8 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     }
     let start = Instant::now();
     for step in STEPS {
-        if opts.skip_live && step.name == LIVE {
-            println!("\n== {}: left out by --skip-live", step.name);
+        if let Some(flag) = opts.flags().find(|&flag| step.skipped_by == Some(flag)) {
+            println!("\n== {}: left out by {flag}", step.name);
             continue;
         }
         println!("\n== {}", step.name);
@@ -99,4 +119,9 @@ fn integration() -> Result<()> {
 /// One after the other: each compares counts of namespaces it owns, but the hooks are machine-wide.
 fn live() -> Result<()> {
     process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "live", "--", "--test-threads=1"]))
+}
+
+/// The kernels of the matrix have the functions that the programs are attached to, as they are quoted.
+fn prototypes() -> Result<()> {
+    tidy::run(&tidy::Opts { kernels: Some(Vec::new()) })
 }

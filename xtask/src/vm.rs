@@ -313,6 +313,19 @@ fn available_memory_mib() -> Option<u64> {
 }
 
 impl Opts {
+    /// What CI has time for: the oldest kernel, one of the middle, the newest, with nothing taken away.
+    pub(crate) fn of_ci() -> Self {
+        Self {
+            kernel: [Series::V5_10, Series::V6_1, Series::Newest].map(Kernel::One).to_vec(),
+            rung: vec![Which::One(Rung::Best)],
+            arch: Arch::X86_64,
+            test: None,
+            shell: false,
+            time_limit: 30,
+            jobs: None,
+        }
+    }
+
     fn series(&self) -> Vec<Series> {
         Series::ALL
             .into_iter()
