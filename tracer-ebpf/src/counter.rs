@@ -169,9 +169,9 @@ pub struct ListenerStats {
     pub closed_sk_drops: u64,
     /// Thread-group id of the last caller of `listen()`; 0 when none was seen.
     pub owner_tgid: u32,
-    /// Always zero.
-    pub zero: u32,
-    /// `comm` of that thread group's leader (kernel ≥ 5.11; else of the calling thread).
+    /// 1 where `owner_comm` is the name of the calling thread (kernel < 5.11), else 0.
+    pub owner_comm_is_of_thread: u32,
+    /// `comm` of that thread group's leader.
     pub owner_comm: [u8; 16],
     /// Peaks of the accept queue, by slot number modulo [`PEAK_SLOTS`].
     pub peaks: [Peak; PEAK_SLOTS],

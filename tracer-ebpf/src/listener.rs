@@ -25,7 +25,7 @@ static NO_STATS: ListenerStats = ListenerStats {
     closed: 0,
     closed_sk_drops: 0,
     owner_tgid: 0,
-    zero: 0,
+    owner_comm_is_of_thread: 0,
     owner_comm: [0; 16],
     peaks: [Peak { slot: 0, length: 0 }; PEAK_SLOTS],
 };

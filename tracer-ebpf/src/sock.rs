@@ -258,6 +258,13 @@ pub fn current_process() -> (u32, [u8; 16]) {
     }
 }
 
+/// Whether [`current_process`] gives the calling thread's name: without the task nothing leads to
+/// its leader.
+#[inline(always)]
+pub fn names_the_thread() -> bool {
+    setting!(has_current_task_btf) != 1
+}
+
 /// `comm` of a task's thread-group leader.
 #[inline(always)]
 pub fn leader_comm<R: Reader>(r: R, task: *const u8) -> [u8; 16] {

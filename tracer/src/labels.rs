@@ -83,7 +83,7 @@ impl Labels {
         {
             return Some(Arc::clone(labels));
         }
-        let (tgid, process, cgroup) = holder(key, stats, seen);
+        let (tgid, process, cgroup) = self.holder(key, stats, seen);
         let owner = self.owner(cgroup, tgid, namespace, now)?;
         let labels = Arc::new(ListenerLabels {
             owner,
@@ -96,6 +96,31 @@ impl Labels {
             self.listeners.insert(*key, Arc::clone(&labels));
         }
         Some(labels)
+    }
+
+    /// Process and cgroup that own a listener: the holder that the pass found, else the caller of
+    /// `listen()`.
+    fn holder(
+        &self,
+        key: &ListenerKey,
+        stats: Option<&ListenerStats>,
+        seen: Option<&Listener>,
+    ) -> (Option<u32>, Vec<u8>, u64) {
+        let caller = stats.map_or(0, |stats| stats.owner_tgid);
+        match seen.and_then(|listener| listener.owner(caller, key.cgroup)) {
+            Some(holder) => (Some(holder.tgid), name(&holder.comm), owning_cgroup(key, holder.cgroup)),
+            None => match stats.filter(|stats| stats.owner_tgid != 0) {
+                Some(stats) => (Some(stats.owner_tgid), self.caller_name(stats), key.cgroup),
+                None => (None, Vec::new(), key.cgroup),
+            },
+        }
+    }
+
+    /// The process that called `listen()`. A thread's name says little, so where that was captured the
+    /// process is asked; if it has ended, the thread's name is what there is.
+    fn caller_name(&self, stats: &ListenerStats) -> Vec<u8> {
+        let asked = (stats.owner_comm_is_of_thread != 0).then(|| self.attributor.process_name(stats.owner_tgid));
+        asked.flatten().unwrap_or_else(|| name(&stats.owner_comm))
     }
 
     /// A living listener that has the labels of a dead one, so that their series are the same.
@@ -141,19 +166,6 @@ impl Labels {
     }
 }
 
-/// Process and cgroup that own a listener: the holder that the pass found, else the caller of
-/// `listen()`.
-fn holder(key: &ListenerKey, stats: Option<&ListenerStats>, seen: Option<&Listener>) -> (Option<u32>, Vec<u8>, u64) {
-    let caller = stats.map_or(0, |stats| stats.owner_tgid);
-    match seen.and_then(|listener| listener.owner(caller, key.cgroup)) {
-        Some(holder) => (Some(holder.tgid), name(&holder.comm), owning_cgroup(key, holder.cgroup)),
-        None => match stats.filter(|stats| stats.owner_tgid != 0) {
-            Some(stats) => (Some(stats.owner_tgid), name(&stats.owner_comm), key.cgroup),
-            None => (None, Vec::new(), key.cgroup),
-        },
-    }
-}
-
 /// The holder's cgroup where it is not the socket's (socket activation); on v1 and hybrid hosts both
 /// are the root, and processes tell.
 fn owning_cgroup(key: &ListenerKey, holder: u64) -> u64 {
@@ -168,6 +180,7 @@ fn name(comm: &[u8; 16]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use tracer_ebpf::counter::ListenerSocket;
+    use zerocopy::FromZeros;
 
     use super::*;
     use crate::pipeline::{
@@ -227,6 +240,25 @@ mod tests {
             (view(&[]), "other", "which is gone too"),
         ] {
             let found = labels.listener(&KEY, None, &view, &namespace(), Instant::now()).unwrap();
+            assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_listens_is_named_by_its_process() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir(proc.path().join("42")).unwrap();
+        std::fs::write(proc.path().join("42/comm"), "server\n").unwrap();
+        let comm = *b"worker-1\0\0\0\0\0\0\0\0";
+        for (owner_tgid, owner_comm_is_of_thread, expected, what) in [
+            (42, 1, "server", "only the thread's name was captured"),
+            (43, 1, "worker-1", "the process has ended"),
+            (42, 0, "worker-1", "the process's name was captured"),
+        ] {
+            let mut labels = Labels::new(Attributor::new(None, Processes::new(proc.path())));
+            let stats =
+                ListenerStats { owner_tgid, owner_comm_is_of_thread, owner_comm: comm, ..ListenerStats::new_zeroed() };
+            let found = labels.listener(&KEY, Some(&stats), &view(&[]), &namespace(), Instant::now()).unwrap();
             assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
         }
     }

@@ -62,6 +62,7 @@ fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
         let stats = unsafe { &mut *stats };
         stats.owner_tgid = tgid;
         stats.owner_comm = comm;
+        stats.owner_comm_is_of_thread = sock::names_the_thread().into();
         // Listeners older than the agent close without having been seen to open.
         let unseen = stats.closed.saturating_sub(stats.opened);
         add(&raw mut stats.opened, unseen + 1);

@@ -107,6 +107,12 @@ impl Attributor {
         Some(Arc::new(Owner::new(self.workload_by_process(evidence))))
     }
 
+    /// The name of a process that is still there.
+    #[must_use]
+    pub fn process_name(&self, tgid: u32) -> Option<Vec<u8>> {
+        self.processes.comm(tgid)
+    }
+
     /// Whether a cgroup is gone for good; false where that cannot be told.
     #[must_use]
     pub fn has_gone(&self, cgroup_id: u64) -> bool {
