@@ -130,7 +130,7 @@ impl<'a> Closing<'a> {
         for equation in EQUATIONS.iter().filter(|equation| !self.exceptions.contains(&equation.signal)) {
             if self.is_untold(equation) {
                 self.compare_untold(&scrape, equation, &before, &mut faults);
-            } else if self.inexact_drops && DROP_SIGNALS.contains(&equation.signal) {
+            } else if self.may_differ(equation) {
                 self.compare_inexact(&scrape, equation, &before, &mut faults);
             } else {
                 self.compare_equation(&scrape, equation, &before, &mut faults);
@@ -179,6 +179,10 @@ impl<'a> Closing<'a> {
     /// Parts of the drops that a rung without reasons cannot tell apart.
     fn is_untold(&self, equation: &Equation) -> bool {
         self.agent.rungs().drops == Drops::Totals && DROP_SIGNALS[1..].contains(&equation.signal)
+    }
+
+    fn may_differ(&self, equation: &Equation) -> bool {
+        self.inexact_drops && DROP_SIGNALS.contains(&equation.signal)
     }
 
     /// What a rung cannot tell is absent: neither zero nor a difference that never closes.
@@ -248,14 +252,12 @@ impl<'a> Closing<'a> {
     fn note(&self) {
         let scrape = self.agent.scrape();
         for equation in EQUATIONS.iter().filter(|equation| !self.exceptions.contains(&equation.signal)) {
-            if self.inexact_drops && DROP_SIGNALS.contains(&equation.signal) {
-                let error = |watch: &&Watch<'_>| error(equation, &scrape, watch, watch.delta(equation.counter));
-                match self.watches.iter().map(error).sum() {
-                    0 => note_closed(equation.signal),
-                    error => note_difference(equation.signal, error),
-                }
-            } else if !self.is_untold(equation) {
-                note_closed(equation.signal);
+            let count = self.watches.iter().map(|watch| watch.delta(equation.counter)).sum();
+            let error = |watch: &&Watch<'_>| error(equation, &scrape, watch, watch.delta(equation.counter));
+            match self.watches.iter().map(error).sum() {
+                _ if self.is_untold(equation) => {}
+                error @ (..=-1 | 1..) if self.may_differ(equation) => note_difference(equation.signal, error),
+                _ => note_closed(equation.signal, count),
             }
         }
         for (signal, metric, label) in

@@ -10,6 +10,7 @@
 //! | `signals` | what the test is about, as `/status` names signals |
 //! | `rungs`, `hooks` | what these signals stood on, and by which hooks |
 //! | `closed` | signals that equalled the kernel's counters to the unit, as `tracer_count_difference` names them |
+//! | `counts` | what the kernel had counted of these at the last check; zero proves that nothing was counted too much |
 //! | `unknown` | counts that had to be of an unknown reason or cause, by signal |
 //! | `differences` | differences from the kernel that the test allows, as seen |
 //! | `reasons` | by metric, the reasons or causes that have rows |
@@ -31,6 +32,7 @@ struct Record {
     rungs: BTreeMap<&'static str, String>,
     hooks: BTreeMap<&'static str, BTreeSet<String>>,
     closed: BTreeSet<&'static str>,
+    counts: BTreeMap<&'static str, u64>,
     unknown: BTreeMap<&'static str, u64>,
     differences: BTreeMap<&'static str, i64>,
     reasons: BTreeMap<&'static str, BTreeSet<String>>,
@@ -55,9 +57,12 @@ pub(super) fn note_rungs(rungs: &Rungs) {
     });
 }
 
-/// A signal closed to the unit.
-pub(super) fn note_closed(signal: &'static str) {
-    note(|record| _ = record.closed.insert(signal));
+/// A signal closed to the unit, at this count.
+pub(super) fn note_closed(signal: &'static str, count: u64) {
+    note(|record| {
+        record.closed.insert(signal);
+        record.counts.insert(signal, count);
+    });
 }
 
 /// So many counts of a signal had to be of an unknown reason or cause.
@@ -102,6 +107,7 @@ impl Record {
             "rungs": self.rungs,
             "hooks": self.hooks,
             "closed": self.closed,
+            "counts": self.counts,
             "unknown": self.unknown,
             "differences": self.differences,
             "reasons": self.reasons,
