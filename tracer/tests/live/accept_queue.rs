@@ -5,10 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::lab::agent::Agent;
-use crate::lab::closing::{DROPS, as_value, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::drops::{ACCEPT_QUEUE_FULL, ACCEPT_QUEUE_FULL_SYN, assert_drops, drops_are};
+use crate::lab::equations::{DROPS, as_value};
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::rungs::{Drops, Signal};
 use crate::lab::scrape::Scrape;
 use crate::lab::sockets::{Client, ESTABLISHED, Listener, SYN_SENT, accept_queues, clients_in_state};
 use crate::lab::wait::{equal, until};
@@ -37,14 +40,23 @@ impl Name {
         [("netns", &self.netns), ("process", &self.process), ("address", &self.address), ("port", &self.port)]
     }
 
-    /// Drops at either stage of the handshake.
-    fn overflows(&self, scrape: &Scrape) -> u64 {
-        ["accept_queue_full_syn", "accept_queue_full_ack"].map(|reason| self.drops(scrape, reason)).iter().sum()
+    /// Drops of the listener for any of these reasons.
+    #[track_caller]
+    fn assert_drops(&self, agent: &Agent, reasons: &[&str], count: u64) {
+        assert_drops(agent, &self.labels(), &[(reasons, count)]);
     }
 
-    fn drops(&self, scrape: &Scrape, reason: &str) -> u64 {
+    /// A row of the listener that there is before it counts anything.
+    fn has_rows(&self, agent: &Agent) -> Result<(), String> {
         let [netns, process, address, port] = self.labels();
-        scrape.sum(DROPS, &[netns, process, address, port, ("reason", reason)])
+        let scrape = agent.scrape();
+        let row = match agent.rungs().drops {
+            Drops::Outcomes | Drops::Packets => {
+                scrape.one(DROPS, &[netns, process, address, port, ("reason", "accept_queue_full_syn")])
+            }
+            Drops::Totals => scrape.one("tracer_tcp_accepted_connections_total", &self.labels()),
+        };
+        row.map(drop)
     }
 
     /// One gauge of the listener.
@@ -82,10 +94,7 @@ fn overflow(clients_in: &Netns, server: &Netns, bound: SocketAddr, to: SocketAdd
     let agent = Agent::start();
     let listener = Listener::open(server, bound, 5);
     let name = Name::new(server, &own_process_name(), bound);
-    // The rows of a listener are there before its first drop.
-    until("the listener's rows", SCRAPES, || {
-        agent.scrape().one(DROPS, &with_reason(&name, "accept_queue_full_syn")).map(drop)
-    });
+    until("the listener's rows", SCRAPES, || name.has_rows(&agent));
 
     let mut clients = Client::connect_many(clients_in, to, 20);
     wait_for_drops(&watch, 28);
@@ -97,26 +106,22 @@ fn overflow(clients_in: &Netns, server: &Netns, bound: SocketAddr, to: SocketAdd
     assert_closes(&agent, &watches);
     let drops = watch.delta("ListenDrops");
     assert_eq!(watch.delta("ListenOverflows"), drops);
-    assert_eq!(name.drops(&agent.scrape(), "accept_queue_full_syn"), drops);
+    name.assert_drops(&agent, ACCEPT_QUEUE_FULL_SYN, drops);
 
     // One listener, one set of labels: also where it is bound to more than the address called.
     let scrape = agent.scrape();
     let in_namespace = [("netns", name.netns.as_str()), ("reason", "accept_queue_full_syn")];
-    assert_eq!(scrape.rows(DROPS, &in_namespace).count(), 1, "{}", scrape.show("", &in_namespace[..1]));
+    let rows = usize::from(agent.rungs().drops != Drops::Totals);
+    assert_eq!(scrape.rows(DROPS, &in_namespace).count(), rows, "{}", scrape.show("", &in_namespace[..1]));
 
     // The counts outlive the listener.
     drop((clients, listener));
     assert_closes(&agent, &watches);
 }
 
-fn with_reason<'a>(name: &'a Name, reason: &'a str) -> [(&'a str, &'a str); 5] {
-    let [netns, process, address, port] = name.labels();
-    [netns, process, address, port, ("reason", reason)]
-}
-
 #[test]
 fn listen_5_over_loopback() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let netns = Netns::single();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     overflow(&netns, &netns, address, address);
@@ -124,7 +129,7 @@ fn listen_5_over_loopback() {
 
 #[test]
 fn listen_5_over_veth() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let pair = Pair::new();
     overflow(
         &pair.client,
@@ -136,7 +141,7 @@ fn listen_5_over_veth() {
 
 #[test]
 fn listen_5_over_ipv6() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let pair = Pair::new();
     let address = SocketAddr::from((SERVER_V6, PORT));
     overflow(&pair.client, &pair.server, address, address);
@@ -144,7 +149,7 @@ fn listen_5_over_ipv6() {
 
 #[test]
 fn ipv4_client_of_an_ipv6_listener() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let pair = Pair::new();
     overflow(
         &pair.client,
@@ -156,7 +161,7 @@ fn ipv4_client_of_an_ipv6_listener() {
 
 #[test]
 fn two_listeners_drop_at_once_and_keep_their_names() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::start();
@@ -183,8 +188,8 @@ fn two_listeners_drop_at_once_and_keep_their_names() {
     let scrape = agent.scrape();
     let own_name = Name::new(&netns, &own_process_name(), own_address);
     let odd_name = Name::new(&netns, odd, SocketAddr::V4(odd_address));
-    let drops = |name: &Name| name.drops(&scrape, "accept_queue_full_syn");
-    assert_eq!((drops(&own_name), drops(&odd_name)), (4, 7));
+    own_name.assert_drops(&agent, ACCEPT_QUEUE_FULL_SYN, 4);
+    odd_name.assert_drops(&agent, ACCEPT_QUEUE_FULL_SYN, 7);
     let length = "tracer_tcp_accept_queue_length";
     own_name.gauge(&scrape, length, 6).unwrap();
     odd_name.gauge(&scrape, length, 3).unwrap();
@@ -194,7 +199,7 @@ fn two_listeners_drop_at_once_and_keep_their_names() {
 
 #[test]
 fn reuseport_group_of_which_one_is_full_and_one_closes() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::start();
@@ -221,7 +226,7 @@ fn reuseport_group_of_which_one_is_full_and_one_closes() {
     assert_closes(&agent, &[&watch]);
     let scrape = agent.scrape();
     assert!(watch.delta("ListenDrops") >= 10);
-    assert_eq!(name.overflows(&scrape), watch.delta("ListenDrops"));
+    name.assert_drops(&agent, ACCEPT_QUEUE_FULL, watch.delta("ListenDrops"));
     name.gauge(&scrape, "tracer_tcp_listener_sockets", 2).unwrap();
     name.gauge(&scrape, "tracer_tcp_accept_queue_length", 4).unwrap();
     name.gauge(&scrape, "tracer_tcp_accept_queue_limit", 3).unwrap();
@@ -229,7 +234,7 @@ fn reuseport_group_of_which_one_is_full_and_one_closes() {
 
 #[test]
 fn listener_that_lives_between_two_passes() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::with(Duration::from_secs(3), &[]);
@@ -245,16 +250,14 @@ fn listener_that_lives_between_two_passes() {
     assert!(kernel >= 7, "ListenDrops {kernel}");
     let name = Name::new(&netns, process, SocketAddr::V4(address));
     until("the drops of a listener that is gone", SCRAPES, || {
-        let scrape = agent.scrape();
-        equal("drops", &name.drops(&scrape, "accept_queue_full_syn"), &kernel)
-            .map_err(|error| error + "\n" + &scrape.show(DROPS, &[]))
+        drops_are(&agent, &name.labels(), &[(ACCEPT_QUEUE_FULL_SYN, kernel)])
     });
     assert_closes(&agent, &[&watch]);
 }
 
 #[test]
 fn limit_follows_a_second_listen() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::start();
@@ -275,12 +278,12 @@ fn limit_follows_a_second_listen() {
     wait_for_drops(&watch, 8 + 4);
     give_up(&mut clients);
     assert_closes(&agent, &[&watch]);
-    assert_eq!(name.overflows(&agent.scrape()), watch.delta("ListenDrops"));
+    name.assert_drops(&agent, ACCEPT_QUEUE_FULL, watch.delta("ListenDrops"));
 }
 
 #[test]
 fn series_of_a_closed_listener_retire_with_their_counts() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::with(Duration::from_millis(200), &["--retain", "1s"]);
@@ -289,22 +292,27 @@ fn series_of_a_closed_listener_retire_with_their_counts() {
     let listener = Listener::open(&netns, address, 5);
     drop(Client::connect_many(&netns, address, 20));
     assert_closes(&agent, &[&watch]);
-    assert_eq!(name.drops(&agent.scrape(), "accept_queue_full_syn"), 14);
+    name.assert_drops(&agent, ACCEPT_QUEUE_FULL_SYN, 14);
 
     drop(listener);
     until("the series to be removed", SCRAPES, || {
         let rows = agent.scrape().with(&name.labels()).count();
         equal("rows of the listener", &rows, &0)
     });
-    let retired = agent.scrape().sum("tracer_retired_total", &[("signal", "listen_drops")]);
-    assert_eq!(retired, 14);
+    let scrape = agent.scrape();
+    let retired = scrape.sum("tracer_retired_total", &[("signal", "listen_drops")]);
+    match agent.rungs().drops {
+        Drops::Outcomes | Drops::Packets => assert_eq!(retired, 14),
+        // What was not given to the listener stays with its namespace.
+        Drops::Totals => assert_eq!(retired + scrape.sum(DROPS, &[("netns", &watch.inode)]), 14),
+    }
     assert_closes(&agent, &[&watch]);
 }
 
 /// Such a port is given back before the listener's last change of state.
 #[test]
 fn a_port_that_the_kernel_chose_closes_with_its_listener() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections, Signal::ListenerPass]);
     let netns = Netns::single();
     let agent = Agent::start();
     let chosen = Listener::open(&netns, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 5);
@@ -324,7 +332,7 @@ fn a_port_that_the_kernel_chose_closes_with_its_listener() {
 /// `listen()` without `bind()`: the port is not known yet when the state changes.
 #[test]
 fn no_listener_has_port_zero() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenerPass]);
     let netns = Netns::single();
     let agent = Agent::start();
     let listener = Listener::unbound(&netns, 5);

@@ -7,10 +7,12 @@ use rustix::io::Errno;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{as_value, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::equations::as_value;
 use crate::lab::firewall::Firewall;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_SENT, clients_in_state};
 
 const PORT: u16 = 8090;
@@ -33,7 +35,7 @@ fn only(error: &str, count: u64) -> Vec<(String, String, u64)> {
 
 #[test]
 fn refused() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let pair = Pair::new();
     let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
     let agent = Agent::start();
@@ -48,7 +50,7 @@ fn refused() {
 
 #[test]
 fn timed_out() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let pair = Pair::new();
     pair.client.set_tcp("tcp_syn_retries", "1");
     let watch = Watch::from_now(&pair.client);
@@ -64,7 +66,7 @@ fn timed_out() {
 
 #[test]
 fn unreachable_by_icmp() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let pair = Pair::new();
     let watch = Watch::from_now(&pair.client);
     let agent = Agent::start();
@@ -79,7 +81,7 @@ fn unreachable_by_icmp() {
 
 #[test]
 fn without_a_route_nothing_was_tried() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
     let agent = Agent::start();
@@ -92,7 +94,7 @@ fn without_a_route_nothing_was_tried() {
 
 #[test]
 fn abandoned() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let pair = Pair::new();
     let watch = Watch::from_now(&pair.client);
     let agent = Agent::start();
@@ -107,7 +109,7 @@ fn abandoned() {
 
 #[test]
 fn no_ephemeral_port_is_left() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Connections]);
     let netns = Netns::single();
     netns.set_tcp("ip_local_port_range", "40000 40001");
     let watch = Watch::from_now(&netns);

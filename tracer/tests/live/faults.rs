@@ -35,7 +35,7 @@ fn refused_after(preparation: &str) -> String {
 
 #[test]
 fn without_type_information() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let line = refused_after("mount -t tmpfs none /sys");
     assert!(line.starts_with("the kernel has no type information (/sys/kernel/btf/vmlinux): "), "{line}");
     assert!(line.contains("CONFIG_DEBUG_INFO_BTF=y") && line.contains("mount the host's /sys"), "{line}");
@@ -43,7 +43,7 @@ fn without_type_information() {
 
 #[test]
 fn with_corrupt_type_information() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let line = refused_after("mount --bind /proc/version /sys/kernel/btf/vmlinux");
     assert!(line.starts_with("the kernel's type information cannot be used: not BTF"), "{line}");
     assert!(line.ends_with("please report it with the kernel's version"), "{line}");
@@ -51,7 +51,7 @@ fn with_corrupt_type_information() {
 
 #[test]
 fn with_unreadable_proc() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let line = refused_after("mount -t tmpfs none /proc");
     assert!(line.starts_with("cannot read /proc/self/status ("), "{line}");
     assert!(line.contains("mount proc at /proc"), "{line}");
@@ -59,7 +59,7 @@ fn with_unreadable_proc() {
 
 #[test]
 fn with_too_few_descriptors_for_the_maps() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let line = refused_after("ulimit -n 20");
     assert!(line.starts_with("the kernel refused the tracer's maps: "), "{line}");
     assert!(line.contains("Too many open files") && line.contains("ulimit -n"), "{line}");
@@ -67,7 +67,7 @@ fn with_too_few_descriptors_for_the_maps() {
 
 #[test]
 fn with_some_capabilities_only() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-all,+bpf,+perfmon"]).arg(agent_binary()).args(RUN);
     let line = refusal(&command.output().unwrap());
@@ -76,7 +76,7 @@ fn with_some_capabilities_only() {
 
 #[test]
 fn as_root_of_a_user_namespace() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user"]).arg(agent_binary()).args(RUN);
     let line = refusal(&command.output().unwrap());
@@ -85,7 +85,7 @@ fn as_root_of_a_user_namespace() {
 
 #[test]
 fn doctor_says_the_same_with_its_own_code() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let output = tracer_after("mount -t tmpfs none /sys", &["doctor", "--output", "json"]);
     assert_eq!(output.status.code(), Some(UNUSABLE));
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -96,7 +96,7 @@ fn doctor_says_the_same_with_its_own_code() {
 /// The packet rung alone needs cgroup v2, so its absence degrades.
 #[test]
 fn without_cgroups_the_packet_rung_says_so() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[]);
     let args = ["doctor", "--disable-hooks", "fentry,kprobe"];
     let output = tracer_after("mount -t tmpfs none /sys/fs/cgroup", &args);
     let text = String::from_utf8(output.stdout).unwrap();

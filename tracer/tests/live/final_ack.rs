@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, assert_drops};
 use crate::lab::firewall::Firewall;
 use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 use crate::lab::wait::until;
 
@@ -21,7 +23,10 @@ fn held_acks_meet_a_full_queue(to: SocketAddr) {
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
     let _listener = Listener::open(&pair.server, to, 5);
-    let drops = |reason| agent.scrape().sum(DROPS, &[("netns", &watch.inode), ("reason", reason)]);
+    let assert_drops = |at_ack, at_syn| {
+        let expected = [(ACCEPT_QUEUE_FULL_ACK, at_ack), (ACCEPT_QUEUE_FULL_SYN, at_syn)];
+        assert_drops(&agent, &[("netns", &watch.inode)], &expected);
+    };
 
     // Four clients get their SYN-ACK, their ACKs are held.
     let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
@@ -39,7 +44,7 @@ fn held_acks_meet_a_full_queue(to: SocketAddr) {
     assert_closes(&agent, &[&watch]);
     let at_ack = watch.delta("ListenDrops");
     assert_eq!(watch.delta("ListenOverflows"), at_ack);
-    assert_eq!((drops("accept_queue_full_ack"), drops("accept_queue_full_syn")), (at_ack, 0));
+    assert_drops(at_ack, 0);
 
     let refused = Client::connect_many(&pair.client, to, 5);
     until("SYNs to be sent again", LIMIT, || match watch.delta("ListenDrops") - at_ack {
@@ -49,18 +54,18 @@ fn held_acks_meet_a_full_queue(to: SocketAddr) {
     drop(refused);
     assert_closes(&agent, &[&watch]);
     let at_syn = watch.delta("ListenDrops") - at_ack;
-    assert_eq!((drops("accept_queue_full_ack"), drops("accept_queue_full_syn")), (at_ack, at_syn));
+    assert_drops(at_ack, at_syn);
     drop((firewall, late, quick));
 }
 
 #[test]
 fn last_acks_over_ipv4() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     held_acks_meet_a_full_queue(SocketAddr::from((SERVER_V4, PORT)));
 }
 
 #[test]
 fn last_acks_over_ipv6() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     held_acks_meet_a_full_queue(SocketAddr::from((SERVER_V6, PORT)));
 }

@@ -15,6 +15,7 @@ use crate::lab::firewall::Firewall;
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::{CLIENT_V4, Pair, SERVER_V4};
 use crate::lab::raw::{ACK, FIN, RawSender};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 use crate::lab::wait::{equal, until};
 
@@ -42,7 +43,7 @@ fn probe(pair: &Pair, count: u16) {
 
 #[test]
 fn stray_segments_are_no_drops() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = Pair::new();
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
@@ -57,7 +58,7 @@ fn stray_segments_are_no_drops() {
 
 #[test]
 fn stray_segments_at_a_full_listener_are_no_drops() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = Pair::new();
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
@@ -74,7 +75,7 @@ fn stray_segments_at_a_full_listener_are_no_drops() {
 
 #[test]
 fn lost_syn_acks_are_no_drops() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::SynackRetransmits]);
     let pair = Pair::new();
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
@@ -96,7 +97,7 @@ fn lost_syn_acks_are_no_drops() {
 
 #[test]
 fn deferred_accept_leaves_bare_acks_unanswered() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = Pair::new();
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();
@@ -125,7 +126,7 @@ fn deferred_accept_leaves_bare_acks_unanswered() {
 /// the time it leaves: the answer has to be known by something else.
 #[test]
 fn redirected_syns_are_answered() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = Pair::new();
     let (watch, clients) = (Watch::from_now(&pair.server), Watch::from_now(&pair.client));
     let agent = Agent::start();

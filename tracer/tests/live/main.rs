@@ -3,7 +3,8 @@
 //! Black box: each test makes its own network namespaces, starts the agent binary, provokes one
 //! experiment, and compares what `/metrics` says with the namespace's `/proc` counters to the last
 //! unit. Root is needed; a test that cannot run fails and says why. Nothing outside the test's own
-//! namespaces is changed.
+//! namespaces is changed, but by the tests that are ignored for that reason: they are for a virtual
+//! machine of their own. How a run can be told where it takes place is in `lab/setting.rs`.
 //!
 //! One module per subject; `lab` holds what they share. A subject's module says what belongs there.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -19,6 +20,7 @@ mod connect;
 mod faults;
 mod final_ack;
 mod healthy_listener;
+mod machine_limits;
 mod namespace_life;
 mod older_connections;
 mod other_drops;

@@ -3,13 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::{Counters, Watch};
+use crate::lab::equations::DROPS;
+use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
+use crate::lab::rungs::{Drops, Signal};
+use crate::lab::scrape::Scrape;
+use crate::lab::setting::patient;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
 
@@ -27,9 +33,13 @@ fn drop_some(netns: &Netns, clients: usize) -> (Listener, u64) {
     (listener, Counters::read(netns).get("ListenDrops"))
 }
 
+fn is_within(what: &str, seen: u64, expected: RangeInclusive<u64>) -> Result<(), String> {
+    if expected.contains(&seen) { Ok(()) } else { Err(format!("{what}: {seen}, expected {expected:?}")) }
+}
+
 #[test]
 fn namespace_made_while_the_agent_runs() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let agent = Agent::start();
     let netns = Netns::single();
     let watch = Watch::from_birth(&netns);
@@ -41,19 +51,21 @@ fn namespace_made_while_the_agent_runs() {
 
 #[test]
 fn quick_succession_with_the_same_inode() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let agent = Agent::with(Duration::from_millis(200), &["--retain", "1s"]);
-    let (mut inodes, mut reused, mut dead) = (BTreeSet::new(), 0, 0);
+    let (mut inodes, mut reused, mut read, mut dead) = (BTreeSet::new(), 0, 0, 0);
     for number in 0..8 {
         let netns = Netns::single();
         reused += usize::from(!inodes.insert(netns.inode()));
-        dead += drop_some(&netns, 4 + number).1;
+        let drops = drop_some(&netns, 4 + number).1;
+        dead += drops;
         // Some live long enough to be read, others die between two passes.
         if number % 2 == 0 {
-            agent.sleep_two_passes();
+            agent.await_two_passes();
+            read += drops;
         }
         drop(netns);
-        std::thread::sleep(CLEANUP);
+        std::thread::sleep(patient(CLEANUP));
     }
     assert!(reused > 0, "no inode was used twice: {inodes:?}");
     assert!(dead > 0);
@@ -63,15 +75,34 @@ fn quick_succession_with_the_same_inode() {
     let watch = Watch::from_birth(&netns);
     let (_listener, drops) = drop_some(&netns, 12);
     assert_eq!(drops, 10);
+    let retired = |scrape: &Scrape| scrape.sum("tracer_retired_total", &SIGNAL);
+    let shown = |scrape: &Scrape, inode: &String| scrape.sum(DROPS, &[("netns", inode)]);
+    if machine().kernel < (5, 12, 0) {
+        // Namespaces with one inode number are one, whose rows go on: no count is lost.
+        inodes.insert(watch.inode.clone());
+        until("all drops to be shown", LIMIT, || {
+            let scrape = agent.scrape();
+            let all = retired(&scrape) + inodes.iter().map(|inode| shown(&scrape, inode)).sum::<u64>();
+            match agent.rungs().drops {
+                Drops::Outcomes | Drops::Packets => equal("drops, retired or not", &all, &(dead + 10)),
+                // Nobody counted in those that died unread.
+                Drops::Totals => is_within("drops, retired or not", all, 10..=dead + 10),
+            }
+        });
+        return;
+    }
     until("the dead to be retired", LIMIT, || {
         let scrape = agent.scrape();
-        let rest: Vec<_> = inodes.iter().filter(|inode| **inode != watch.inode).collect();
-        let living: u64 = rest.iter().map(|inode| scrape.sum(DROPS, &[("netns", inode)])).sum();
-        equal("drops in series of the dead", &living, &0)?;
-        equal("retired drops", &scrape.sum("tracer_retired_total", &SIGNAL), &dead)
+        let rest = inodes.iter().filter(|inode| **inode != watch.inode);
+        equal("drops in series of the dead", &rest.map(|inode| shown(&scrape, inode)).sum(), &0)?;
+        equal("drops of the living", &shown(&scrape, &watch.inode), &10)?;
+        match agent.rungs().drops {
+            Drops::Outcomes | Drops::Packets => equal("retired drops", &retired(&scrape), &dead),
+            // Nobody counted in those that died unread.
+            Drops::Totals => is_within("retired drops", retired(&scrape), read..=dead),
+        }
     });
     let scrape = agent.scrape();
-    assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode)]), 10, "{}", scrape.show(DROPS, &[]));
     // Some of the dead were read, some only met by hooks; what no reading confirms is said.
     let unverified = scrape.sum("tracer_unverified_total", &SIGNAL);
     assert!(unverified <= dead, "{unverified} of {dead}");

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{RETRANSMITS, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::equations::RETRANSMITS;
 use crate::lab::firewall::Firewall;
 use crate::lab::load::Connection;
 use crate::lab::netns::{Pair, SERVER_V4};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::Listener;
 use crate::lab::wait::until;
 
@@ -30,7 +32,7 @@ struct Older {
 }
 
 fn check(older: &Older) {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::Retransmits]);
     let pair = Pair::new();
     let to = SocketAddr::from((SERVER_V4, older.port));
     let listener = Listener::open(&pair.server, to, older.backlog);

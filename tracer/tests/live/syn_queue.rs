@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{DROPS, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops};
 use crate::lab::firewall::Firewall;
 use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 
 const PORT: u16 = 8084;
@@ -30,14 +32,14 @@ fn server() -> (SocketAddr, SocketAddrV4) {
     (SocketAddr::from((address, PORT)), SocketAddrV4::new(address, PORT))
 }
 
-/// Drops by reason, in the order SYN queue full, accept queue full at SYN, other.
-fn by_reason(agent: &Agent, watch: &Watch<'_>) -> [u64; 3] {
-    let scrape = agent.scrape();
-    ["syn_queue_full", "accept_queue_full_syn", "other"]
-        .map(|reason| scrape.sum(DROPS, &[("netns", &watch.inode), ("port", "8084"), ("reason", reason)]))
+/// Asserts what the listener's rows say: SYN queue full, accept queue full at SYN, other.
+#[track_caller]
+fn assert_reasons(agent: &Agent, watch: &Watch<'_>, [syn_queue, accept_queue, other]: [u64; 3]) {
+    let expected = [(SYN_QUEUE_FULL, syn_queue), (ACCEPT_QUEUE_FULL_SYN, accept_queue), (OTHER, other)];
+    assert_drops(agent, &[("netns", &watch.inode), ("port", "8084")], &expected);
 }
 
-/// The kernel's counters for the same: by reason, and in all.
+/// The kernel's counters for the same, and all drops.
 fn by_kernel(watch: &Watch<'_>) -> ([u64; 3], u64) {
     let [syn_queue, overflows, drops] =
         ["TCPReqQFullDrop", "ListenOverflows", "ListenDrops"].map(|name| watch.delta(name));
@@ -53,31 +55,31 @@ fn ten_syns(syncookies: &str) -> ([u64; 3], u64) {
     let _listener = Listener::open(&pair.server, address, 4);
     RawSender::open(&pair.client).flood(to, 10);
     assert_closes(&agent, &[&watch]);
-    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    assert_reasons(&agent, &watch, by_kernel(&watch).0);
     (by_kernel(&watch).0, watch.delta("TCPReqQFullDoCookies"))
 }
 
 #[test]
 fn without_cookies_the_queue_drops() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(ten_syns("0"), ([5, 0, 0], 0));
 }
 
 #[test]
 fn with_cookies_nothing_is_dropped() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(ten_syns("1"), ([0, 0, 0], 5));
 }
 
 #[test]
 fn with_cookies_always_nothing_is_dropped() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(ten_syns("2"), ([0, 0, 0], 10));
 }
 
 #[test]
 fn unproven_sources_are_pruned() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = pair("0", "8");
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
@@ -88,7 +90,7 @@ fn unproven_sources_are_pruned() {
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 7);
     assert_closes(&agent, &[&watch]);
     assert_eq!(by_kernel(&watch), ([0, 0, 5], 5));
-    assert_eq!(by_reason(&agent, &watch), [0, 0, 5]);
+    assert_reasons(&agent, &watch, [0, 0, 5]);
 }
 
 /// Fills the accept queue with 5 and the SYN queue with 10, shrinks both to 4, sends 6 more SYNs.
@@ -109,26 +111,26 @@ fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
         raw.send(spoofed(number), to, SYN);
     }
     assert_closes(&agent, &[&watch]);
-    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    assert_reasons(&agent, &watch, by_kernel(&watch).0);
     drop(queued);
     by_kernel(&watch)
 }
 
 #[test]
 fn without_cookies_the_syn_queue_comes_first() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(both_queues_full("0"), ([6, 0, 0], 6));
 }
 
 #[test]
 fn with_cookies_the_accept_queue_decides() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(both_queues_full("1"), ([0, 6, 0], 6));
 }
 
 #[test]
 fn cookies_always_and_a_full_accept_queue() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = pair("2", "2048");
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
@@ -140,13 +142,13 @@ fn cookies_always_and_a_full_accept_queue() {
     RawSender::open(&pair.client).flood(to, 10);
     assert_closes(&agent, &[&watch]);
     assert_eq!(by_kernel(&watch), ([0, 10, 0], 10));
-    assert_eq!(by_reason(&agent, &watch), [0, 10, 0]);
+    assert_reasons(&agent, &watch, [0, 10, 0]);
     drop(queued);
 }
 
 #[test]
 fn cookie_acks_meet_a_full_accept_queue() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = pair("2", "2048");
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
@@ -165,17 +167,15 @@ fn cookie_acks_meet_a_full_accept_queue() {
     }
     let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
     assert_closes(&agent, &[&watch]);
-    let scrape = agent.scrape();
-    let at_ack = scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "accept_queue_full_ack")]);
     assert!(watch.delta("ListenOverflows") >= 10);
     assert_eq!(watch.delta("ListenDrops"), watch.delta("ListenOverflows"));
-    assert_eq!(at_ack, watch.delta("ListenDrops"));
+    assert_drops(&agent, &[("netns", &watch.inode)], &[(ACCEPT_QUEUE_FULL_ACK, watch.delta("ListenDrops"))]);
     drop((firewall, late, queued));
 }
 
 #[test]
 fn queue_of_an_ipv6_listener_without_cookies() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
     let pair = pair("0", "2048");
     pair.server.set_tcp("tcp_synack_retries", "5");
     let watch = Watch::from_now(&pair.server);
@@ -188,6 +188,6 @@ fn queue_of_an_ipv6_listener_without_cookies() {
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 5);
     assert_eq!(by_kernel(&watch), ([5, 0, 0], 5));
     assert_closes(&agent, &[&watch]);
-    assert_eq!(by_reason(&agent, &watch), by_kernel(&watch).0);
+    assert_reasons(&agent, &watch, by_kernel(&watch).0);
     drop((clients, firewall));
 }

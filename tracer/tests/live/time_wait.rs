@@ -5,10 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::{TIME_WAIT_OVERFLOWS, as_value, assert_closes};
+use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
+use crate::lab::equations::{TIME_WAIT_OVERFLOWS, as_value};
 use crate::lab::load::{FirstClose, open_and_close};
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::rungs::Signal;
 use crate::lab::sockets::Listener;
 
 const PORT: u16 = 8085;
@@ -25,7 +27,7 @@ fn limit_buckets(netns: &Netns) {
 
 #[test]
 fn over_loopback() {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::TimeWaitOverflows]);
     let netns = Netns::single();
     limit_buckets(&netns);
     let watch = Watch::from_now(&netns);
@@ -43,7 +45,7 @@ fn over_loopback() {
 
 /// The side that closes first overflows; the other one, with the same limit, does not.
 fn one_side_overflows(address: SocketAddr, first: FirstClose) {
-    let _lab = Lab::enter();
+    let _lab = Lab::enter(&[Signal::TimeWaitOverflows]);
     let pair = Pair::new();
     limit_buckets(&pair.client);
     limit_buckets(&pair.server);

@@ -12,15 +12,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
+use super::machine::machine;
+use super::results::note_rungs;
+use super::rungs::{Rung, Rungs, expected};
 use super::scrape::Scrape;
-use super::setting::{agent_command, patient, without};
+use super::setting::{agent_command, capable, patient, without};
 use super::wait::until;
 
 /// Loading and attaching takes well under a second; the first pass on a busy node some more.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
+/// A pass that was slow under load puts off the next, because passes keep to a share of a core.
+const PASS_LIMIT: Duration = Duration::from_secs(30);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running agent; killed on drop.
@@ -30,6 +36,7 @@ pub(crate) struct Agent {
     log: Arc<Mutex<String>>,
     /// Time between two passes.
     pub(crate) pass_interval: Duration,
+    rungs: Rungs,
 }
 
 impl Agent {
@@ -38,7 +45,7 @@ impl Agent {
         Self::with(PASS_INTERVAL, &[])
     }
 
-    /// Starts an agent with further flags.
+    /// Starts an agent with further flags. It must come to the rungs that this machine has.
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
         let mut child = agent_command()
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
@@ -54,10 +61,18 @@ impl Agent {
             .unwrap();
         let log = collect(child.stderr.take().unwrap());
         let lines = lines(child.stdout.take().unwrap());
-        let mut agent = Self { child, address: String::new(), log, pass_interval };
+        let rungs = expected(machine(), &taken_away(flags));
+        let mut agent = Self { child, address: String::new(), log, pass_interval, rungs };
         agent.await_address(&lines);
         agent.await_ready();
+        agent.assert_rungs();
+        note_rungs(&agent.rungs);
         agent
+    }
+
+    /// What its signals stand on, as expected and found.
+    pub(crate) fn rungs(&self) -> &Rungs {
+        &self.rungs
     }
 
     /// One scrape.
@@ -75,9 +90,28 @@ impl Agent {
     }
 
     /// Lets two passes begin and end.
-    pub(crate) fn sleep_two_passes(&self) {
-        // One more interval for the pass that is under way and for a loaded machine.
-        std::thread::sleep(self.pass_interval * 3);
+    pub(crate) fn await_two_passes(&self) {
+        self.await_pass();
+        self.await_pass();
+    }
+
+    /// Lets a pass begin and end.
+    pub(crate) fn await_pass(&self) {
+        let now = Instant::now();
+        until("a pass", PASS_LIMIT.max(self.pass_interval * 4), || {
+            let asked = Instant::now();
+            let status = self.status();
+            // The listeners' part follows the namespaces' and is shown with it.
+            let pass = &status["passes"][0];
+            let [age, duration] =
+                ["age_seconds", "duration_seconds"].map(|field| Duration::from_secs_f64(pass[field].as_f64().unwrap()));
+            // Its age was worked out after it was asked for.
+            if asked.saturating_duration_since(now) > age + duration {
+                Ok(())
+            } else {
+                Err(format!("the last one: {pass}\n{}", self.log()))
+            }
+        });
     }
 
     /// Ids of the BPF programs that the agent holds, itself or by a link.
@@ -107,6 +141,32 @@ impl Agent {
     /// What the agent logged so far.
     pub(crate) fn log(&self) -> String {
         format!("--- log of the agent ---\n{}", self.log.lock().unwrap())
+    }
+
+    fn assert_rungs(&self) {
+        let status = self.status();
+        for (signal, expected) in &self.rungs.ladders {
+            let reports = status["signals"].as_array().unwrap();
+            let report = reports.iter().find(|report| report["signal"] == signal.name());
+            let report = report.unwrap_or_else(|| panic!("no {} in {status}", signal.name()));
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let hooks = report["hooks"].as_array().unwrap().iter().map(text).collect();
+            let found = Rung { in_force: text(&report["in_force"]), hooks };
+            assert!(
+                found == *expected,
+                "{} stands on {found:#?}\ninstead of {expected:#?}\nbecause {:#}\non {:?}\n{}",
+                signal.name(),
+                report["refusals"],
+                machine(),
+                self.log()
+            );
+        }
+    }
+
+    fn status(&self) -> Value {
+        let (code, body) = self.get("/status").unwrap_or_else(|error| panic!("/status: {error}\n{}", self.log()));
+        assert_eq!(code, 200, "/status: {body}");
+        serde_json::from_str(&body).unwrap()
     }
 
     fn await_address(&mut self, lines: &Receiver<String>) {
@@ -177,6 +237,23 @@ impl Drop for Agent {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// Kinds of hooks that an agent with these flags cannot have here.
+fn taken_away(flags: &[&str]) -> BTreeSet<String> {
+    let mut kinds = without();
+    for (number, flag) in flags.iter().enumerate() {
+        match *flag {
+            "--no-packet-hook" => _ = kinds.insert("packet".to_owned()),
+            "--disable-hooks" => kinds.extend(flags[number + 1].split(',').map(str::to_owned)),
+            _ => {}
+        }
+    }
+    // From 6.9 on CAP_SYS_ADMIN, which agents always have, does as well.
+    if !capable("net_admin") && machine().kernel < (6, 9, 0) {
+        kinds.insert("packet".to_owned());
+    }
+    kinds
 }
 
 /// Reads a pipe to its end on a thread, so that the agent never blocks on it.

@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use super::agent::Agent;
 use super::counters::{Counters, Watch};
-use super::scrape::Scrape;
+use super::equations::{DROP_SIGNALS, DROPS, EQUATIONS, Equation, RETRANSMITS, as_value};
+use super::machine::machine;
+use super::results::{note_closed, note_difference, note_reason, note_unknown};
+use super::rungs::Drops;
+use super::scrape::{Sample, Scrape};
 use super::wait::{equal, until};
 
 /// Passes are 200 ms apart in most tests, and an unattributed count must stand in two of them; but
@@ -19,91 +23,21 @@ pub(crate) const CLOSING_LIMIT: Duration = Duration::from_secs(30);
 /// Timers of half-open connections may fire during the check: seconds apart, and ever rarer.
 const QUIET_ATTEMPTS: u32 = 6;
 
-/// One signal: how the kernel counts it and which metric rows make up the same number.
-struct Signal {
-    /// Value of the label `signal`.
-    name: &'static str,
-    /// The kernel's counter.
-    counter: &'static str,
-    /// Metrics and label values (any of them) whose sum is the same.
-    parts: &'static [Part],
-}
-
-/// Rows of one metric: all, or those with one of the given sets of label values.
-struct Part {
-    metric: &'static str,
-    /// Empty = every row.
-    labels: &'static [&'static [(&'static str, &'static str)]],
-}
-
-pub(crate) const DROPS: &str = "tracer_tcp_listen_drops_total";
-pub(crate) const RETRANSMITS: &str = "tracer_tcp_retransmitted_segments_total";
-pub(crate) const RETRANSMITS_FAILED: &str = "tracer_tcp_retransmits_failed_total";
-pub(crate) const TIME_WAIT_OVERFLOWS: &str = "tracer_tcp_time_wait_overflows_total";
-pub(crate) const TRANSITIONS: &str = "tracer_tcp_state_transitions_total";
-
-const SIGNALS: &[Signal] = &[
-    Signal { name: "listen_drops", counter: "ListenDrops", parts: &[Part { metric: DROPS, labels: &[] }] },
-    Signal {
-        name: "listen_overflows",
-        counter: "ListenOverflows",
-        parts: &[Part {
-            metric: DROPS,
-            labels: &[&[("reason", "accept_queue_full_syn")], &[("reason", "accept_queue_full_ack")]],
-        }],
-    },
-    Signal {
-        name: "syn_queue_full_drops",
-        counter: "TCPReqQFullDrop",
-        parts: &[Part { metric: DROPS, labels: &[&[("reason", "syn_queue_full")]] }],
-    },
-    // Attempts, as the kernel counts them: what did not leave the host is among them.
-    Signal {
-        name: "retransmitted_segments",
-        counter: "RetransSegs",
-        parts: &[Part { metric: RETRANSMITS, labels: &[] }],
-    },
-    Signal {
-        name: "syn_retransmits",
-        counter: "TCPSynRetrans",
-        parts: &[Part { metric: RETRANSMITS, labels: &[&[("cause", "syn")]] }],
-    },
-    Signal {
-        name: "retransmits_failed",
-        counter: "TCPRetransFail",
-        parts: &[Part { metric: RETRANSMITS_FAILED, labels: &[] }],
-    },
-    Signal {
-        name: "time_wait_overflows",
-        counter: "TCPTimeWaitOverflow",
-        parts: &[Part { metric: TIME_WAIT_OVERFLOWS, labels: &[] }],
-    },
-    Signal {
-        name: "passive_opens",
-        counter: "PassiveOpens",
-        parts: &[Part { metric: TRANSITIONS, labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")]] }],
-    },
-    Signal {
-        name: "established_resets",
-        counter: "EstabResets",
-        parts: &[Part {
-            metric: TRANSITIONS,
-            labels: &[&[("from", "ESTABLISHED"), ("to", "CLOSE")], &[("from", "CLOSE_WAIT"), ("to", "CLOSE")]],
-        }],
-    },
-];
-
 /// The closing check, with what a test has a reason to expect differently.
 pub(crate) struct Closing<'a> {
     agent: &'a Agent,
     watches: Vec<&'a Watch<'a>>,
     /// Drops that no hook can tell the reason of.
     unknown_drops: u64,
+    /// Retransmits that no hook sees.
+    unknown_retransmits: u64,
     /// Signals that are not asked for at all.
     exceptions: Vec<&'static str>,
+    /// Whether hooks may misjudge a drop now and then.
+    inexact_drops: bool,
 }
 
-/// Checks every signal of the namespaces; nothing may be unknown.
+/// Checks every signal of the namespaces; nothing may be unknown but what the rung in force leaves.
 #[track_caller]
 pub(crate) fn assert_closes(agent: &Agent, watches: &[&Watch<'_>]) {
     Closing::of(agent, watches).check();
@@ -111,12 +45,34 @@ pub(crate) fn assert_closes(agent: &Agent, watches: &[&Watch<'_>]) {
 
 impl<'a> Closing<'a> {
     pub(crate) fn of(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
-        Self { agent, watches: watches.to_vec(), unknown_drops: 0, exceptions: Vec::new() }
+        Self {
+            agent,
+            watches: watches.to_vec(),
+            unknown_drops: 0,
+            unknown_retransmits: 0,
+            exceptions: Vec::new(),
+            inexact_drops: false,
+        }
     }
 
-    /// Expects exactly this many drops with the reason `unknown` over all namespaces.
+    /// For drops while accept() runs at the queue's edge. Packets tell them by the answer that did not
+    /// come. Before 6.15 that of a last ACK is a child, which may be missing for another reason; before
+    /// 6.6 cgroup programs do not see SYN-ACKs over IPv6, so that the queue's length has to decide.
+    pub(crate) fn at_the_edge(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
+        let inexact_drops = agent.rungs().drops == Drops::Packets && machine().kernel < (6, 15, 0);
+        Self { inexact_drops, ..Self::of(agent, watches) }
+    }
+
+    /// Expects exactly this many drops with the reason `unknown` over all namespaces. Where the rung
+    /// tells no reason, all of them are.
     pub(crate) fn unknown_drops(mut self, count: u64) -> Self {
         self.unknown_drops = count;
+        self
+    }
+
+    /// Expects exactly this many retransmits with the cause `unknown` over all namespaces.
+    pub(crate) fn unknown_retransmits(mut self, count: u64) -> Self {
+        self.unknown_retransmits = count;
         self
     }
 
@@ -127,21 +83,33 @@ impl<'a> Closing<'a> {
         self
     }
 
+    pub(crate) fn is_exact(&self) -> bool {
+        !self.inexact_drops
+    }
+
+    /// Drops may be misjudged, one in two hundred at most (twice what was ever measured); but what is counted too much or not known
+    /// is shown to the unit.
+    pub(crate) fn inexact_drops(mut self) -> Self {
+        self.inexact_drops = true;
+        self
+    }
+
     #[track_caller]
     pub(crate) fn check(&self) {
         self.agent.assert_sound();
-        self.agent.sleep_two_passes();
+        self.agent.await_two_passes();
         let limit = CLOSING_LIMIT.max(self.agent.pass_interval * 4);
         for _ in 0..QUIET_ATTEMPTS {
             until("metrics and kernel counters to agree", limit, || self.compare());
             let closed = self.read();
-            self.agent.sleep_two_passes();
+            self.agent.await_two_passes();
             let again = self.compare();
             if self.read() == closed {
                 // Closed sums stay closed while nothing happens.
                 again.unwrap_or_else(|reason| {
                     panic!("sums that had closed opened again\n{reason}\n{}", self.agent.log())
                 });
+                self.note();
                 return;
             }
         }
@@ -159,8 +127,14 @@ impl<'a> Closing<'a> {
             return Err("the kernel's counters moved around the scrape".to_owned());
         }
         let mut faults = String::new();
-        for signal in SIGNALS.iter().filter(|signal| !self.exceptions.contains(&signal.name)) {
-            self.compare_signal(&scrape, signal, &before, &mut faults);
+        for equation in EQUATIONS.iter().filter(|equation| !self.exceptions.contains(&equation.signal)) {
+            if self.is_untold(equation) {
+                self.compare_untold(&scrape, equation, &before, &mut faults);
+            } else if self.may_differ(equation) {
+                self.compare_inexact(&scrape, equation, &before, &mut faults);
+            } else {
+                self.compare_equation(&scrape, equation, &before, &mut faults);
+            }
         }
         for watch in &self.watches {
             check_ports(&scrape, watch, &mut faults);
@@ -169,56 +143,139 @@ impl<'a> Closing<'a> {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    fn compare_signal(&self, scrape: &Scrape, signal: &Signal, now: &[Counters], faults: &mut String) {
+    fn compare_equation(&self, scrape: &Scrape, equation: &Equation, now: &[Counters], faults: &mut String) {
         let mut missing = 0;
         for (watch, now) in self.watches.iter().zip(now) {
-            let kernel = watch.delta_of(now, signal.counter);
-            let labels = [("netns", watch.inode.as_str()), ("signal", signal.name)];
+            let kernel = watch.delta_of(now, equation.counter);
+            let labels = [("netns", watch.inode.as_str()), ("signal", equation.signal)];
             let account = scrape.one("tracer_kernel_count_total", &labels);
             let difference = scrape.one("tracer_count_difference", &labels);
-            let sum = signal.sum(scrape, &watch.inode);
+            let sum = equation.sum(scrape, &watch.inode);
             let too_much = sum > kernel;
             missing += kernel.saturating_sub(sum);
             if too_much || account.as_ref() != Ok(&as_value(kernel)) || difference != Ok(0.0) {
                 let _ = writeln!(
                     faults,
                     "{}: kernel {kernel}, metric {sum}, kernel_count {account:?}, difference {difference:?}",
-                    signal.describe(watch),
+                    equation.describe(watch),
                 );
-                faults.push_str(&signal.show(scrape, &watch.inode));
+                faults.push_str(&equation.show(scrape, &watch.inode));
             }
         }
         // Series of closed listeners may have been removed; then their counts are here, whole.
-        let retired = scrape.sum("tracer_retired_total", &[("signal", signal.name)]);
+        let retired = scrape.sum("tracer_retired_total", &[("signal", equation.signal)]);
         if missing != 0 && missing != retired {
             for watch in &self.watches {
                 let _ = writeln!(
                     faults,
                     "{}: the metric lacks {missing} of the kernel's count, {retired} were retired",
-                    signal.describe(watch),
+                    equation.describe(watch),
                 );
-                faults.push_str(&signal.show(scrape, &watch.inode));
+                faults.push_str(&equation.show(scrape, &watch.inode));
+            }
+        }
+    }
+
+    /// Parts of the drops that a rung without reasons cannot tell apart.
+    fn is_untold(&self, equation: &Equation) -> bool {
+        self.agent.rungs().drops == Drops::Totals && DROP_SIGNALS[1..].contains(&equation.signal)
+    }
+
+    fn may_differ(&self, equation: &Equation) -> bool {
+        self.inexact_drops && DROP_SIGNALS.contains(&equation.signal)
+    }
+
+    /// What a rung cannot tell is absent: neither zero nor a difference that never closes.
+    fn compare_untold(&self, scrape: &Scrape, equation: &Equation, now: &[Counters], faults: &mut String) {
+        for (watch, now) in self.watches.iter().zip(now) {
+            let kernel = watch.delta_of(now, equation.counter);
+            let labels = [("netns", watch.inode.as_str()), ("signal", equation.signal)];
+            let account = scrape.one("tracer_kernel_count_total", &labels);
+            let differences = scrape.rows("tracer_count_difference", &labels).count();
+            let rows = equation.rows(scrape, &watch.inode);
+            if account.as_ref() != Ok(&as_value(kernel)) || differences != 0 || rows != 0 {
+                let _ = writeln!(
+                    faults,
+                    "{}, which cannot be told: kernel {kernel}, kernel_count {account:?}, {differences} differences, \
+                     {rows} rows",
+                    equation.describe(watch),
+                );
+            }
+        }
+    }
+
+    fn compare_inexact(&self, scrape: &Scrape, equation: &Equation, now: &[Counters], faults: &mut String) {
+        for (watch, now) in self.watches.iter().zip(now) {
+            let kernel = watch.delta_of(now, equation.counter);
+            let error = error(equation, scrape, watch, kernel);
+            let (account, sum, difference) = equation.account(scrape, watch);
+            let kernel = kernel.cast_signed();
+            if account != Ok(kernel) || difference != Ok(kernel - sum) || error.abs() * 200 > kernel {
+                let _ = writeln!(
+                    faults,
+                    "{}, inexact by {error}: kernel {kernel}, metric {sum}, kernel_count {account:?}, \
+                     difference {difference:?}",
+                    equation.describe(watch),
+                );
             }
         }
     }
 
     fn check_unknown(&self, scrape: &Scrape, faults: &mut String) {
-        let sum = |metric, label| -> u64 {
-            self.watches
-                .iter()
-                .map(|watch| scrape.sum(metric, &[("netns", watch.inode.as_str()), (label, "unknown")]))
-                .sum()
+        let retransmits = self.sum(scrape, RETRANSMITS, ("cause", "unknown"));
+        let retransmits = equal("retransmits for an unknown cause", &retransmits, &self.unknown_retransmits);
+        let unknown_drops = self.sum(scrape, DROPS, ("reason", "unknown"));
+        let drops = match self.agent.rungs().drops {
+            Drops::Totals => {
+                let known = self.all(scrape, DROPS).filter(|row| row.label("reason") != "unknown").count();
+                equal("rows of drops for a known reason", &known, &0)
+            }
+            // How far that may go is said there.
+            _ if self.inexact_drops => Ok(()),
+            _ => equal("drops for an unknown reason", &unknown_drops, &self.unknown_drops),
         };
-        let drops = equal("drops for an unknown reason", &sum(DROPS, "reason"), &self.unknown_drops);
-        let retransmits = equal("retransmits for an unknown cause", &sum(RETRANSMITS, "cause"), &0);
         for fault in [drops, retransmits].into_iter().filter_map(Result::err) {
             let _ = writeln!(faults, "{fault}");
+        }
+    }
+
+    /// Rows of a metric in all namespaces of the check.
+    fn all<'s>(&'s self, scrape: &'s Scrape, metric: &'static str) -> impl Iterator<Item = &'s Sample> {
+        scrape.rows(metric, &[]).filter(|row| self.watches.iter().any(|watch| row.label("netns") == watch.inode))
+    }
+
+    fn sum(&self, scrape: &Scrape, metric: &'static str, (label, value): (&str, &str)) -> u64 {
+        self.all(scrape, metric).filter(|row| row.label(label) == value).map(Sample::count).sum()
+    }
+
+    /// Enters what held into the test's results.
+    fn note(&self) {
+        let scrape = self.agent.scrape();
+        for equation in EQUATIONS.iter().filter(|equation| !self.exceptions.contains(&equation.signal)) {
+            let count = self.watches.iter().map(|watch| watch.delta(equation.counter)).sum();
+            let error = |watch: &&Watch<'_>| error(equation, &scrape, watch, watch.delta(equation.counter));
+            match self.watches.iter().map(error).sum() {
+                _ if self.is_untold(equation) => {}
+                error @ (..=-1 | 1..) if self.may_differ(equation) => note_difference(equation.signal, error),
+                _ => note_closed(equation.signal, count),
+            }
+        }
+        for (signal, metric, label) in
+            [("listen_drops", DROPS, "reason"), ("retransmitted_segments", RETRANSMITS, "cause")]
+        {
+            match self.sum(&scrape, metric, (label, "unknown")) {
+                0 => {}
+                count => note_unknown(signal, count),
+            }
+            for row in self.all(&scrape, metric) {
+                note_reason(metric, row.label(label));
+            }
         }
     }
 }
 
 fn assert_known(signal: &str) {
-    assert!(SIGNALS.iter().any(|known| known.name == signal), "no signal {signal}");
+    assert!(EQUATIONS.iter().any(|known| known.signal == signal), "no signal {signal}");
 }
 
 /// No ephemeral port may become a label: there would be no end of series. The servers of the
@@ -232,53 +289,14 @@ fn check_ports(scrape: &Scrape, watch: &Watch<'_>, faults: &mut String) {
     }
 }
 
-impl Signal {
-    fn sum(&self, scrape: &Scrape, netns: &str) -> u64 {
-        self.parts.iter().map(|part| part.sum(scrape, netns)).sum()
-    }
-
-    fn describe(&self, watch: &Watch<'_>) -> String {
-        format!("netns {} ({}), {} = {}", watch.inode, watch.netns.name(), self.name, self.counter)
-    }
-
-    fn show(&self, scrape: &Scrape, netns: &str) -> String {
-        self.parts.iter().map(|part| scrape.show(part.metric, &[("netns", netns)])).collect()
-    }
-}
-
-impl Part {
-    fn sum(&self, scrape: &Scrape, netns: &str) -> u64 {
-        if self.labels.is_empty() {
-            return scrape.sum(self.metric, &[("netns", netns)]);
-        }
-        let alternatives = self.labels.iter().map(|labels| {
-            let mut wanted = vec![("netns", netns)];
-            wanted.extend_from_slice(labels);
-            scrape.sum(self.metric, &wanted)
-        });
-        alternatives.sum()
-    }
-}
-
 /// What the agent says of one namespace's drops: its account of the kernel's count, what its rows add
 /// up to, and the difference.
 pub(crate) fn account_of_drops(agent: &Agent, watch: &Watch<'_>) -> Result<[i64; 3], String> {
-    let scrape = agent.scrape();
-    let signal = [("netns", watch.inode.as_str()), ("signal", "listen_drops")];
-    let account = as_integer(scrape.one("tracer_kernel_count_total", &signal)?);
-    let difference = as_integer(scrape.one("tracer_count_difference", &signal)?);
-    Ok([account, scrape.sum(DROPS, &signal[..1]).cast_signed(), difference])
+    let (account, sum, difference) = EQUATIONS[0].account(&agent.scrape(), watch);
+    Ok([account?, sum, difference?])
 }
 
-/// The value of a gauge that counts and may be negative.
-#[expect(clippy::cast_possible_truncation, reason = "checked before the cast")]
-fn as_integer(value: f64) -> i64 {
-    assert!(value.fract() == 0.0 && value.abs() < 9e15, "not an integer: {value}");
-    value as i64
-}
-
-/// A count as the exposition format carries it.
-#[expect(clippy::cast_precision_loss, reason = "test counts stay far below 2^53")]
-pub(crate) fn as_value(count: u64) -> f64 {
-    count as f64
+/// What the kernel counted and no hook told.
+fn error(equation: &Equation, scrape: &Scrape, watch: &Watch<'_>, kernel: u64) -> i64 {
+    kernel.cast_signed() - equation.told(scrape, &watch.inode).cast_signed()
 }

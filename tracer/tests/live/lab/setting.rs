@@ -8,6 +8,7 @@
 //! | `TRACER_LIVE_WITHOUT` | kinds of hooks to take from every agent, as `--disable-hooks` has them: `fentry,kprobe` |
 //! | `TRACER_LIVE_CAPABILITIES` | capabilities that agents have and no others, as setpriv has them: `bpf,perfmon,sys_admin,sys_ptrace` |
 //! | `TRACER_LIVE_PATIENCE` | factor on every upper limit of waiting, for slow machines: `10` |
+//! | `TRACER_LIVE_RESULTS` | file to which each passing test adds a line of JSON, see [`super::results`] |
 
 use std::collections::BTreeSet;
 use std::env::{var, var_os};
@@ -25,6 +26,17 @@ pub(crate) fn agent_binary() -> OsString {
 /// Kinds of hooks that every agent has to do without.
 pub(crate) fn without() -> BTreeSet<String> {
     list("TRACER_LIVE_WITHOUT").into_iter().collect()
+}
+
+/// Whether agents have this capability.
+pub(crate) fn capable(capability: &str) -> bool {
+    let capabilities = list("TRACER_LIVE_CAPABILITIES");
+    capabilities.is_empty() || capabilities.iter().any(|held| held == capability)
+}
+
+/// Where the results of passing tests go, if they are wanted.
+pub(crate) fn results_file() -> Option<OsString> {
+    var_os("TRACER_LIVE_RESULTS")
 }
 
 /// Starts the agent with the rights that it is to have. The process that is spawned becomes the
