@@ -26,7 +26,6 @@ pub(crate) mod wait;
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use self::machine::machine;
 use self::rungs::Signal;
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -83,9 +82,7 @@ impl Drop for Lab {
     }
 }
 
-/// What `process` must say for listeners of the calling thread: the name of the thread-group leader.
-/// Before 5.11 a program cannot read that, and takes the name of the thread that called `listen()`.
+/// `comm` of this test binary's thread-group leader: what `process` must say for its listeners.
 pub(crate) fn own_process_name() -> String {
-    let task = if machine().kernel >= (5, 11, 0) { "self" } else { "thread-self" };
-    std::fs::read_to_string(format!("/proc/{task}/comm")).unwrap().trim_end_matches('\n').to_owned()
+    std::fs::read_to_string("/proc/self/comm").unwrap().trim_end_matches('\n').to_owned()
 }
