@@ -83,9 +83,8 @@ impl Drop for Lab {
     }
 }
 
-/// What `process` must say for listeners of the calling thread: the name of the thread-group leader.
-/// Before 5.11 a program cannot read that, and takes the name of the thread that called `listen()`.
+/// What `process` must say for the test's own listeners: the name of the thread-group leader. (Before
+/// 5.11 the hook sees the calling thread's, and the agent asks for the process's.)
 pub(crate) fn own_process_name() -> String {
-    let task = if machine().kernel >= (5, 11, 0) { "self" } else { "thread-self" };
-    std::fs::read_to_string(format!("/proc/{task}/comm")).unwrap().trim_end_matches('\n').to_owned()
+    std::fs::read_to_string("/proc/self/comm").unwrap().trim_end_matches('\n').to_owned()
 }
