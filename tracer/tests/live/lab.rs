@@ -26,6 +26,7 @@ pub(crate) mod wait;
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use self::machine::machine;
 use self::rungs::Signal;
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -82,7 +83,8 @@ impl Drop for Lab {
     }
 }
 
-/// `comm` of this test binary's thread-group leader: what `process` must say for its listeners.
+/// What `process` must say for the test's own listeners: the name of the thread-group leader. (Before
+/// 5.11 the hook sees the calling thread's, and the agent asks for the process's.)
 pub(crate) fn own_process_name() -> String {
     std::fs::read_to_string("/proc/self/comm").unwrap().trim_end_matches('\n').to_owned()
 }

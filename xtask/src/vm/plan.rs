@@ -14,7 +14,7 @@ pub(super) const SUITE: &str = "/usr/bin/live";
 const RESULTS: &str = "/run/results.jsonl";
 
 /// Emulated processors are slower by this factor at most; waiting may take so much longer.
-const PATIENCE: &str = "8";
+const PATIENCE: &str = "4";
 
 /// What the agent needs to do everything; docs/kernels.md names the same.
 pub(crate) const LEAST_CAPABILITIES: &str = "bpf,net_admin,perfmon,sys_admin,sys_ptrace";

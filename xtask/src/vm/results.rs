@@ -53,6 +53,7 @@ pub(super) struct Test {
     #[serde(rename = "test")]
     pub(super) name: String,
     pub(super) closed: BTreeSet<String>,
+    pub(super) counts: BTreeMap<String, u64>,
     pub(super) unknown: BTreeMap<String, u64>,
     pub(super) differences: BTreeMap<String, i64>,
     pub(super) reasons: BTreeMap<String, BTreeSet<String>>,

@@ -144,8 +144,9 @@ fn exactness_of(found: &Found) -> String {
             found.tests.iter().filter_map(|test| test.reasons.get(*metric)).flatten().map(String::as_str).collect();
         let _ = write!(row, " {} |", reasons.into_iter().collect::<Vec<_>>().join(", "));
     }
-    let closed = found.tests.iter().filter(|test| test.closed.contains("listen_drops")).count();
-    let _ = write!(row, " {closed} tests | {} |", otherwise(found));
+    let closed: Vec<_> = found.tests.iter().filter(|test| test.closed.contains("listen_drops")).collect();
+    let drops: u64 = closed.iter().filter_map(|test| test.counts.get("listen_drops")).sum();
+    let _ = write!(row, " {} tests, {drops} drops | {} |", closed.len(), otherwise(found));
     row
 }
 
@@ -206,6 +207,7 @@ mod tests {
         let test = Test {
             name: "a::b".into(),
             closed: BTreeSet::from(["listen_drops".into()]),
+            counts: BTreeMap::from([("listen_drops".into(), 14)]),
             unknown: BTreeMap::new(),
             differences: BTreeMap::from([("listen_drops".into(), -3)]),
             reasons: BTreeMap::from([("tracer_tcp_listen_drops_total".into(), BTreeSet::from(["other".into()]))]),
