@@ -26,7 +26,6 @@ pub(crate) mod wait;
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use self::machine::machine;
 use self::rungs::Signal;
 
 static TURN: Mutex<()> = Mutex::new(());
