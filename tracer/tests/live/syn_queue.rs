@@ -3,19 +3,22 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
-use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops};
+use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops, drops_are};
 use crate::lab::firewall::Firewall;
 use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
+use crate::lab::wait::until;
 
 const PORT: u16 = 8084;
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Two namespaces with the server's SYN-queue settings made.
 fn pair(syncookies: &str, max_syn_backlog: &str) -> Pair {
@@ -32,11 +35,21 @@ fn server() -> (SocketAddr, SocketAddrV4) {
     (SocketAddr::from((address, PORT)), SocketAddrV4::new(address, PORT))
 }
 
-/// Asserts what the listener's rows say: SYN queue full, accept queue full at SYN, other.
-#[track_caller]
-fn assert_reasons(agent: &Agent, watch: &Watch<'_>, [syn_queue, accept_queue, other]: [u64; 3]) {
+/// What the listener's rows say: SYN queue full, accept queue full at SYN, other.
+fn reasons_are(agent: &Agent, watch: &Watch<'_>, [syn_queue, accept_queue, other]: [u64; 3]) -> Result<(), String> {
     let expected = [(SYN_QUEUE_FULL, syn_queue), (ACCEPT_QUEUE_FULL_SYN, accept_queue), (OTHER, other)];
-    assert_drops(agent, &[("netns", &watch.inode), ("port", "8084")], &expected);
+    drops_are(agent, &[("netns", &watch.inode), ("port", "8084")], &expected)
+}
+
+#[track_caller]
+fn assert_reasons(agent: &Agent, watch: &Watch<'_>, expected: [u64; 3]) {
+    reasons_are(agent, watch, expected).unwrap_or_else(|error| panic!("{error}\n{}", agent.log()));
+}
+
+/// A client that is turned away may come again between the two readings.
+#[track_caller]
+fn assert_reasons_are_the_kernels(agent: &Agent, watch: &Watch<'_>) {
+    until("the reasons", LIMIT, || reasons_are(agent, watch, by_kernel(watch).0));
 }
 
 /// The kernel's counters for the same, and all drops.
@@ -55,7 +68,7 @@ fn ten_syns(syncookies: &str) -> ([u64; 3], u64) {
     let _listener = Listener::open(&pair.server, address, 4);
     RawSender::open(&pair.client).flood(to, 10);
     assert_closes(&agent, &[&watch]);
-    assert_reasons(&agent, &watch, by_kernel(&watch).0);
+    assert_reasons_are_the_kernels(&agent, &watch);
     (by_kernel(&watch).0, watch.delta("TCPReqQFullDoCookies"))
 }
 
@@ -111,7 +124,7 @@ fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
         raw.send(spoofed(number), to, SYN);
     }
     assert_closes(&agent, &[&watch]);
-    assert_reasons(&agent, &watch, by_kernel(&watch).0);
+    assert_reasons_are_the_kernels(&agent, &watch);
     drop(queued);
     by_kernel(&watch)
 }
@@ -188,6 +201,6 @@ fn queue_of_an_ipv6_listener_without_cookies() {
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 5);
     assert_eq!(by_kernel(&watch), ([5, 0, 0], 5));
     assert_closes(&agent, &[&watch]);
-    assert_reasons(&agent, &watch, by_kernel(&watch).0);
+    assert_reasons_are_the_kernels(&agent, &watch);
     drop((clients, firewall));
 }

@@ -57,9 +57,12 @@ impl<'a> Closing<'a> {
 
     /// For drops while accept() runs at the queue's edge. Packets tell them by the answer that did not
     /// come. Before 6.15 that of a last ACK is a child, which may be missing for another reason; before
-    /// 6.6 cgroup programs do not see SYN-ACKs over IPv6, so that the queue's length has to decide.
+    /// 6.6 cgroup programs do not see SYN-ACKs over IPv6, and those with a cookie carry no socket on any
+    /// kernel, so that the queue's length has to decide. Cookies come into play where processors are so
+    /// slow that handshakes queue up.
     pub(crate) fn at_the_edge(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
-        let inexact_drops = agent.rungs().drops == Drops::Packets && machine().kernel < (6, 15, 0);
+        let cookies = || watches.iter().any(|watch| watch.delta("TCPReqQFullDoCookies") > 0);
+        let inexact_drops = agent.rungs().drops == Drops::Packets && (machine().kernel < (6, 15, 0) || cookies());
         Self { inexact_drops, ..Self::of(agent, watches) }
     }
 
