@@ -10,7 +10,7 @@ use tracer_ebpf::counter::ListenerKey;
 
 use crate::{
     agent::legacy::Legacy,
-    kernel::maps::Fill,
+    kernel::{maps::Fill, program_stats::ProgramStats},
     pipeline::{
         counters::{Closing, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
@@ -36,8 +36,8 @@ pub struct View {
     pub passes: Vec<Pass>,
     /// How full the maps were.
     pub fills: Vec<Fill>,
-    /// Runs and run time of programs: name, runs, nanoseconds.
-    pub programs: Vec<(String, u64, u64)>,
+    /// What the kernel knows of the programs.
+    pub programs: Vec<ProgramStats>,
     /// Namespaces that could not be looked at for want of rights.
     pub namespaces_denied: usize,
 }

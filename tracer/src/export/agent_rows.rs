@@ -17,10 +17,7 @@ pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) 
         maps(rows, sources, counts);
     }
     passes(rows, sources);
-    for (program, runs, nanoseconds) in &sources.view.programs {
-        rows.add(MetricId::ProgramRuns, &[program], number(*runs));
-        rows.add(MetricId::ProgramRunSeconds, &[program], number(*nanoseconds) / 1e9);
-    }
+    programs(rows, sources);
     rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
     process(rows);
 }
@@ -64,6 +61,20 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
     }
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
+    }
+}
+
+/// Runs only where the kernel counts them; a program that ran never says so by their absence.
+fn programs(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    for program in &sources.view.programs {
+        let labels = [program.name.as_str()];
+        if program.runs > 0 {
+            rows.add(MetricId::ProgramRuns, &labels, number(program.runs));
+            rows.add(MetricId::ProgramRunSeconds, &labels, program.run_time.as_secs_f64());
+        }
+        if let Some(missed) = program.missed_runs {
+            rows.add(MetricId::ProgramMissedRuns, &labels, number(missed));
+        }
     }
 }
 

@@ -428,6 +428,9 @@ fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
     }
 }
 
+/// Where a transition came from that the kernel counted and no hook saw.
+const UNKNOWN_STATE: &str = "unknown";
+
 /// Rows of what no hook attributed, and of what evidence attributed instead.
 fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace) {
     let label = namespace.label.as_str();
@@ -449,6 +452,12 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
         let segments = books.unknown(Closing::RetransmittedSegments);
         let values = [label, "", "", "", "", Role::Unknown.name(), "", RetransmitCause::Unknown.name()];
         rows.add(MetricId::TcpRetransmittedSegments, &values, number(segments));
+    }
+    for (signal, to) in [(Closing::PassiveOpens, state::SYN_RECV), (Closing::EstablishedResets, state::CLOSE)] {
+        if books.kernel(signal).is_some() {
+            let values = [label, "", "", UNKNOWN_STATE, state::name(to)];
+            rows.add(MetricId::TcpStateTransitions, &values, number(books.unknown(signal)));
+        }
     }
     let nobody = [label, "", "", "", ""];
     rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));

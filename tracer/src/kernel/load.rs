@@ -28,6 +28,7 @@ use super::{
         explain,
     },
     maps::Maps,
+    program_stats::ProgramStats,
 };
 
 /// The eBPF object, built by `build.rs`.
@@ -371,17 +372,10 @@ impl Kernel {
         link.into_file().map_err(io::Error::other)
     }
 
-    /// Runs and run time of each loaded program, if the kernel keeps them
-    /// (`kernel.bpf_stats_enabled`): name, runs, nanoseconds.
+    /// What the kernel knows of each loaded program.
     #[must_use]
-    pub fn program_stats(&self) -> Vec<(String, u64, u64)> {
-        let loaded = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
-        loaded
-            .map(|(name, info)| {
-                (name.to_owned(), info.run_count(), u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX))
-            })
-            .filter(|(_, runs, _)| *runs > 0)
-            .collect()
+    pub fn program_stats(&self) -> Vec<ProgramStats> {
+        self.ebpf.programs().filter_map(|(name, program)| ProgramStats::read(name, program)).collect()
     }
 }
 

@@ -6,5 +6,6 @@ pub mod load;
 pub mod maps;
 pub mod netns;
 pub mod preflight;
+pub mod program_stats;
 pub mod sys;
 pub mod version;

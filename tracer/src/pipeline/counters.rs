@@ -92,13 +92,10 @@ impl Closing {
     }
 
     /// Whether what no hook attributed gets a row of its own. The others are parts of those
-    /// (`ListenOverflows` of `ListenDrops`) or have no row that could take it.
+    /// (`ListenOverflows` of `ListenDrops`).
     #[must_use]
     pub const fn has_unknown_row(self) -> bool {
-        matches!(
-            self,
-            Self::ListenDrops | Self::RetransmittedSegments | Self::RetransmitsFailed | Self::TimeWaitOverflows
-        )
+        !matches!(self, Self::ListenOverflows | Self::SynQueueFullDrops | Self::SynRetransmits)
     }
 }
 

@@ -416,11 +416,11 @@ mod tests {
     #[test]
     fn signals_without_a_row_keep_their_difference() {
         let mut books = Books::open(KernelFigures::ZERO);
-        let seen =
-            Observation { kernel: KernelFigures::ZERO.with(Closing::PassiveOpens, Some(4)), ..Observation::default() };
+        let signal = Closing::ListenOverflows;
+        let seen = Observation { kernel: KernelFigures::ZERO.with(signal, Some(4)), ..Observation::default() };
         for _ in 0..3 {
             books.enter(&seen);
-            assert_eq!(books.difference(Closing::PassiveOpens), Some(4));
+            assert_eq!(books.difference(signal), Some(4));
         }
     }
 

@@ -73,7 +73,7 @@ metrics! {
     TcpTimeWaitLimit Gauge "tracer_tcp_time_wait_limit" [NAMESPACE] "sockets" Proc
         "Sockets that the namespace may hold in TIME_WAIT (net.ipv4.tcp_max_tw_buckets).";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
-        "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets.";
+        "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions
         "Calls of connect() that ended without a connection, by what ended them; differs by nature from AttemptFails of /proc/net/snmp, which counts half-open scans and misses calls without a port.";
     TcpConnectSynRetries Histogram "tracer_tcp_connect_syn_retries" [OWNER + RESULT] "retries" Transitions
@@ -106,6 +106,8 @@ metrics! {
         "Time that the BPF program ran, while the kernel's bpf_stats_enabled is on.";
     ProgramRuns Counter "tracer_program_runs_total" [NODE + PROGRAM] "runs" Agent
         "How often the BPF program ran, while the kernel's bpf_stats_enabled is on.";
+    ProgramMissedRuns Counter "tracer_program_missed_runs_total" [NODE + PROGRAM] "runs" Agent
+        "Events that the kernel did not show to the BPF program because an interrupt brought them in the middle of another one on that CPU (recursion_misses, from 5.12); what they would have counted is in the unknown rows.";
     PassDuration Gauge "tracer_pass_duration_seconds" [NODE + PASS] "seconds" Agent
         "Time that the last pass took.";
     PassAge Gauge "tracer_pass_age_seconds" [NODE + PASS] "seconds" Agent

@@ -9,6 +9,7 @@ pub(crate) const RETRANSMITS: &str = "tracer_tcp_retransmitted_segments_total";
 pub(crate) const RETRANSMITS_FAILED: &str = "tracer_tcp_retransmits_failed_total";
 pub(crate) const TIME_WAIT_OVERFLOWS: &str = "tracer_tcp_time_wait_overflows_total";
 pub(crate) const TRANSITIONS: &str = "tracer_tcp_state_transitions_total";
+pub(crate) const MISSED_RUNS: &str = "tracer_program_missed_runs_total";
 
 /// One equation: how the kernel counts a signal and which metric rows make up the same number.
 pub(super) struct Equation {
@@ -69,14 +70,21 @@ pub(super) const EQUATIONS: &[Equation] = &[
     Equation {
         signal: "passive_opens",
         counter: "PassiveOpens",
-        parts: &[Part { metric: TRANSITIONS, labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")]] }],
+        parts: &[Part {
+            metric: TRANSITIONS,
+            labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")], &[("from", "unknown"), ("to", "SYN_RECV")]],
+        }],
     },
     Equation {
         signal: "established_resets",
         counter: "EstabResets",
         parts: &[Part {
             metric: TRANSITIONS,
-            labels: &[&[("from", "ESTABLISHED"), ("to", "CLOSE")], &[("from", "CLOSE_WAIT"), ("to", "CLOSE")]],
+            labels: &[
+                &[("from", "ESTABLISHED"), ("to", "CLOSE")],
+                &[("from", "CLOSE_WAIT"), ("to", "CLOSE")],
+                &[("from", "unknown"), ("to", "CLOSE")],
+            ],
         }],
     },
 ];
