@@ -21,6 +21,7 @@ use crate::lab::wait::{equal, until};
 const PORT: u16 = 8110;
 const LIMIT: Duration = Duration::from_secs(10);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
+const RETAIN: Duration = Duration::from_millis(600);
 
 /// A cgroup of the test's own, removed at the end.
 struct Cgroup {
@@ -100,7 +101,9 @@ fn series_of_a_service_that_restarts_never_fall() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
     let netns = Netns::single();
     let watch = Watch::from_now(&netns);
-    let agent = Agent::with(PASS_INTERVAL, &["--retain", "600ms"]);
+    // The next start must come within that, or nobody inherits.
+    let retain = patient(RETAIN);
+    let agent = Agent::with(PASS_INTERVAL, &["--retain", &format!("{}ms", retain.as_millis())]);
     let name = format!("tracer-live-{}.service", std::process::id());
     let unit = ("unit", name.as_str());
     for start in 1..=3 {
@@ -109,7 +112,8 @@ fn series_of_a_service_that_restarts_never_fall() {
         let listener = seven_drops(&netns, &cgroup);
         until("this start's drops", LIMIT, || owns(&agent, &netns, unit, start * 7));
         // Long enough for the rows of the last start to be removed, and for a fall to show.
-        for _ in 0..15 {
+        let deadline = Instant::now() + 5 * retain;
+        while Instant::now() < deadline {
             agent.await_pass();
             owns(&agent, &netns, unit, start * 7).unwrap_or_else(|error| panic!("the series changed: {error}"));
         }
