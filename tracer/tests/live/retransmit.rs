@@ -106,7 +106,9 @@ fn silence_shows_the_probe_and_the_timeouts() {
     let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
     assert_eq!(
         (by_cause("tail_loss_probe"), by_cause("rto")),
-        (watch.delta("TCPLossProbes"), watch.delta("TCPTimeouts"))
+        (watch.delta("TCPLossProbes"), watch.delta("TCPTimeouts")),
+        "{}",
+        agent.scrape().show("retransmit", &[("netns", &watch.inode)])
     );
 }
 
