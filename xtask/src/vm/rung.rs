@@ -42,6 +42,12 @@ impl Rung {
         }
     }
 
+    /// Whether a release needs it on every kernel: these are the rungs that differ by kernel. Of the others
+    /// one kernel is enough.
+    pub(crate) const fn is_of_every_kernel(self) -> bool {
+        matches!(self, Self::Best | Self::Kprobe | Self::Packet)
+    }
+
     /// Kinds of hooks that the agent is told to leave alone.
     pub(crate) const fn without(self) -> &'static str {
         match self {
