@@ -1,7 +1,7 @@
 //! Retransmitted segments under real loss: every one is counted, with its cause, the role of the
 //! socket that sent it and the server's port.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::lab::machine::machine;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::results::note_difference;
 use crate::lab::rungs::Signal;
+use crate::lab::setting::patient;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::until;
 
@@ -102,6 +103,9 @@ fn silence_shows_the_probe_and_the_timeouts() {
     connection.client.write_all(b"lost").unwrap();
     wait_for_retransmits(&watch, 4);
     drop(firewall);
+    // The next time-out is seconds away by now, and must not come between the readings.
+    connection.server.set_read_timeout(Some(patient(GIVE_UP))).unwrap();
+    connection.server.read_exact(&mut [0; 4]).unwrap();
     assert_closes(&agent, &[&watch]);
     let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
     assert_eq!(

@@ -115,8 +115,9 @@ impl Qemu {
         let (machine, processor, console) = match (self.arch, self.accelerator) {
             (Arch::X86_64, Accelerator::Kvm) => ("q35,accel=kvm", "host", "ttyS0"),
             (Arch::X86_64, Accelerator::Tcg) => ("q35", "max", "ttyS0"),
-            (Arch::Aarch64, Accelerator::Kvm) => ("virt,accel=kvm", "host", "ttyAMA0"),
-            (Arch::Aarch64, Accelerator::Tcg) => ("virt", "max,pauth-impdef=on", "ttyAMA0"),
+            (Arch::Aarch64, Accelerator::Kvm) => ("virt,accel=kvm,gic-version=host", "host", "ttyAMA0"),
+            // The newest processors have more to emulate.
+            (Arch::Aarch64, Accelerator::Tcg) => ("virt,gic-version=3", "cortex-a72", "ttyAMA0"),
         };
         let mut command = process::command(self.program);
         command.args(["-machine", machine, "-cpu", processor, "-smp", PROCESSORS]);
