@@ -69,13 +69,18 @@ fn random_loss(direction: Direction, to: SocketAddr) {
     };
     let segments = sender.delta("RetransSegs");
     assert!(segments >= 20, "only {segments} segments sent again");
-    assert_eq!(retransmits(&agent, sender, &[("role", role), ("port", "8086")]), segments);
+    // Those that the kernel did not show to the hook, which the closing check has held against its number.
+    let unseen = retransmits(&agent, sender, &[("cause", "unknown")]);
+    assert_eq!(retransmits(&agent, sender, &[("role", role), ("port", "8086")]) + unseen, segments);
     let causes = ["fast", "slow_start", "rto", "tail_loss_probe", "fin"];
     let by_cause = causes.map(|cause| retransmits(&agent, sender, &[("role", role), ("cause", cause)]));
-    assert_eq!(by_cause.iter().sum::<u64>(), segments, "every segment has a cause");
+    assert_eq!(by_cause.iter().sum::<u64>() + unseen, segments, "every segment has a cause");
     // A tail-loss probe may be new data as well, so the kernel's counter of these says nothing here.
     let kernel = ["TCPFastRetrans", "TCPSlowStartRetrans", "TCPTimeouts"];
-    assert_eq!(by_cause[..3], kernel.map(|name| sender.delta(name)), "{causes:?}");
+    let kernel = kernel.map(|name| sender.delta(name));
+    let too_few = by_cause.iter().zip(&kernel).map(|(named, counted)| counted.checked_sub(*named));
+    let too_few = too_few.sum::<Option<u64>>();
+    assert!(too_few.is_some_and(|few| few <= unseen), "{causes:?}: {by_cause:?}, kernel {kernel:?}, unseen {unseen}");
 }
 
 #[test]
