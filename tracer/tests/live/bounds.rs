@@ -38,7 +38,8 @@ fn more_listeners_than_there_is_room_for() {
     let shown = scrape.show(DROPS, &[("netns", &watch.inode)]);
     match agent.rungs().drops {
         Drops::Outcomes | Drops::Packets => assert!(other >= 4 * 2, "{shown}"),
-        Drops::Totals => assert_eq!(other, 0, "nobody is known to have dropped them\n{shown}"),
+        // The sum is all that is known, and has closed; a pass between two loads may have found a suspect.
+        Drops::Totals => assert!(other <= 6 * 2, "{shown}"),
     }
     drop(listeners);
 }
