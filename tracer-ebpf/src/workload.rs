@@ -43,7 +43,9 @@ pub fn count(netns: Netns, key: &CounterKey, n: u64) {
 fn admit(inum: u32, key: &CounterKey, n: u64) {
     note_netns(key.netns, inum);
     let mut row = *key;
-    if row.cgroup != 0 && !has_workload(&row) {
+    // A count by namespace has neither. A socket has a port alone where its cgroup cannot be read.
+    let is_of_workload = row.cgroup != 0 || row.port != PORT_OTHER;
+    if is_of_workload && !has_workload(&row) {
         count_other(&row, n);
         return;
     }

@@ -182,10 +182,9 @@ impl Maps {
     pub fn remove_counter(&self, key: &CounterKey) -> io::Result<bool> {
         let removed = self.map_counters()?.delete(key)?;
         Map::<CounterKey, u64>::new(self.other.as_fd())?.delete(key)?;
-        if key.cgroup != 0 {
-            let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
-            Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?.delete(&workload)?;
-        }
+        // There is none if this is a count by namespace; where sockets' cgroups cannot be read, it has cgroup 0.
+        let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
+        Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?.delete(&workload)?;
         if key.port != 0 {
             let port = PortKey { netns: key.netns, cgroup: key.cgroup, port: key.port, role: key.role, zero: [0; 5] };
             Map::<PortKey, u64>::new(self.ports.as_fd())?.delete(&port)?;
