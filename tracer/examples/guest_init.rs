@@ -34,8 +34,11 @@ struct Plan {
     results: String,
 }
 
+/// The exit code of a test runner that saw tests fail.
+const FAILED_TESTS: i32 = 101;
+
 /// One command.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
     name: String,
@@ -47,6 +50,9 @@ struct Step {
     says: Vec<String>,
     /// Its output is for the host as well.
     captured: bool,
+    /// It runs tests that are given a second try if they fail: an emulated processor may stand still for longer
+    /// than the kernel's timers run.
+    second_try: bool,
     /// It talks to whoever sits at the console.
     interactive: bool,
 }
@@ -141,6 +147,10 @@ impl Step {
     fn take(&self) -> Result<()> {
         println!("== {}", self.name);
         let (status, said) = if self.interactive { (self.command().status()?, String::new()) } else { self.listen()? };
+        let (status, said) = match self.failed_tests(status, &said) {
+            failed if failed.is_empty() => (status, said),
+            failed => self.try_again(&failed)?,
+        };
         let Some(code) = status.code() else {
             bail!("ended by signal {}", status.signal().unwrap_or_default());
         };
@@ -149,6 +159,22 @@ impl Step {
             ensure!(said.contains(words.as_str()), "its output lacks {words:?}");
         }
         Ok(())
+    }
+
+    /// The tests to try again: those that the test runner named, if it ended as one that saw failures.
+    fn failed_tests<'a>(&self, status: ExitStatus, said: &'a str) -> Vec<&'a str> {
+        if !self.second_try || status.code() != Some(FAILED_TESTS) {
+            return Vec::new();
+        }
+        said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
+    }
+
+    fn try_again(&self, failed: &[&str]) -> Result<(ExitStatus, String)> {
+        println!("guest:again:{}", failed.join(" "));
+        println!("== once more: {}", failed.join(" "));
+        let words = self.command.iter().map(String::as_str).chain(["--exact"]).chain(failed.iter().copied());
+        let again = Self { command: words.map(str::to_owned).collect(), second_try: false, ..self.clone() };
+        again.listen()
     }
 
     /// Runs the command, shows what it says as it comes, and gives it back.

@@ -280,6 +280,7 @@ impl Ground {
             rung: run.rung.name().to_owned(),
             is_whole: matches!(self.wish, Wish::Tests(None)),
             has_passed: said.success(),
+            tried_again: said.of("again").flat_map(str::split_whitespace).map(str::to_owned).collect(),
             doctor: serde_json::from_str(&said.captured("doctor")).unwrap_or_default(),
             tests: said.of("result").map(serde_json::from_str).collect::<Result<_, _>>().context("reading results")?,
         };

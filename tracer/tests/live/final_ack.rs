@@ -2,6 +2,7 @@
 //! apart from drops of SYNs.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::lab::Lab;
@@ -16,6 +17,9 @@ use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
 use crate::lab::wait::until;
 
 const PORT: u16 = 8082;
+/// Ports of the clients that come too late, and the ACKs of theirs that are held.
+const LATE: RangeInclusive<u16> = 7001..=7004;
+const HELD: &str = "tcp sport 7001-7004 tcp flags & (syn | ack) == ack drop";
 const LIMIT: Duration = Duration::from_secs(5);
 
 fn held_acks_meet_a_full_queue(to: SocketAddr) {
@@ -28,19 +32,20 @@ fn held_acks_meet_a_full_queue(to: SocketAddr) {
         assert_drops(&agent, &[("netns", &watch.inode)], &expected);
     };
 
-    // Four clients get their SYN-ACK, their ACKs are held.
-    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
-    let late: Vec<_> = Client::connect_many(&pair.client, to, 4).into_iter().map(Client::into_stream).collect();
+    // Four clients get their SYN-ACK, their ACKs are held, however often the server asks for them.
+    let hold = || Firewall::install(&pair.client, "output", HELD);
+    let firewall = hold();
+    let late: Vec<_> = Client::connect_from(&pair.client, LATE, to).into_iter().map(Client::into_stream).collect();
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 4);
-    drop(firewall);
     // Six others take all the room; then the server asks the four again, and their ACKs come too late.
     let quick: Vec<_> = Client::connect_many(&pair.client, to, 6).into_iter().map(Client::into_stream).collect();
+    drop(firewall);
     until("drops of last ACKs", LIMIT, || match watch.delta("ListenDrops") {
         drops if drops >= 8 => Ok(()),
         drops => Err(format!("ListenDrops {drops}")),
     });
     // Hold them again, so that only SYNs are dropped from here on.
-    let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
+    let firewall = hold();
     assert_closes(&agent, &[&watch]);
     let at_ack = watch.delta("ListenDrops");
     assert_eq!(watch.delta("ListenOverflows"), at_ack);

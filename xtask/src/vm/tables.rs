@@ -173,6 +173,10 @@ fn otherwise(found: &Found) -> String {
             parts.push(format!("`{}`: {signal} {difference:+}", test.name));
         }
     }
+    if !found.tried_again.is_empty() {
+        let names: Vec<_> = found.tried_again.iter().map(|name| format!("`{name}`")).collect();
+        parts.push(format!("passed at the second try: {}", names.join(", ")));
+    }
     let cost = |ladder: &Ladder| Some(ladder.cost.clone()).filter(|cost| !cost.is_empty());
     parts.extend(found.doctor.signals.iter().filter_map(cost));
     if parts.is_empty() { "–".to_owned() } else { parts.join("; ") }
@@ -230,6 +234,7 @@ mod tests {
             rung: rung.into(),
             is_whole: true,
             has_passed: true,
+            tried_again: Vec::new(),
             doctor: Doctor { signals: vec![ladder] },
             tests: vec![test],
         }

@@ -3,7 +3,8 @@
 //! All sockets are non-blocking: a test decides itself how long it waits. A socket belongs to the
 //! namespace it was made in and is used from any thread.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -104,6 +105,17 @@ impl Client {
         netns.run(|| (0..count).map(|_| Self::connect_here(to)).collect())
     }
 
+    /// Connects from each of these ports, so that a firewall can tell these clients from others.
+    pub(crate) fn connect_from(netns: &Netns, ports: RangeInclusive<u16>, to: SocketAddr) -> Vec<Self> {
+        let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let connect = |port| {
+            let fd = stream_socket(&to);
+            bind(&fd, &SocketAddr::new(any, port)).unwrap();
+            Self::on(fd, to)
+        };
+        netns.run(|| ports.map(connect).collect())
+    }
+
     /// Connects with the first data in the SYN.
     pub(crate) fn fast_open(netns: &Netns, to: SocketAddr, data: &[u8]) -> Self {
         /// `MSG_FASTOPEN`
@@ -119,7 +131,10 @@ impl Client {
 
     /// For threads that are in their namespace already.
     pub(crate) fn connect_here(to: SocketAddr) -> Self {
-        let fd = stream_socket(&to);
+        Self::on(stream_socket(&to), to)
+    }
+
+    fn on(fd: OwnedFd, to: SocketAddr) -> Self {
         let result = match connect(&fd, &to) {
             Ok(()) => Some(Ok(())),
             Err(Errno::INPROGRESS) => None,
