@@ -260,7 +260,7 @@ impl Ground {
         archive.copy(&self.built.init, "init")?;
         archive.copy(&self.built.agent, plan::AGENT.trim_start_matches('/'))?;
         archive.copy(&self.built.live_tests, plan::SUITE.trim_start_matches('/'))?;
-        let mut plan = plan::plan(run.rung, wish);
+        let mut plan = plan::plan(run.rung, wish, self.qemu.accelerator == Accelerator::Tcg);
         for module in modules::in_load_order(&run.kernel.modules)? {
             let place = format!("modules/{}.ko", module.name);
             archive.file(&place, &module.bytes, 0o644)?;

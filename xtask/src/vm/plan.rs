@@ -50,8 +50,8 @@ pub(super) enum Wish {
     Shell,
 }
 
-/// The plan for a rung.
-pub(super) fn plan(rung: Rung, wish: &Wish) -> Plan {
+/// The plan for a rung. Only on emulated processors do tests get a second try.
+pub(super) fn plan(rung: Rung, wish: &Wish, is_emulated: bool) -> Plan {
     let mut steps = vec![step("loopback", &["ip", "link", "set", "lo", "up"])];
     let mut hidden = Vec::new();
     if rung == Rung::NoBtf {
@@ -61,7 +61,7 @@ pub(super) fn plan(rung: Rung, wish: &Wish) -> Plan {
         Wish::Nothing => {}
         Wish::Shell => steps.push(shell(rung)),
         Wish::Tests(_) if rung == Rung::NoBtf => steps.extend(refusals()),
-        Wish::Tests(filter) => steps.extend([doctor(rung), suite(rung, filter.as_deref())]),
+        Wish::Tests(filter) => steps.extend([doctor(rung), suite(rung, filter.as_deref(), is_emulated)]),
     }
     Plan { modules: Vec::new(), hidden, steps, results: RESULTS.to_owned() }
 }
@@ -88,14 +88,14 @@ fn doctor(rung: Rung) -> Step {
     Step { exit: vec![0, 1], captured: true, ..step("doctor", &command) }
 }
 
-fn suite(rung: Rung, filter: Option<&str>) -> Step {
+fn suite(rung: Rung, filter: Option<&str>, second_try: bool) -> Step {
     // One after the other, for the hooks see the whole machine; and also what changes the machine.
     let mut command = vec![SUITE, "--test-threads=1", "--include-ignored"];
     // Who names a test gets it.
     let left_out = if filter.is_some() { &[] } else { rung.left_out() };
     command.extend(left_out.iter().flat_map(|module| ["--skip", module]));
     command.extend(filter);
-    Step { environment: environment(rung), second_try: true, ..step("live tests", &command) }
+    Step { environment: environment(rung), second_try, ..step("live tests", &command) }
 }
 
 fn environment(rung: Rung) -> BTreeMap<String, String> {
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn the_suite_runs_on_every_rung_but_the_one_that_refuses() {
         for rung in Rung::ALL {
-            let plan = plan(rung, &Wish::Tests(None));
+            let plan = plan(rung, &Wish::Tests(None), true);
             let has_suite = names(&plan).contains(&"live tests");
             assert_eq!(has_suite, rung != Rung::NoBtf, "{rung:?}");
             assert_eq!(plan.hidden.is_empty(), rung != Rung::NoBtf, "{rung:?}");
@@ -156,11 +156,12 @@ mod tests {
 
     #[test]
     fn what_is_taken_away_is_taken_from_doctor_and_tests_alike() {
-        let plan = plan(Rung::Packet, &Wish::Tests(Some("retransmit".to_owned())));
+        let plan = plan(Rung::Packet, &Wish::Tests(Some("retransmit".to_owned())), false);
         let [_, doctor, suite] = plan.steps.as_slice() else { panic!("{:?}", names(&plan)) };
         assert!(doctor.command.ends_with(&["--disable-hooks".to_owned(), "fentry,kprobe".to_owned()]));
         assert_eq!(suite.environment["TRACER_LIVE_WITHOUT"], "fentry,kprobe");
         assert_eq!(suite.command.last().map(String::as_str), Some("retransmit"));
         assert!(!suite.command.contains(&"--skip".to_owned()));
+        assert!(!suite.second_try);
     }
 }
