@@ -13,6 +13,7 @@ use crate::lab::equations::TRANSITIONS;
 use crate::lab::load::churn;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::rungs::{Drops, Signal};
+use crate::lab::setting::is_slow;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
 
@@ -46,6 +47,9 @@ fn edge(clients: &Netns, server: &Netns, address: SocketAddr) {
     closing.check();
 
     let drops = watch.delta("ListenDrops");
+    if !is_slow() {
+        assert_eq!(watch.delta("TCPReqQFullDoCookies"), 0, "no cookies may be in play");
+    }
     assert_eq!(watch.delta("ListenOverflows"), drops);
     let labels = [("netns", watch.inode.as_str()), ("port", "8083")];
     if closing.is_exact() {

@@ -14,6 +14,7 @@ use super::machine::machine;
 use super::results::{note_closed, note_difference, note_reason, note_unknown};
 use super::rungs::Drops;
 use super::scrape::{Sample, Scrape};
+use super::setting::is_slow;
 use super::wait::{equal, until};
 
 /// Passes are 200 ms apart in most tests, and an unattributed count must stand in two of them; but
@@ -59,10 +60,11 @@ impl<'a> Closing<'a> {
     /// come. Before 6.15 that of a last ACK is a child, which may be missing for another reason; before
     /// 6.6 cgroup programs do not see SYN-ACKs over IPv6, and those with a cookie carry no socket on any
     /// kernel, so that the queue's length has to decide. Cookies come into play where processors are so
-    /// slow that handshakes queue up.
+    /// slow that handshakes queue up; elsewhere they are no excuse.
     pub(crate) fn at_the_edge(agent: &'a Agent, watches: &[&'a Watch<'a>]) -> Self {
         let cookies = || watches.iter().any(|watch| watch.delta("TCPReqQFullDoCookies") > 0);
-        let inexact_drops = agent.rungs().drops == Drops::Packets && (machine().kernel < (6, 15, 0) || cookies());
+        let inexact_drops =
+            agent.rungs().drops == Drops::Packets && (machine().kernel < (6, 15, 0) || is_slow() && cookies());
         Self { inexact_drops, ..Self::of(agent, watches) }
     }
 

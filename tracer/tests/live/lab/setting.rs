@@ -59,12 +59,21 @@ pub(crate) fn agent_command() -> Command {
 
 /// An upper limit of waiting, as long as this machine needs.
 pub(crate) fn patient(limit: Duration) -> Duration {
+    limit.mul_f64(patience())
+}
+
+/// Whether this machine was said to be a slow one.
+pub(crate) fn is_slow() -> bool {
+    patience() > 1.0
+}
+
+fn patience() -> f64 {
     let factor = match var("TRACER_LIVE_PATIENCE") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("TRACER_LIVE_PATIENCE is no number: {text:?}")),
         Err(_) => 1.0,
     };
     assert!(factor >= 1.0, "TRACER_LIVE_PATIENCE is below 1: {factor}");
-    limit.mul_f64(factor)
+    factor
 }
 
 /// The words between commas; none if the variable is unset or empty.
