@@ -60,8 +60,17 @@ pub(super) struct Said {
     tail: Vec<String>,
 }
 
-/// Lines of a guest's output that an error shows.
-const TAIL_MAX: usize = 30;
+/// Lines of a guest's output that an error shows: a kernel's last words are some seventy.
+const TAIL_MAX: usize = 80;
+
+/// How a kernel stops when a processor meets a breakpoint that nobody owns up to. The kernel writes them itself
+/// for the moment in which it changes its own code, as it does whenever a tracepoint is switched on or off.
+const STRAY_BREAKPOINT: &str = "Oops: int3:";
+
+/// The guest's kernel stopped at [`STRAY_BREAKPOINT`].
+#[derive(Debug, thiserror::Error)]
+#[error("the guest's kernel met a breakpoint that it did not know; its last words:\n{0}")]
+pub(super) struct StrayBreakpoint(String);
 
 impl Qemu {
     /// The program for this architecture, with emulated processors.
@@ -102,6 +111,9 @@ impl Qemu {
         let status = child.wait()?;
         let said = said?;
         if !said.has_ended() {
+            if said.tail.iter().any(|line| line.contains(STRAY_BREAKPOINT)) {
+                return Err(StrayBreakpoint(said.tail.join("\n")).into());
+            }
             bail!(
                 "the guest ended without a word ({status}); to repeat it: `{}`\n{}",
                 process::shown(&command),
@@ -236,7 +248,7 @@ mod tests {
 
     #[test]
     fn only_the_last_lines_are_kept() {
-        let lines: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+        let lines: Vec<_> = (0..150).map(|number| number.to_string()).collect();
         let said = said(&lines.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!((said.tail.len(), said.tail[0].as_str()), (TAIL_MAX, "70"));
     }

@@ -20,6 +20,9 @@ pub(super) struct Found {
     /// Whether all tests ran.
     pub(super) is_whole: bool,
     pub(super) has_passed: bool,
+    /// Whether the kernel stopped the first time, of itself.
+    #[serde(default)]
+    pub(super) booted_again: bool,
     /// Tests that passed, if at all, at the second try.
     #[serde(default)]
     pub(super) tried_again: Vec<String>,

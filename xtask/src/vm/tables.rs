@@ -173,6 +173,9 @@ fn otherwise(found: &Found) -> String {
             parts.push(format!("`{}`: {signal} {difference:+}", test.name));
         }
     }
+    if found.booted_again {
+        parts.push("the kernel stopped once at a breakpoint of its own while it changed its code".to_owned());
+    }
     if !found.tried_again.is_empty() {
         let names: Vec<_> = found.tried_again.iter().map(|name| format!("`{name}`")).collect();
         parts.push(format!("passed at the second try: {}", names.join(", ")));
@@ -234,6 +237,7 @@ mod tests {
             rung: rung.into(),
             is_whole: true,
             has_passed: true,
+            booted_again: false,
             tried_again: Vec::new(),
             doctor: Doctor { signals: vec![ladder] },
             tests: vec![test],
