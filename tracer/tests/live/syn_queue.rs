@@ -11,6 +11,7 @@ use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops, drops_are};
 use crate::lab::firewall::Firewall;
+use crate::lab::machine::machine;
 use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
 use crate::lab::rungs::Signal;
@@ -59,7 +60,12 @@ fn by_kernel(watch: &Watch<'_>) -> ([u64; 3], u64) {
     ([syn_queue, overflows, drops - syn_queue - overflows], drops)
 }
 
-/// Ten spoofed SYNs to a listener with room for 5 requests.
+/// How many requests this kernel queues for a listener with this backlog.
+fn room(backlog: u16) -> u64 {
+    machine().syn_queue_room(backlog).into()
+}
+
+/// Ten spoofed SYNs to a listener with a backlog of 4.
 fn ten_syns(syncookies: &str) -> ([u64; 3], u64) {
     let pair = pair(syncookies, "2048");
     let watch = Watch::from_now(&pair.server);
@@ -75,13 +81,13 @@ fn ten_syns(syncookies: &str) -> ([u64; 3], u64) {
 #[test]
 fn without_cookies_the_queue_drops() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    assert_eq!(ten_syns("0"), ([5, 0, 0], 0));
+    assert_eq!(ten_syns("0"), ([10 - room(4), 0, 0], 0));
 }
 
 #[test]
 fn with_cookies_nothing_is_dropped() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    assert_eq!(ten_syns("1"), ([0, 0, 0], 5));
+    assert_eq!(ten_syns("1"), ([0, 0, 0], 10 - room(4)));
 }
 
 #[test]
@@ -106,7 +112,7 @@ fn unproven_sources_are_pruned() {
     assert_reasons(&agent, &watch, [0, 0, 5]);
 }
 
-/// Fills the accept queue with 5 and the SYN queue with 10, shrinks both to 4, sends 6 more SYNs.
+/// Fills the accept queue with 5 and the SYN queue to its limit, shrinks both to 4, sends 6 more SYNs.
 fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
     let pair = pair(syncookies, "2048");
     // The requests must stay while the test looks.
@@ -117,10 +123,11 @@ fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
     let listener = Listener::open(&pair.server, address, 9);
     let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
     let raw = RawSender::open(&pair.client);
-    raw.flood(to, 10);
-    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 10);
+    let room = machine().syn_queue_room(9);
+    raw.flood(to, room);
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), usize::from(room));
     listener.listen_again(4);
-    for number in 10..16 {
+    for number in room..room + 6 {
         raw.send(spoofed(number), to, SYN);
     }
     assert_closes(&agent, &[&watch]);
@@ -198,8 +205,9 @@ fn queue_of_an_ipv6_listener_without_cookies() {
     // Clients that never hear of their SYN-ACKs stay in the SYN queue.
     let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
     let clients = Client::connect_many(&pair.client, address, 10);
-    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), 5);
-    assert_eq!(by_kernel(&watch), ([5, 0, 0], 5));
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), usize::from(machine().syn_queue_room(4)));
+    let drops = 10 - room(4);
+    assert_eq!(by_kernel(&watch), ([drops, 0, 0], drops));
     assert_closes(&agent, &[&watch]);
     assert_reasons_are_the_kernels(&agent, &watch);
     drop((clients, firewall));

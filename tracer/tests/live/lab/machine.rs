@@ -47,6 +47,24 @@ pub(crate) fn machine() -> &'static Machine {
     })
 }
 
+impl Machine {
+    /// How many requests the SYN queue of a listener with this backlog holds: one more than that since a
+    /// correction of January 2025, which went into the stable series as well.
+    pub(crate) fn syn_queue_room(&self, backlog: u16) -> u16 {
+        let (major, minor, patch) = self.kernel;
+        let corrected_by = match (major, minor) {
+            (5, 10) => 234,
+            (5, 15) => 177,
+            (6, 1) => 125,
+            (6, 6) => 72,
+            (6, 12) => 10,
+            newer if newer >= (6, 13) => 0,
+            _ => u16::MAX,
+        };
+        backlog + u16::from(patch >= corrected_by)
+    }
+}
+
 fn kernel() -> Version {
     let uname = rustix::system::uname();
     version(&uname.release().to_string_lossy(), &uname.version().to_string_lossy())
