@@ -57,7 +57,7 @@ fn target_dir() -> PathBuf {
     workspace::root().join("target")
 }
 
-/// What a test guest is given.
+/// What a test guest is given, and what the live tests of this machine take from it.
 pub(crate) struct GuestParts {
     /// Its first process.
     pub(crate) init: PathBuf,

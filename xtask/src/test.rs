@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{setup, tidy, vm};
+use crate::{build, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -116,9 +116,11 @@ fn integration() -> Result<()> {
     process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "integration"]))
 }
 
-/// One after the other: each compares counts of namespaces it owns, but the hooks are machine-wide.
+/// The agent as it is released, as in guests. One test after the other: each compares counts of namespaces that
+/// it owns, but the hooks are machine-wide.
 fn live() -> Result<()> {
-    process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "live", "--", "--test-threads=1"]))
+    let parts = build::guest_parts(Arch::native()?)?;
+    process::run(command(parts.live_tests).arg("--test-threads=1").env("TRACER_LIVE_AGENT", parts.agent))
 }
 
 /// The kernels of the matrix have the functions that the programs are attached to, as they are quoted.

@@ -132,9 +132,31 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
     for (values, queues) in &queues.queues {
         queues.show(rows, values);
     }
-    if sources.maps.listeners_max().is_ok_and(|max| counts.listeners.len() >= max as usize) {
+    let room = sources.maps.listeners_max().map_or(usize::MAX, |max| max as usize);
+    if counts.listeners.len() >= room {
         pending_without_room(rows, &pending, namespaces);
     }
+    if counts.listeners.len() >= room / 2 {
+        other_listeners_from_zero(rows, sources);
+    }
+}
+
+/// A series that begins with a value has no increase, so the `_other` rows are there before anything
+/// counts in them. Not before half of the room is used: most nodes never need them.
+fn other_listeners_from_zero(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    for namespace in sources.view.namespaces.iter().filter(|namespace| namespace.alive) {
+        for reason in reasons(sources.report) {
+            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason.name()]), 0.0);
+        }
+        rows.add(MetricId::TcpAcceptedConnections, &other_listener(namespace, &[]), 0.0);
+        if counts_synack_retransmits(sources.report) {
+            rows.add(MetricId::TcpSynackRetransmits, &other_listener(namespace, &[]), 0.0);
+        }
+    }
+}
+
+fn counts_synack_retransmits(report: &Report) -> bool {
+    report.of(Signal::SynackRetransmits).is_some_and(|ladder| ladder.rung.is_some())
 }
 
 /// What the kernel side will count in the `_other` row, because it has no room for another listener.
@@ -267,7 +289,7 @@ fn listener_counts(
         rows.add(MetricId::TcpListenDrops, &with(values, &[reason.name()]), number(counted));
     }
     rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(stats.accepted));
-    if report.of(Signal::SynackRetransmits).is_some_and(|ladder| ladder.rung.is_some()) {
+    if counts_synack_retransmits(report) {
         rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(stats.synack_retransmits));
     }
 }

@@ -24,7 +24,8 @@ use super::wait::until;
 /// Loading and attaching takes well under a second; the first pass on a busy node some more.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-const HTTP_LIMIT: Duration = Duration::from_secs(5);
+/// Ten thousand listeners are some seconds of a build without optimisation.
+const HTTP_LIMIT: Duration = Duration::from_secs(30);
 /// A pass that was slow under load puts off the next, because passes keep to a share of a core.
 const PASS_LIMIT: Duration = Duration::from_secs(30);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
