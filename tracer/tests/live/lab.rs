@@ -12,6 +12,7 @@ pub(crate) mod drops;
 pub(crate) mod equations;
 pub(crate) mod firewall;
 pub(crate) mod foreign;
+pub(crate) mod holders;
 pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod netns;
