@@ -309,6 +309,80 @@ pub struct ListenerSocket {
     pub holder_comm: [u8; 16],
 }
 
+/// Whose sockets a row of the socket pass counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketsKey {
+    /// As in [`ListenerKey::netns`].
+    pub netns: u64,
+    /// cgroup v2 id of the sockets, or where that is the root of the process that holds them; or
+    /// [`CGROUP_OTHER`].
+    pub cgroup: u64,
+    /// Thread-group id of that process where its cgroup is the root as well (v1 and hybrid hosts),
+    /// else 0.
+    pub holder_tgid: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Slots for counts by state: a power of two, so that the verifier sees the index's bound.
+pub const STATE_SLOTS: usize = 16;
+
+/// Sockets of one [`SocketsKey`], as one walk found them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketsRow {
+    /// Since when (ktime nanoseconds) the oldest one in CLOSE_WAIT is there, at the latest; 0 = none is.
+    pub close_wait_since_ns: u64,
+    /// [`SocketWalk::generation`] of the walk that counted.
+    pub generation: u32,
+    /// Network namespace inode number.
+    pub netns_inum: u32,
+    /// Sockets by state, numbered as in [`crate::state`].
+    pub counts: [u32; STATE_SLOTS],
+}
+
+/// One walk over open sockets. The agent clears it and sets the generation before the walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketWalk {
+    /// When the walk came to its first socket, ktime nanoseconds; 0 = not yet.
+    pub started_ns: u64,
+    /// The kernel's ticks at that time.
+    pub started_jiffies: u64,
+    /// Number of the walk, from 1 on.
+    pub generation: u32,
+    /// Sockets that may come up again in this walk, and so are remembered.
+    pub shared: u32,
+    /// Descriptors whose sockets found no room in the maps.
+    pub uncounted: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Sockets that one walk remembers because several descriptors may lead to them: workers that were
+/// forked with open connections have hundreds each.
+pub const SHARED_SOCKETS_MAX: u32 = 12_288;
+/// Sockets in CLOSE_WAIT that walks remember: more than processes of the usual 1 024 descriptors leak.
+pub const CLOSE_WAIT_SEEN_MAX: u32 = 16_384;
+
+/// What walks remember of a socket in CLOSE_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CloseWaitSeen {
+    /// Since when it is in CLOSE_WAIT, at the latest; ktime nanoseconds.
+    pub since_ns: u64,
+    /// The last walk that saw it there.
+    pub generation: u32,
+    /// `skc_hash`, made from its addresses and ports: the kernel gives a freed socket's address to
+    /// another.
+    pub hash: u32,
+}
+
+const _: () = assert!(size_of::<SocketsKey>() == 24);
+const _: () = assert!(size_of::<SocketsRow>() == 80);
+const _: () = assert!(size_of::<SocketWalk>() == 32);
+const _: () = assert!(size_of::<CloseWaitSeen>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 40);
 const _: () = assert!(size_of::<ListenerStats>() == 168);
 const _: () = assert!(size_of::<CounterKey>() == 24);

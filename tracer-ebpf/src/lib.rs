@@ -54,6 +54,8 @@ pub mod state {
     pub const FIN_WAIT2: u8 = 5;
     /// `TCP_CLOSE`
     pub const CLOSE: u8 = 7;
+    /// `TCP_CLOSE_WAIT`
+    pub const CLOSE_WAIT: u8 = 8;
     /// `TCP_LISTEN`
     pub const LISTEN: u8 = 10;
     /// `TCP_CLOSING`

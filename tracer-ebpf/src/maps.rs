@@ -5,10 +5,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_ebpf::{
-    counter::{CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey},
+    counter::{
+        CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen,
+        PendingHandshake, PortKey, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow, WorkloadKey,
+    },
     event::Kind,
 };
 
@@ -43,6 +46,29 @@ pub static PORTS: HashMap<PortKey, u64> = HashMap::with_max_entries(20_000, 0);
 /// Namespaces that a hook has met. A node has one per pod; 4 096 is eight times a busy node.
 #[map]
 pub static NETNS: HashMap<u64, NetnsSeen> = HashMap::with_max_entries(4_096, 0);
+
+/// Sockets by owner, as the last walk counted them. As many owners as [`WORKLOADS`] admits.
+#[map]
+pub static SOCKETS: HashMap<SocketsKey, SocketsRow> = HashMap::with_max_entries(5_000, 0);
+
+/// Sockets whose owner found no room, by namespace. As many as [`NETNS`].
+#[map]
+pub static SOCKETS_OTHER: HashMap<SocketsKey, SocketsRow> = HashMap::with_max_entries(4_096, 0);
+
+/// The walk over sockets that is under way, or the last one.
+#[map]
+pub static SOCKET_WALK: Array<SocketWalk> = Array::with_max_entries(1, 0);
+
+/// Walks that last counted a socket which several descriptors may lead to. A third more than one walk
+/// may use, so that it never throws out what it has put there itself.
+#[map]
+pub static SHARED_SOCKETS: LruHashMap<u64, u32> =
+    LruHashMap::with_max_entries(SHARED_SOCKETS_MAX + SHARED_SOCKETS_MAX / 3, 0);
+
+/// Sockets in CLOSE_WAIT that walks have seen. A leak of more has an oldest one all the same; the ages
+/// of those that find no room start again with each ACK.
+#[map]
+pub static CLOSE_WAIT_SEEN: LruHashMap<u64, CloseWaitSeen> = LruHashMap::with_max_entries(CLOSE_WAIT_SEEN_MAX, 0);
 
 /// The one ring. 1 MiB holds about 9 000 records; the reader is woken at an eighth of that. The reader
 /// maps it twice over, so every MiB here is two of its resident memory.

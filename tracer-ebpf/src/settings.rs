@@ -41,6 +41,8 @@ offsets! {
     skc_num = "sock_common.skc_num";
     /// Remote port, network order.
     skc_dport = "sock_common.skc_dport";
+    /// `u32` made from addresses and ports.
+    skc_hash = "sock_common.skc_hash";
     /// Remote IPv4 address.
     skc_daddr = "sock_common.skc_daddr";
     /// Bound IPv4 address.
@@ -65,6 +67,8 @@ offsets! {
     sk_protocol = "sock.sk_protocol";
     /// `struct cgroup *` (≥ 5.15; before, a tagged integer, which no typed load can follow).
     sk_cgroup = "sock.sk_cgrp_data.cgroup";
+    /// `struct socket *`; null while no process has accepted the socket, and after close.
+    sk_socket = "sock.sk_socket";
     /// `u32`, as `/proc/PID/ns/net` shows it.
     net_inum = "net.ns.inum";
     /// `u64` (≥ 5.12); before, a lazily made atomic: absent.
@@ -93,6 +97,8 @@ offsets! {
     icsk_ca_state = "inet_connection_sock.icsk_ca_state";
     /// Segments sent again over the socket's life.
     total_retrans = "tcp_sock.total_retrans";
+    /// Low half of the kernel's ticks when the last ACK came.
+    rcv_tstamp = "tcp_sock.rcv_tstamp";
     /// On a listener: when its SYN queue last overflowed.
     ts_recent_stamp = "tcp_sock.rx_opt.ts_recent_stamp";
     /// `struct sock_reuseport *` of a group.
@@ -129,6 +135,22 @@ offsets! {
     task_group_leader = "task_struct.group_leader";
     /// Thread-group id.
     task_tgid = "task_struct.tgid";
+    /// Id of the thread.
+    task_pid = "task_struct.pid";
+    /// When it was made, ktime nanoseconds.
+    task_start_time = "task_struct.start_time";
+    /// `struct files_struct *`.
+    task_files = "task_struct.files";
+    /// `struct signal_struct *`.
+    task_signal = "task_struct.signal";
+    /// Threads of a process.
+    signal_nr_threads = "signal_struct.nr_threads";
+    /// Threads that use a table of open files.
+    files_count = "files_struct.count.counter";
+    /// References to an open file, less one (≥ 6.13).
+    file_ref = "file.f_ref.refcnt.counter";
+    /// References to an open file (before).
+    file_count = "file.f_count.counter";
     /// 16 bytes.
     task_comm = "task_struct.comm";
     /// `struct css_set *`.
@@ -137,6 +159,8 @@ offsets! {
     css_dfl_cgrp = "css_set.dfl_cgrp";
     /// `struct sock *`.
     socket_sk = "socket.sk";
+    /// `struct file *`; null for the kernel's own sockets.
+    socket_file = "socket.file";
 }
 
 /// Switches and limits, fixed at load.
@@ -159,8 +183,8 @@ pub struct Settings {
     pub has_current_task_btf: u32,
     /// 1 = the SYN queue is full at its limit, not above it (before the January 2025 fix).
     pub syn_queue_full_at_limit: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Length of one of the kernel's ticks (jiffies), in nanoseconds.
+    pub tick_ns: u32,
 }
 
 impl Settings {
@@ -174,7 +198,7 @@ impl Settings {
         local_ports_packed: 0,
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
-        zero: 0,
+        tick_ns: 0,
     };
 }
 

@@ -59,6 +59,17 @@ impl Labels {
         self.owner(cgroup, None, namespace, now)
     }
 
+    /// The same for a socket that a process is known to hold.
+    pub fn workload_of_holder(
+        &mut self,
+        cgroup: u64,
+        holder: Option<u32>,
+        namespace: &Namespace,
+        now: Instant,
+    ) -> Option<Arc<Owner>> {
+        self.owner(cgroup, holder, namespace, now)
+    }
+
     fn owner(&mut self, cgroup: u64, holder: Option<u32>, namespace: &Namespace, now: Instant) -> Option<Arc<Owner>> {
         if cgroup == CGROUP_OTHER {
             return Some(Arc::new(Owner { unit: OTHER.to_owned(), ..Owner::default() }));

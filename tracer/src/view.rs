@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use crate::{
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         reconcile::Books,
         snapshot::Listener,
+        sockets::Sockets,
     },
 };
 
@@ -26,6 +28,8 @@ pub struct View {
     pub namespaces: Vec<Namespace>,
     /// Listening sockets by identity.
     pub listeners: BTreeMap<ListenerKey, Listener>,
+    /// Open sockets by owner; `None` while no walk has counted them.
+    pub sockets: Option<Arc<Sockets>>,
     /// Value of series that were removed.
     pub retired: Totals,
     /// Counts of dead namespaces that no reading of the kernel confirms.

@@ -8,5 +8,6 @@ pub mod listener_drop;
 pub mod packet;
 pub mod retransmit;
 pub mod snapshot;
+pub mod sockets;
 pub mod state;
 pub mod time_wait;

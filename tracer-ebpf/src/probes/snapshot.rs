@@ -1,6 +1,7 @@
 //! The listener pass: one [`ListenerSocket`] for each listening socket, written to the iterator's
 //! file. The task_file walk covers all namespaces and names the holder; the tcp walk serves kernels
-//! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it.
+//! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it. The
+//! socket pass ([`super::sockets`]) is the same walk with counts beside the records.
 
 use core::ffi::c_void;
 
@@ -15,18 +16,32 @@ use crate::{
 
 /// Pointer number `index` of an iterator's context.
 #[inline(always)]
-fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
+pub fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
     let field = ctx.cast::<*const u8>().wrapping_add(index);
     // SAFETY: the verifier knows the context's layout and refuses anything outside it.
     unsafe { *field }
 }
 
-/// Writes a record if `sk` is a TCP listener. `task` is null in a namespace-bound walk.
+/// The full TCP socket behind an open file, as `struct tcp_sock *`; null if it is something else.
 #[inline(always)]
-fn write_listener(ctx: *mut c_void, sk: *const u8, task: *const u8) {
-    let tcp = Direct.tcp_sock(sk);
-    if tcp.is_null() || Direct.load::<u8>(tcp, offset!(skc_state)) != state::LISTEN {
-        return;
+pub fn tcp_of_file(file: *const u8) -> *const u8 {
+    // SAFETY: the verifier checks that `file` is a `struct file *`.
+    let socket: *const u8 = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast();
+    if socket.is_null() {
+        return core::ptr::null();
+    }
+    let sk: *const u8 = Direct.load(socket, offset!(socket_sk));
+    if sk.is_null() { core::ptr::null() } else { Direct.tcp_sock(sk) }
+}
+
+/// Writes a record if `tcp`, a `struct tcp_sock *`, is a listener. `task` is null in a namespace-bound
+/// walk. False if the iterator's file had no room for it: then the kernel shows the same socket once
+/// more, at the next `read()`.
+#[inline(always)]
+#[must_use]
+pub fn write_listener(ctx: *mut c_void, tcp: *const u8, task: *const u8) -> bool {
+    if Direct.load::<u8>(tcp, offset!(skc_state)) != state::LISTEN {
+        return true;
     }
     let netns = sock::netns(Direct, tcp);
     let queues = sock::queues(Direct, tcp);
@@ -50,7 +65,9 @@ fn write_listener(ctx: *mut c_void, sk: *const u8, task: *const u8) {
     let meta = context_pointer(ctx, 0);
     let seq: *const u8 = Direct.load(meta, 0);
     // SAFETY: `seq` is the iterator's file; the record is initialised to its last byte.
-    unsafe { bpf_seq_write(seq.cast_mut().cast(), (&raw const record).cast(), size_of::<ListenerSocket>() as u32) };
+    let failed =
+        unsafe { bpf_seq_write(seq.cast_mut().cast(), (&raw const record).cast(), size_of::<ListenerSocket>() as u32) };
+    failed == 0
 }
 
 // match-proto: 5.8- int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
@@ -64,14 +81,9 @@ pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    // SAFETY: the verifier checks that `file` is a `struct file *`.
-    let socket: *const u8 = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast();
-    if socket.is_null() {
-        return 0;
-    }
-    let sk: *const u8 = Direct.load(socket, offset!(socket_sk));
-    if !sk.is_null() {
-        write_listener(ctx, sk, task);
+    let tcp = tcp_of_file(file);
+    if !tcp.is_null() {
+        let _ = write_listener(ctx, tcp, task);
     }
     0
 }
@@ -83,8 +95,12 @@ pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn listeners_by_netns(ctx: *mut c_void) -> i32 {
     let sk = context_pointer(ctx, 1);
-    if !sk.is_null() {
-        write_listener(ctx, sk, core::ptr::null());
+    if sk.is_null() {
+        return 0;
+    }
+    let tcp = Direct.tcp_sock(sk);
+    if !tcp.is_null() {
+        let _ = write_listener(ctx, tcp, core::ptr::null());
     }
     0
 }

@@ -5,6 +5,7 @@
 pub mod legacy;
 pub mod reaper;
 pub mod registry;
+pub mod socket_pass;
 pub mod worker;
 
 use std::{
@@ -24,6 +25,7 @@ use self::{
     legacy::Legacy,
     reaper::Reaper,
     registry::Registry,
+    socket_pass::SocketPass,
     worker::{Stop, Worker, lock},
 };
 use crate::{
@@ -141,6 +143,7 @@ pub async fn run(
         registry: Registry::default(),
         reaper: Reaper::new(shared.config.retain),
         legacy: Legacy::default(),
+        socket_pass: SocketPass::default(),
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;

@@ -14,6 +14,7 @@ use crate::{
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         reconcile::{BaselineFinder, Books, Closed, KernelFigures, Observation},
         snapshot::Listener,
+        sockets::Sockets,
     },
     view::Namespace,
 };
@@ -141,6 +142,14 @@ impl Registry {
         for (key, listener) in listeners {
             let entry = self.entries.entry(key.netns).or_insert_with(|| Entry::met(listener.netns_inum));
             // Somebody listens there: it lives, though nothing leads to it.
+            entry.quiet = None;
+        }
+    }
+
+    /// The same for sockets: the last that a process holds may be all that keeps a namespace.
+    pub fn note_sockets(&mut self, sockets: &Sockets) {
+        for owner in &sockets.owners {
+            let entry = self.entries.entry(owner.netns).or_insert_with(|| Entry::met(owner.netns_inum));
             entry.quiet = None;
         }
     }

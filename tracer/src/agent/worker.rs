@@ -15,6 +15,7 @@ use super::{
     legacy::Legacy,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
+    socket_pass::SocketPass,
 };
 use crate::{
     kernel::{
@@ -56,6 +57,8 @@ pub struct Worker {
     pub reaper: Reaper,
     /// Values that heirs have taken over.
     pub legacy: Legacy,
+    /// When open sockets are counted.
+    pub socket_pass: SocketPass,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -71,7 +74,7 @@ impl Worker {
         for _ in 0..ROUNDS_MAX {
             let discovery = netns::discover(&self.roots)?;
             let before = self.maps.read()?;
-            let (readings, _) = self.visit_all(&discovery, false);
+            let (readings, _) = self.visit_all(&discovery, None);
             let after = self.maps.read()?;
             if self.registry.observe_baselines(&readings, &before, &after) {
                 break;
@@ -101,8 +104,8 @@ impl Worker {
     }
 
     /// The time between two passes that keeps those of this cost to their share of a core.
-    fn stretched(&self, cpu: Duration) -> Duration {
-        stretched(self.interval, cpu, self.cpu_percent)
+    fn stretched(&mut self, cpu: Duration) -> Duration {
+        self.socket_pass.stretch(self.interval, cpu, self.cpu_percent)
     }
 
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
@@ -110,21 +113,26 @@ impl Worker {
         let started = Instant::now();
         let discovery = netns::discover(&self.roots)?;
         let before = self.maps.read()?;
-        let walks_by_netns = self.report.stands_on(Signal::ListenerPass, "tcp");
-        let (readings, mut sockets) = self.visit_all(&discovery, walks_by_netns);
+        let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
+        let (readings, mut sockets) = self.visit_all(&discovery, walks.netns);
         if self.stranded.is_some() {
             return Err(io::Error::other("the worker cannot return to the host's namespace"));
         }
         let after = self.maps.read()?;
         let namespaces_done = Instant::now();
-        if !walks_by_netns {
-            sockets = self.kernel.listeners(&self.report)?;
+        if let Some(program) = walks.node {
+            let found = self.socket_pass.time(|| self.kernel.walk(program))?;
+            if walks.node_has_listeners {
+                sockets = found;
+            }
         }
+        self.socket_pass.finish(&self.maps)?;
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
+        self.socket_pass.found.iter().for_each(|found| self.registry.note_sockets(found));
         for (key, listener) in &listeners {
             self.maps.admit_listener(key, listener.sockets)?;
         }
@@ -134,16 +142,20 @@ impl Worker {
         self.reap(&after, &listeners, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
-        let passes =
+        let mut passes =
             vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
+        passes.extend(self.socket_pass.pass());
+        let mut fills = self.maps.fill(&after)?;
+        fills.extend_from_slice(&self.socket_pass.fills);
         let view = View {
             namespaces: self.registry.view(&discovery),
             listeners,
+            sockets: self.socket_pass.found.clone(),
             retired: self.reaper.retired,
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
             passes,
-            fills: self.maps.fill(&after)?,
+            fills,
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
         };
@@ -240,11 +252,11 @@ impl Worker {
     }
 
     /// Reads every namespace that can be entered.
-    fn visit_all(&mut self, discovery: &Discovery, walk_listeners: bool) -> (Vec<Reading>, Vec<ListenerSocket>) {
+    fn visit_all(&mut self, discovery: &Discovery, walk: Option<&'static str>) -> (Vec<Reading>, Vec<ListenerSocket>) {
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
         let mut sockets = Vec::new();
         for namespace in discovery.namespaces.values() {
-            match self.visit(namespace, walk_listeners, &mut sockets) {
+            match self.visit(namespace, walk, &mut sockets) {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
@@ -262,16 +274,18 @@ impl Worker {
     fn visit(
         &mut self,
         namespace: &NetnsRef,
-        walk_listeners: bool,
+        walk: Option<&'static str>,
         sockets: &mut Vec<ListenerSocket>,
     ) -> Result<Option<Reading>, VisitError> {
         let has_cookie = self.kernel.has_net_cookie();
         let kernel = &mut self.kernel;
-        let report = &self.report;
+        let socket_pass = &mut self.socket_pass;
         netns::visit(namespace, |inside| {
             let id = if has_cookie { inside.net_cookie().ok()?? } else { u64::from(namespace.inum) };
             let counters = KernelCounters::read().ok()?;
-            if walk_listeners && let Ok(found) = kernel.listeners(report) {
+            if let Some(program) = walk
+                && let Ok(found) = socket_pass.time(|| kernel.walk(program))
+            {
                 sockets.extend(found);
             }
             Some(Reading {
@@ -285,13 +299,9 @@ impl Worker {
     }
 }
 
-fn stretched(interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {
-    interval.max(cpu * 100 / cpu_percent.max(1))
-}
-
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
 /// rarer than they need be.)
-fn thread_cpu_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
@@ -314,18 +324,4 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn replace<T>(slot: &Mutex<T>, value: T) {
     *lock(slot) = value;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passes_stretch_to_their_share_of_a_core() {
-        let second = Duration::from_secs(1);
-        assert_eq!(stretched(second, Duration::from_millis(9), 1), second);
-        assert_eq!(stretched(second, Duration::from_millis(30), 1), 3 * second);
-        assert_eq!(stretched(second, Duration::from_millis(30), 50), second);
-        assert_eq!(stretched(second, Duration::from_millis(900), 50), Duration::from_millis(1800));
-    }
 }

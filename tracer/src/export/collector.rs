@@ -18,7 +18,7 @@ use super::{
     metrics::MetricId,
     own::Own,
     rows::{ROWS_MAX, Rows, Suppressed},
-    value,
+    socket_rows, value,
 };
 use crate::{
     kernel::{
@@ -87,6 +87,7 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
         }
     }
     connect_retries(rows, sources, counts, &namespaces);
+    socket_rows::add(rows, sources, &namespaces);
     for namespace in &sources.view.namespaces {
         of_namespace(rows, namespace);
         unknown(rows, sources, namespace);
@@ -246,7 +247,7 @@ fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, pro
     [netns, pod_namespace, pod, container, unit, process, &labels.address, &labels.port]
 }
 
-fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&'a str; 5] {
+pub(super) fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&'a str; 5] {
     [&namespace.label, &owner.namespace, &owner.pod, &owner.container, &owner.unit]
 }
 

@@ -13,5 +13,6 @@ pub mod metrics;
 pub mod own;
 pub mod reference;
 pub mod rows;
+pub mod socket_rows;
 pub mod status;
 pub mod value;

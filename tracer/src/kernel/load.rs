@@ -5,18 +5,15 @@
 
 mod error;
 
-use std::{fs::File, io, io::Read, os::fd::AsFd};
+use std::{fs::File, io, os::fd::AsFd};
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use tracer_ebpf::{
-    counter::ListenerSocket,
-    settings::{ABSENT, Offsets, Settings, switch},
-};
-use zerocopy::{FromBytes, IntoBytes};
+use tracer_ebpf::settings::{ABSENT, Offsets, Settings, switch};
+use zerocopy::IntoBytes;
 
 pub use error::LoadError;
 
@@ -67,6 +64,19 @@ const OPTIONAL_OFFSETS: &[&str] = &[
     "tw_count",
     "sk_reuseport_cb",
     "reuse_synq_overflow_ts",
+    // Of the socket pass alone, which the kernel refuses without them.
+    "skc_hash",
+    "sk_socket",
+    "rcv_tstamp",
+    "task_pid",
+    "task_start_time",
+    "task_files",
+    "task_signal",
+    "signal_nr_threads",
+    "files_count",
+    "file_ref",
+    "file_count",
+    "socket_file",
 ];
 
 /// What the kernel's BTF says, kept small: the BTF itself is dropped after load.
@@ -168,8 +178,8 @@ impl Kernel {
             death_row_is_pointer: facts.death_row_is_pointer.into(),
             local_ports_packed: facts.local_ports_packed.into(),
             has_current_task_btf: facts.has_current_task_btf.into(),
-            zero: 0,
             syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
+            tick_ns: tick_ns(),
         };
         let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };
         let ebpf = EbpfLoader::new()
@@ -179,6 +189,7 @@ impl Kernel {
             .map_max_entries("EVENTS", options.ring_bytes)
             .map_max_entries("LISTENERS", options.listeners_max)
             .map_max_entries("WORKLOADS", options.workloads_max)
+            .map_max_entries("SOCKETS", options.workloads_max)
             .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(13))
             .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
             .load(OBJECT)
@@ -348,28 +359,9 @@ impl Kernel {
         Ok(self.maps()?.set_switches(bits)?)
     }
 
-    /// Runs the listener pass. With the task_file walk one call covers the node; with the tcp walk
-    /// the calling thread's namespace.
-    pub fn listeners(&mut self, report: &Report) -> io::Result<Vec<ListenerSocket>> {
-        let program = if report.stands_on(Signal::ListenerPass, "task_file") {
-            "listeners_by_task"
-        } else if report.stands_on(Signal::ListenerPass, "tcp") {
-            "listeners_by_netns"
-        } else {
-            return Ok(Vec::new());
-        };
-        let mut bytes = Vec::new();
-        self.open_iterator(program)?.read_to_end(&mut bytes)?;
-        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
-        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
-    }
-
-    fn open_iterator(&mut self, program: &str) -> io::Result<File> {
-        let Some(Program::Iter(program)) = self.ebpf.program_mut(program) else {
-            return Err(io::Error::other("the iterator is not in the eBPF object"));
-        };
-        let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
-        link.into_file().map_err(io::Error::other)
+    /// One of the loaded programs.
+    pub(super) fn program_mut(&mut self, name: &str) -> Option<&mut Program> {
+        self.ebpf.program_mut(name)
     }
 
     /// What the kernel knows of each loaded program.
@@ -377,6 +369,12 @@ impl Kernel {
     pub fn program_stats(&self) -> Vec<ProgramStats> {
         self.ebpf.programs().filter_map(|(name, program)| ProgramStats::read(name, program)).collect()
     }
+}
+
+/// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.
+fn tick_ns() -> u32 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(tick.tv_nsec).unwrap_or(0)
 }
 
 /// The number that aya-log gives to its debug level.
@@ -387,7 +385,9 @@ fn aya_log_debug_level() -> u8 {
 fn map_data(map: &aya::maps::Map) -> Option<&MapData> {
     use aya::maps::Map;
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => Some(data),
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
+            Some(data)
+        }
         _ => None,
     }
 }

@@ -18,6 +18,7 @@ use tracer_ebpf::{
 use super::{
     load::LoadError,
     sys::{Map, PerCpuArray, Update},
+    walk::SocketMaps,
 };
 use crate::pipeline::counters::Counts;
 
@@ -34,6 +35,9 @@ pub struct Maps {
     tallies: OwnedFd,
     pending: OwnedFd,
     switches: OwnedFd,
+    sockets: OwnedFd,
+    sockets_other: OwnedFd,
+    socket_walk: OwnedFd,
 }
 
 /// How full a map is.
@@ -61,6 +65,9 @@ impl Maps {
             tallies: fd("TALLIES")?,
             pending: fd("PENDING")?,
             switches: fd("SWITCHES")?,
+            sockets: fd("SOCKETS")?,
+            sockets_other: fd("SOCKETS_OTHER")?,
+            socket_walk: fd("SOCKET_WALK")?,
         })
     }
 
@@ -195,6 +202,11 @@ impl Maps {
     /// Forgets a namespace.
     pub fn remove_netns(&self, id: u64) -> io::Result<bool> {
         self.map_netns()?.delete(&id)
+    }
+
+    /// The maps of the socket pass.
+    pub fn socket_maps(&self) -> io::Result<SocketMaps<'_>> {
+        SocketMaps::new(self.sockets.as_fd(), self.sockets_other.as_fd(), self.socket_walk.as_fd())
     }
 
     /// Tells the programs which hooks are in force (`settings::switch`).

@@ -9,3 +9,4 @@ pub mod preflight;
 pub mod program_stats;
 pub mod sys;
 pub mod version;
+pub mod walk;

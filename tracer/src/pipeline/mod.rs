@@ -9,3 +9,4 @@ pub mod kernel_counters;
 pub mod reconcile;
 pub mod ring;
 pub mod snapshot;
+pub mod sockets;

@@ -24,12 +24,12 @@ const PASS_INTERVAL: Duration = Duration::from_millis(200);
 const RETAIN: Duration = Duration::from_secs(2);
 
 /// A cgroup of the test's own, removed at the end.
-struct Cgroup {
+pub(crate) struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    fn make(name: &str) -> Self {
+    pub(crate) fn make(name: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
         let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
@@ -40,7 +40,7 @@ impl Cgroup {
         Self { path }
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 }

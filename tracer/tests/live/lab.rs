@@ -13,6 +13,7 @@ pub(crate) mod equations;
 pub(crate) mod firewall;
 pub(crate) mod foreign;
 pub(crate) mod herd;
+pub(crate) mod holders;
 pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod netns;

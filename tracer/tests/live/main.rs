@@ -26,5 +26,6 @@ mod namespace_life;
 mod older_connections;
 mod other_drops;
 mod retransmit;
+mod socket_pass;
 mod syn_queue;
 mod time_wait;

@@ -27,6 +27,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("synack_retransmits", "SYN-ACKs again"),
     ("time_wait_overflows", "TIME_WAIT overflows"),
     ("listener_pass", "Listener pass"),
+    ("socket_pass", "Socket pass"),
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.

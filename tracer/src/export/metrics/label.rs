@@ -100,6 +100,7 @@ pub(super) const RESULT: Label = one_of("result", &RESULTS);
 pub(super) const ERROR: Label = one_of("error", ERRORS);
 pub(super) const FROM: Label = one_of("from", &STATES);
 pub(super) const TO: Label = one_of("to", &STATES);
+pub(super) const STATE: Label = one_of("state", &STATES);
 pub(super) const NAME: Label =
     text("name", "name of the network namespace in `/run/netns` or of its runtime, empty where there is none");
 pub(super) const SIGNAL: Label = text("signal", "what is counted, as `/status` and `tracer doctor` list it");

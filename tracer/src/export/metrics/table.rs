@@ -5,7 +5,7 @@
 
 use super::label::{
     CAUSE, COUNTER, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD,
-    POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, TO, VERSION,
+    POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE, TO, VERSION,
 };
 use super::{Kind, Metric, Origin};
 
@@ -72,6 +72,10 @@ metrics! {
         "Sockets in TIME_WAIT at the last pass, as tw of /proc/net/sockstat counts them.";
     TcpTimeWaitLimit Gauge "tracer_tcp_time_wait_limit" [NAMESPACE] "sockets" Proc
         "Sockets that the namespace may hold in TIME_WAIT (net.ipv4.tcp_max_tw_buckets).";
+    TcpSockets Gauge "tracer_tcp_sockets" [OWNER + STATE] "sockets" SocketPass
+        "TCP sockets that processes held open at the last socket pass, each once however many hold it; every owner of one has rows of ESTABLISHED and CLOSE_WAIT. TIME_WAIT and NEW_SYN_RECV never show, nor do sockets that wait for accept(), orphans and MPTCP; CLOSE (closed by the peer or not yet connected) shows from Linux 5.11 on.";
+    TcpCloseWaitOldest Gauge "tracer_tcp_close_wait_oldest_seconds" [OWNER] "seconds" SocketPass
+        "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, in seconds, at least: since its last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed. 0 if no socket of the owner is in CLOSE_WAIT.";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
         "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions
@@ -98,6 +102,8 @@ metrics! {
         "Rows in use of a bounded BPF map.";
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
+    SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
+        "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
     CountsLost Counter "tracer_counts_lost_total" [NODE + COUNTER] "events" Agent
         "Counts that found room in no BPF map, not even in the _other row of their namespace, in the unit of what they count.";
     SeriesSuppressed Counter "tracer_series_suppressed_total" [NODE + METRIC] "series" Agent

@@ -188,6 +188,26 @@ pub const LADDERS: &[Ladder] = &[
         fallback: "no queue lengths",
         required: false,
     },
+    // Apart from the listeners' ladder, though one walk serves both: a kernel that refuses the larger
+    // program still has queue lengths.
+    Ladder {
+        signal: Signal::SocketPass,
+        rungs: &[
+            Rung {
+                name: "task_file",
+                cost: "",
+                points: &[point(&[&[hook("sockets_by_task", Attach::Iterator("task_file"))]])],
+            },
+            Rung {
+                name: "tcp",
+                cost: "one walk for each namespace; sockets in state CLOSE are not seen, and where their cgroup \
+                       cannot be read they count for the namespace",
+                points: &[point(&[&[hook("sockets_by_netns", Attach::Iterator("tcp"))]])],
+            },
+        ],
+        fallback: "no sockets by state, no age of CLOSE_WAIT",
+        required: false,
+    },
 ];
 
 #[cfg(test)]

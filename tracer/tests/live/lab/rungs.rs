@@ -16,6 +16,7 @@ pub(crate) enum Signal {
     SynackRetransmits,
     TimeWaitOverflows,
     ListenerPass,
+    SocketPass,
 }
 
 impl Signal {
@@ -27,6 +28,7 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
+            Self::SocketPass => "socket_pass",
         }
     }
 }
@@ -91,7 +93,8 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::Retransmits, tracepoint("tcp_retransmit_skb")),
         (Signal::SynackRetransmits, tracepoint("tcp_retransmit_synack")),
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
-        (Signal::ListenerPass, listener_pass(machine, has("iterator"))),
+        (Signal::ListenerPass, walk(machine, has("iterator"), "no queue lengths")),
+        (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -172,13 +175,9 @@ fn time_wait_overflows(kinds: &Kinds) -> Rung {
 }
 
 /// Files tell their sockets to iterators from 5.11 on.
-fn listener_pass(machine: &Machine, iterator: bool) -> Rung {
+fn walk(machine: &Machine, iterator: bool, fallback: &str) -> Rung {
     let walk = if machine.kernel >= (5, 11, 0) { "task_file" } else { "tcp" };
-    if iterator {
-        Rung::new(&format!("{walk} (iterator)"), [format!("iter/{walk}")])
-    } else {
-        Rung::new("no queue lengths", [])
-    }
+    if iterator { Rung::new(&format!("{walk} (iterator)"), [format!("iter/{walk}")]) } else { Rung::new(fallback, []) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! All sockets are non-blocking: a test decides itself how long it waits. A socket belongs to the
 //! namespace it was made in and is used from any thread.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
@@ -195,7 +196,17 @@ pub(crate) fn accept_queues(netns: &Netns, port: u16) -> Vec<u32> {
         .collect()
 }
 
+/// The states that `/proc/net/tcp` and `tcp6` list sockets in which a process holds: with an inode.
+pub(crate) fn held_by_state(netns: &Netns) -> BTreeMap<u8, u64> {
+    let mut counts = BTreeMap::new();
+    for row in table(netns).iter().filter(|row| row.is_held) {
+        *counts.entry(row.state).or_default() += 1;
+    }
+    counts
+}
+
 struct Row {
+    is_held: bool,
     local_port: u16,
     remote_port: u16,
     state: u8,
@@ -214,6 +225,7 @@ fn table(netns: &Netns) -> Vec<Row> {
         let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
         let receive_queue = fields[4].split_once(':').unwrap().1;
         Row {
+            is_held: fields[9] != "0",
             local_port: port(fields[1]),
             remote_port: port(fields[2]),
             state: u8::from_str_radix(fields[3], 16).unwrap(),

@@ -1,0 +1,149 @@
+//! When open sockets are counted, and what the last walk found.
+//!
+//! Listeners are listed in every pass. Counting is more work in the same walk, so it has an interval of
+//! its own: it may take half of what passes may take of a core, and does not put listeners off.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::worker::thread_cpu_time;
+use crate::{
+    kernel::{
+        hooks::Report,
+        maps::{Fill, Maps},
+        walk::Walks,
+    },
+    pipeline::sockets::{self, Sockets},
+    view::Pass,
+};
+
+/// What a pass's walks took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walked {
+    /// On the clock.
+    wall: Duration,
+    /// Of this thread's CPU time.
+    cpu: Duration,
+}
+
+/// The socket pass between two walks.
+#[derive(Debug, Default)]
+pub struct SocketPass {
+    generation: u32,
+    /// When the last one began; `None` before the first.
+    begun: Option<Instant>,
+    /// Walks of the pass under way.
+    walked: Walked,
+    /// CPU time of the last walks that listed listeners alone.
+    listing: Duration,
+    /// What counting took beyond that, the last time.
+    counting: Duration,
+    /// Whether the pass under way counts.
+    counts: bool,
+    /// Time between two walks that count.
+    interval: Duration,
+    /// What the last one found.
+    pub found: Option<Arc<Sockets>>,
+    /// How full the maps were.
+    pub fills: Vec<Fill>,
+    ended: Option<(Duration, Instant)>,
+}
+
+impl SocketPass {
+    /// Chooses the walks of a pass that begins now, and starts a generation if one of them counts.
+    pub fn plan(&mut self, report: &Report, maps: &Maps, now: Instant) -> io::Result<Walks> {
+        let is_due = self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= self.interval);
+        let walks = Walks::plan(report, is_due);
+        self.walked = Walked::default();
+        self.counts = walks.counts_sockets;
+        if self.counts {
+            // Zero is what no walk has counted.
+            self.generation = self.generation.wrapping_add(1).max(1);
+            self.begun = Some(now);
+            maps.socket_maps()?.begin(self.generation)?;
+        }
+        Ok(walks)
+    }
+
+    /// Runs a walk of this pass.
+    pub fn time<T>(&mut self, walk: impl FnOnce() -> T) -> T {
+        let (started, cpu) = (Instant::now(), thread_cpu_time());
+        let result = walk();
+        self.walked.wall += started.elapsed();
+        self.walked.cpu += thread_cpu_time().saturating_sub(cpu);
+        result
+    }
+
+    /// Takes what the walks of this pass counted.
+    pub fn finish(&mut self, maps: &Maps) -> io::Result<()> {
+        if !self.counts {
+            self.listing = self.walked.cpu;
+            return Ok(());
+        }
+        self.counting = self.walked.cpu.saturating_sub(self.listing);
+        let counts = maps.socket_maps()?.read()?;
+        self.found = Some(Arc::new(sockets::of_walk(&counts.walk, &counts.rows)));
+        self.fills = counts.fills;
+        self.ended = Some((self.walked.wall, Instant::now()));
+        Ok(())
+    }
+
+    /// The time between two passes, given the CPU time of this one, so that all keep to `cpu_percent`
+    /// of a core.
+    pub fn stretch(&mut self, interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {
+        let others = if self.counts { cpu.saturating_sub(self.counting) } else { cpu };
+        let (passes, sockets) = intervals(interval, others, self.counting, cpu_percent);
+        self.interval = sockets;
+        passes
+    }
+
+    /// How the last walk that counted went.
+    #[must_use]
+    pub fn pass(&self) -> Option<Pass> {
+        let (duration, ended) = self.ended?;
+        Some(Pass { name: "sockets", duration, ended, interval: self.interval })
+    }
+}
+
+/// Time between two passes and between two that count sockets. `others` is the CPU time of a pass
+/// without counting, `counting` what that adds. Counting takes half of the share at most, and
+/// the rest is left to passes.
+fn intervals(interval: Duration, others: Duration, counting: Duration, cpu_percent: u32) -> (Duration, Duration) {
+    let share = f64::from(cpu_percent.max(1)) / 100.0;
+    let sockets = interval.max(counting.div_f64(share / 2.0));
+    let of_counting = if sockets.is_zero() { 0.0 } else { counting.div_duration_f64(sockets) };
+    let passes = interval.max(others.div_f64(share - of_counting));
+    (passes, sockets.max(passes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_passes_keep_to_their_share_and_listeners_stay_fresh() {
+        let milliseconds = Duration::from_millis;
+        for (others, counting, percent, passes, sockets) in [
+            // (of a pass every 5 s)
+            (10, 2, 1, 5_000, 5_000),
+            (10, 25, 1, 5_000, 5_000),
+            // Counting is put off, listing is not.
+            (10, 60, 1, 5_000, 12_000),
+            (10, 60, 50, 5_000, 5_000),
+            // Both are too much: half each.
+            (50, 60, 1, 10_000, 12_000),
+            (100, 0, 1, 10_000, 10_000),
+        ] {
+            let (found_passes, found_sockets) =
+                intervals(milliseconds(5_000), milliseconds(others), milliseconds(counting), percent);
+            let found = [found_passes, found_sockets].map(|interval| (interval.as_secs_f64() * 1e3).round());
+            assert_eq!(found, [f64::from(passes), f64::from(sockets)], "{others} {counting} {percent}");
+            let share = milliseconds(others).div_duration_f64(found_passes)
+                + milliseconds(counting).div_duration_f64(found_sockets);
+            assert!(share <= f64::from(percent) / 100.0 + 1e-9, "{share}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Walks over the node's sockets: which iterators a pass needs, how one is run, and the maps in which
+//! the socket pass leaves its counts.
+//!
+//! A walk runs on the calling thread, in the kernel; `agent::socket_pass` says when. What the counts
+//! mean is `pipeline::sockets`' business.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::BorrowedFd,
+};
+
+use aya::programs::Program;
+use tracer_ebpf::{
+    counter::{CLOSE_WAIT_SEEN_MAX, ListenerSocket, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow},
+    state,
+};
+use zerocopy::FromBytes;
+
+use super::{
+    hooks::{Report, Signal},
+    load::Kernel,
+    maps::Fill,
+    sys::{Map, Update},
+};
+
+/// The programs of one pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walks {
+    /// Walks the whole node at once.
+    pub node: Option<&'static str>,
+    /// Walks the namespace of the calling thread, so once in each.
+    pub netns: Option<&'static str>,
+    /// Whether the node's walk tells of listeners, else the namespaces' ones do.
+    pub node_has_listeners: bool,
+    /// Whether sockets are counted.
+    pub counts_sockets: bool,
+}
+
+impl Walks {
+    /// The fewest walks that list listeners and, if it is their turn, count sockets.
+    #[must_use]
+    pub fn plan(report: &Report, sockets_are_due: bool) -> Self {
+        let stands = |signal, rung| report.stands_on(signal, rung);
+        let sockets = |rung| sockets_are_due && stands(Signal::SocketPass, rung);
+        let (by_task, by_netns) = (sockets("task_file"), sockets("tcp"));
+        // The programs that count sockets write listeners too.
+        let choose = |counts, lists, counting, listing| {
+            if counts {
+                Some(counting)
+            } else if lists {
+                Some(listing)
+            } else {
+                None
+            }
+        };
+        let listeners = |rung| stands(Signal::ListenerPass, rung);
+        Self {
+            node: choose(by_task, listeners("task_file"), "sockets_by_task", "listeners_by_task"),
+            netns: choose(by_netns, listeners("tcp"), "sockets_by_netns", "listeners_by_netns"),
+            node_has_listeners: listeners("task_file"),
+            counts_sockets: by_task || by_netns,
+        }
+    }
+}
+
+impl Kernel {
+    /// Runs an iterator to its end; returns the listeners that it wrote.
+    pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
+        let mut file = self.open_iterator(program)?;
+        let mut bytes = Vec::new();
+        // The kernel takes a break after a million files that wrote nothing.
+        while let Err(error) = file.read_to_end(&mut bytes) {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error);
+            }
+        }
+        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
+        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
+    }
+
+    fn open_iterator(&mut self, program: &str) -> io::Result<File> {
+        let Some(Program::Iter(program)) = self.program_mut(program) else {
+            return Err(io::Error::other("the iterator is not in the eBPF object"));
+        };
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
+        link.into_file().map_err(io::Error::other)
+    }
+}
+
+/// The maps of the socket pass.
+#[derive(Debug)]
+pub struct SocketMaps<'fd> {
+    rows: Map<'fd, SocketsKey, SocketsRow>,
+    other: Map<'fd, SocketsKey, SocketsRow>,
+    walk: Map<'fd, u32, SocketWalk>,
+}
+
+/// What one walk left there.
+#[derive(Clone, Debug, Default)]
+pub struct WalkCounts {
+    /// The walk itself.
+    pub walk: SocketWalk,
+    /// Its rows.
+    pub rows: Vec<(SocketsKey, SocketsRow)>,
+    /// How full the maps were.
+    pub fills: Vec<Fill>,
+}
+
+impl<'fd> SocketMaps<'fd> {
+    pub(super) fn new(rows: BorrowedFd<'fd>, other: BorrowedFd<'fd>, walk: BorrowedFd<'fd>) -> io::Result<Self> {
+        Ok(Self { rows: Map::new(rows)?, other: Map::new(other)?, walk: Map::new(walk)? })
+    }
+
+    /// Tells the programs that another walk begins.
+    pub fn begin(&self, generation: u32) -> io::Result<()> {
+        self.walk.update(&0, &SocketWalk { generation, ..SocketWalk::default() }, Update::Any)
+    }
+
+    /// Reads what the walk left, and removes the rows of owners that it did not meet.
+    pub fn read(&self) -> io::Result<WalkCounts> {
+        let walk = self.walk.lookup(&0)?.unwrap_or_default();
+        let mut rows = live_rows(&self.rows, walk.generation)?;
+        let mut other = live_rows(&self.other, walk.generation)?;
+        let close_wait = rows.iter().chain(&other).map(|(_, row)| row.counts[usize::from(state::CLOSE_WAIT)]).sum();
+        let fill = |map, entries, capacity| Fill { map, entries, capacity };
+        let fills = vec![
+            fill("sockets", rows.len(), self.rows.max_entries()),
+            fill("sockets_other", other.len(), self.other.max_entries()),
+            fill("shared_sockets", walk.shared as usize, SHARED_SOCKETS_MAX),
+            fill("close_wait_seen", CLOSE_WAIT_SEEN_MAX.min(close_wait) as usize, CLOSE_WAIT_SEEN_MAX),
+        ];
+        rows.append(&mut other);
+        Ok(WalkCounts { walk, rows, fills })
+    }
+}
+
+fn live_rows(map: &Map<'_, SocketsKey, SocketsRow>, generation: u32) -> io::Result<Vec<(SocketsKey, SocketsRow)>> {
+    let mut rows = Vec::new();
+    map.read_all(&mut rows)?;
+    for (key, _) in rows.extract_if(.., |(_, row)| row.generation != generation) {
+        map.delete(&key)?;
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::hooks::{LADDERS, LadderReport};
+
+    /// A report in which the two passes stand on these rungs.
+    fn report(listeners: Option<usize>, sockets: Option<usize>) -> Report {
+        let ladders = LADDERS.iter().map(|ladder| LadderReport {
+            signal: ladder.signal,
+            rung: match ladder.signal {
+                Signal::ListenerPass => listeners,
+                Signal::SocketPass => sockets,
+                _ => None,
+            },
+            in_force: String::new(),
+            cost: String::new(),
+            hooks: Vec::new(),
+            refusals: Vec::new(),
+        });
+        Report { ladders: ladders.collect() }
+    }
+
+    #[test]
+    fn one_walk_serves_both_where_it_can() {
+        const TASK_FILE: Option<usize> = Some(0);
+        const TCP: Option<usize> = Some(1);
+        for (listeners, sockets, due, node, netns) in [
+            (TASK_FILE, TASK_FILE, true, Some("sockets_by_task"), None),
+            (TASK_FILE, TASK_FILE, false, Some("listeners_by_task"), None),
+            (TASK_FILE, None, true, Some("listeners_by_task"), None),
+            (TCP, TCP, true, None, Some("sockets_by_netns")),
+            (TCP, TCP, false, None, Some("listeners_by_netns")),
+            (TASK_FILE, TCP, true, Some("listeners_by_task"), Some("sockets_by_netns")),
+            (None, None, true, None, None),
+        ] {
+            let walks = Walks::plan(&report(listeners, sockets), due);
+            assert_eq!((walks.node, walks.netns), (node, netns), "{listeners:?} {sockets:?} {due}");
+            assert_eq!(walks.counts_sockets, due && sockets.is_some());
+            assert_eq!(walks.node_has_listeners, listeners == TASK_FILE);
+        }
+    }
+}
