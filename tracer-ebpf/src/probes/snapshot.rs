@@ -15,7 +15,7 @@ use crate::{
 
 /// Pointer number `index` of an iterator's context.
 #[inline(always)]
-fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
+pub fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
     let field = ctx.cast::<*const u8>().wrapping_add(index);
     // SAFETY: the verifier knows the context's layout and refuses anything outside it.
     unsafe { *field }

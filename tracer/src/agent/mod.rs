@@ -3,6 +3,7 @@
 //! before anything is attached.
 
 pub mod legacy;
+pub mod ports;
 pub mod reaper;
 pub mod registry;
 pub mod worker;
@@ -22,6 +23,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use self::{
     legacy::Legacy,
+    ports::PortPass,
     reaper::Reaper,
     registry::Registry,
     worker::{Stop, Worker, lock},
@@ -141,6 +143,7 @@ pub async fn run(
         registry: Registry::default(),
         reaper: Reaper::new(shared.config.retain),
         legacy: Legacy::default(),
+        ports: PortPass::default(),
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;

@@ -13,6 +13,7 @@ use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
     legacy::Legacy,
+    ports::PortPass,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
 };
@@ -56,6 +57,8 @@ pub struct Worker {
     pub reaper: Reaper,
     /// Values that heirs have taken over.
     pub legacy: Legacy,
+    /// Walks that count ephemeral ports.
+    pub ports: PortPass,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -102,7 +105,7 @@ impl Worker {
 
     /// The time between two passes that keeps those of this cost to their share of a core.
     fn stretched(&self, cpu: Duration) -> Duration {
-        stretched(self.interval, cpu, self.cpu_percent)
+        stretched(self.interval, self.ports.weighed(cpu), self.cpu_percent)
     }
 
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
@@ -122,6 +125,7 @@ impl Worker {
         }
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
+        self.walk_ports(&discovery, &readings);
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
@@ -134,8 +138,11 @@ impl Worker {
         self.reap(&after, &listeners, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
-        let passes =
+        let mut passes =
             vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
+        passes.extend(self.ports.row(interval));
+        let mut fills = self.maps.fill(&after)?;
+        fills.extend(self.ports.fill);
         let view = View {
             namespaces: self.registry.view(&discovery),
             listeners,
@@ -143,7 +150,8 @@ impl Worker {
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
             passes,
-            fills: self.maps.fill(&after)?,
+            ports: self.ports.ports.found(),
+            fills,
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
         };
@@ -291,7 +299,7 @@ fn stretched(interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {
 
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
 /// rarer than they need be.)
-fn thread_cpu_time() -> Duration {
+pub(super) fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use super::{
     encode::encode,
     metrics::MetricId,
     own::Own,
+    port_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
     value,
 };
@@ -91,6 +92,7 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
         of_namespace(rows, namespace);
         unknown(rows, sources, namespace);
     }
+    port_rows::add(rows, sources.view);
     for signal in Closing::ALL {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
         rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));

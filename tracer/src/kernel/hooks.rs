@@ -27,6 +27,8 @@ pub enum Signal {
     TimeWaitOverflows,
     /// The walk over all listeners.
     ListenerPass,
+    /// The walk over one namespace's sockets that counts ephemeral ports.
+    EphemeralPorts,
 }
 
 impl Signal {
@@ -40,6 +42,7 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
+            Self::EphemeralPorts => "ephemeral_ports",
         }
     }
 }

@@ -364,6 +364,20 @@ impl Kernel {
         Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
     }
 
+    /// Runs the port pass over the calling thread's namespace; it leaves its result in the maps.
+    pub fn walk_ports(&mut self) -> io::Result<()> {
+        let mut walk = self.open_iterator("ports_by_netns")?;
+        loop {
+            match walk.read(&mut [0; 1]) {
+                Ok(0) => return Ok(()),
+                // After a million sockets without output the kernel wants to be asked again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Err(io::Error::other("the port pass has written something")),
+            }
+        }
+    }
+
     fn open_iterator(&mut self, program: &str) -> io::Result<File> {
         let Some(Program::Iter(program)) = self.ebpf.program_mut(program) else {
             return Err(io::Error::other("the iterator is not in the eBPF object"));

@@ -17,6 +17,7 @@ use tracer_ebpf::{
 
 use super::{
     load::LoadError,
+    ports::PortMaps,
     sys::{Map, PerCpuArray, Update},
 };
 use crate::pipeline::counters::Counts;
@@ -34,6 +35,8 @@ pub struct Maps {
     tallies: OwnedFd,
     pending: OwnedFd,
     switches: OwnedFd,
+    /// Of the walk that counts ephemeral ports.
+    pub port_walk: PortMaps,
 }
 
 /// How full a map is.
@@ -61,6 +64,7 @@ impl Maps {
             tallies: fd("TALLIES")?,
             pending: fd("PENDING")?,
             switches: fd("SWITCHES")?,
+            port_walk: PortMaps::open(fd)?,
         })
     }
 

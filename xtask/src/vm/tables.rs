@@ -27,6 +27,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("synack_retransmits", "SYN-ACKs again"),
     ("time_wait_overflows", "TIME_WAIT overflows"),
     ("listener_pass", "Listener pass"),
+    ("ephemeral_ports", "Ephemeral ports"),
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.

@@ -82,6 +82,8 @@ pub enum Origin {
     ListenDrops,
     /// The pass over listening sockets.
     ListenerPass,
+    /// The walk over the sockets of a namespace that is near its port range.
+    PortPass,
     /// `tcp_retransmit_skb` and `tcp_retransmit_synack`.
     Retransmits,
     /// The hooks of the `TIME_WAIT` ladder.
@@ -103,6 +105,7 @@ impl Origin {
         match self {
             Self::ListenDrops => "listener drops",
             Self::ListenerPass => "listener pass",
+            Self::PortPass => "port pass",
             Self::Retransmits => "retransmits",
             Self::TimeWait => "TIME_WAIT overflow",
             Self::Transitions => "state transitions",

@@ -72,6 +72,8 @@ metrics! {
         "Sockets in TIME_WAIT at the last pass, as tw of /proc/net/sockstat counts them.";
     TcpTimeWaitLimit Gauge "tracer_tcp_time_wait_limit" [NAMESPACE] "sockets" Proc
         "Sockets that the namespace may hold in TIME_WAIT (net.ipv4.tcp_max_tw_buckets).";
+    TcpEphemeralPortsUsed Gauge "tracer_tcp_ephemeral_ports_used" [NAMESPACE] "ports" PortPass
+        "Ephemeral ports that the busiest destination (an address and port, from one source address) used at the namespace's last walk, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again: absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
         "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions

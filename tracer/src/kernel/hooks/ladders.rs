@@ -188,6 +188,16 @@ pub const LADDERS: &[Ladder] = &[
         fallback: "no queue lengths",
         required: false,
     },
+    Ladder {
+        signal: Signal::EphemeralPorts,
+        rungs: &[Rung {
+            name: "tcp",
+            cost: "",
+            points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
+        }],
+        fallback: "no use of ephemeral ports; connects that found none are counted all the same",
+        required: false,
+    },
 ];
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub(crate) enum Signal {
     SynackRetransmits,
     TimeWaitOverflows,
     ListenerPass,
+    EphemeralPorts,
 }
 
 impl Signal {
@@ -27,6 +28,7 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
+            Self::EphemeralPorts => "ephemeral_ports",
         }
     }
 }
@@ -92,6 +94,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::SynackRetransmits, tracepoint("tcp_retransmit_synack")),
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
         (Signal::ListenerPass, listener_pass(machine, has("iterator"))),
+        (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -168,6 +171,15 @@ fn time_wait_overflows(kinds: &Kinds) -> Rung {
         (true, _) => Rung::new("outcomes (fentry)", hooks(&["fexit"])),
         (false, true) => Rung::new("outcomes (kprobe)", hooks(&["kprobe", "kretprobe"])),
         (false, false) => Rung::new("candidates", []),
+    }
+}
+
+/// By a walk that all kernels have.
+fn ephemeral_ports(iterator: bool) -> Rung {
+    if iterator {
+        Rung::new("tcp (iterator)", ["iter/tcp".to_owned()])
+    } else {
+        Rung::new("no use of ephemeral ports; connects that found none are counted all the same", [])
     }
 }
 
