@@ -1,13 +1,14 @@
 //! The wire format shared by the eBPF programs and the agent.
 //!
-//! Owns: the layout of ring records ([`event`]), of map keys and values ([`counter`]) and of the
-//! constants handed over at load ([`settings`]). Does no I/O and holds no logic beyond naming.
+//! Owns: the layout of ring records ([`event`]), of map keys and values ([`counter`], [`destination`])
+//! and of the constants handed over at load ([`settings`]). Does no I/O and holds no logic beyond naming.
 //! Both sides compile this file, so a layout cannot drift; sizes are asserted at compile time
 //! because padding inside a map key would silently split one row into several.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![forbid(unsafe_code)]
 
 pub mod counter;
+pub mod destination;
 pub mod event;
 pub mod settings;
 
@@ -52,6 +53,8 @@ pub mod state {
     pub const SYN_RECV: u8 = 3;
     /// `TCP_FIN_WAIT2`
     pub const FIN_WAIT2: u8 = 5;
+    /// `TCP_TIME_WAIT`
+    pub const TIME_WAIT: u8 = 6;
     /// `TCP_CLOSE`
     pub const CLOSE: u8 = 7;
     /// `TCP_CLOSE_WAIT`

@@ -12,6 +12,7 @@ use tracer_ebpf::{
         CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen,
         PendingHandshake, PortKey, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow, WorkloadKey,
     },
+    destination::{DestinationKey, DestinationUse, PortWalk},
     event::Kind,
 };
 
@@ -42,6 +43,15 @@ pub static WORKLOADS: HashMap<WorkloadKey, u64> = HashMap::with_max_entries(5_00
 /// Ports admitted. 4 a workload on average; a single one may have up to the configured limit.
 #[map]
 pub static PORTS: HashMap<PortKey, u64> = HashMap::with_max_entries(20_000, 0);
+
+/// Destinations of one namespace, emptied after each walk. 16 384: of a default port range that is an
+/// eighth full, nearly five for each port.
+#[map]
+pub static DESTINATIONS: HashMap<DestinationKey, DestinationUse> = HashMap::with_max_entries(16_384, 0);
+
+/// The walk under way over one namespace's sockets.
+#[map]
+pub static PORT_WALK: Array<PortWalk> = Array::with_max_entries(1, 0);
 
 /// Namespaces that a hook has met. A node has one per pod; 4 096 is eight times a busy node.
 #[map]

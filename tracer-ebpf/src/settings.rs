@@ -85,6 +85,8 @@ offsets! {
     tw_count = "inet_timewait_death_row.tw_count.counter";
     /// `tcp_max_tw_buckets`.
     tw_max_buckets = "inet_timewait_death_row.sysctl_max_tw_buckets";
+    /// State of a socket in TIME_WAIT or, before that, FIN_WAIT2.
+    tw_substate = "inet_timewait_sock.tw_substate";
     /// Bound port, network order; 0 = none could be had.
     inet_sport = "inet_sock.inet_sport";
     /// SYN-queue length.

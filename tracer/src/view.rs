@@ -15,6 +15,7 @@ use crate::{
     pipeline::{
         counters::{Closing, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        ports::PortUse,
         reconcile::Books,
         snapshot::Listener,
         sockets::Sockets,
@@ -38,6 +39,8 @@ pub struct View {
     pub legacy: Legacy,
     /// How the passes went.
     pub passes: Vec<Pass>,
+    /// Ephemeral ports, by the id of the namespaces that are near their range.
+    pub ports: BTreeMap<u64, PortUse>,
     /// How full the maps were.
     pub fills: Vec<Fill>,
     /// What the kernel knows of the programs.

@@ -7,10 +7,12 @@
 mod agent;
 mod child;
 mod connections;
+mod crowd;
 mod load;
 mod pairs;
 mod programs;
 mod resident;
+mod scale;
 mod table;
 mod web;
 
@@ -32,10 +34,13 @@ const PACKET_RUNG: &[&str] = &["--disable-hooks", "fentry,kprobe"];
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct Opts {
-    /// Shorter windows: under 2 minutes instead of under 8.
+    /// Shorter windows and fewer sockets: under 4 minutes instead of under 12.
     #[arg(long)]
     quick: bool,
     /// Only these measurements.
+    #[arg(value_enum, value_name = "NAME")]
+    named: Vec<Measurement>,
+    /// The same, in one word.
     #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME,…")]
     only: Vec<Measurement>,
     /// Be the load generator of a measurement.
@@ -66,6 +71,14 @@ struct Plan<'a> {
     connections_window: Duration,
     web_pairs: usize,
     web_window: Duration,
+    is_quick: bool,
+    walks: usize,
+    /// Sockets of the one namespace, and how many of them are to be established.
+    crowd: u64,
+    crowd_established: u64,
+    /// Sockets of many namespaces together.
+    fleet_sockets: u64,
+    fleet_window: Duration,
 }
 
 impl<'a> Plan<'a> {
@@ -82,6 +95,12 @@ impl<'a> Plan<'a> {
             connections_window: full_or(4_000, 500),
             web_pairs: if quick { 5 } else { 7 },
             web_window: full_or(3_000, 1_000),
+            is_quick: quick,
+            walks: if quick { 3 } else { 7 },
+            crowd: if quick { 100_000 } else { 500_000 },
+            crowd_established: if quick { 20_000 } else { 100_000 },
+            fleet_sockets: if quick { 200_000 } else { 1_000_000 },
+            fleet_window: full_or(20_000, 15_000),
         }
     }
 }
@@ -100,7 +119,8 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     let plan = Plan::new(agent, &scratch.0, opts.quick);
     let start = Instant::now();
     println!("{}\n", machine()?);
-    let table = measure(&plan, &reader, &opts.only)?;
+    let only = [opts.named.as_slice(), &opts.only].concat();
+    let table = measure(&plan, &reader, &only)?;
     println!("\n{table}\n{METHOD}");
     println!("load average now {}; {:.0} s in all", load_average()?, start.elapsed().as_secs_f64());
     Ok(())
@@ -119,7 +139,12 @@ connections  connect, accept and close in lock step over loopback in a network n
 wrk          one thread, 32 connections kept open, one nginx process; in turns as above
 idle         user and system time of /proc/PID/stat; VmRSS and VmHWM of /proc/PID/status
 scrape       GET /metrics from connect to the last byte, median
-passes       tracer_pass_duration_seconds, median";
+passes       tracer_pass_duration_seconds, median
+walk         the same of the port pass, over the TIME_WAIT and established sockets of one network
+             namespace; in turns with `ss -tan | wc -l` inside it and a whole read of its
+             /proc/net/tcp, none of which overlap; medians
+namespaces   an agent as shipped; half of the sockets are in one namespace of twenty, which are near
+             their port range and so are walked";
 
 fn measure(plan: &Plan<'_>, reader: &Path, only: &[Measurement]) -> Result<Table> {
     let mut table = Table::default();
@@ -131,7 +156,9 @@ fn measure(plan: &Plan<'_>, reader: &Path, only: &[Measurement]) -> Result<Table
         match measurement {
             Measurement::Idle => resident::idle(plan, &mut table),
             Measurement::Scrape => resident::scrape(plan, &mut table),
-            Measurement::Passes => resident::passes(plan, &mut table),
+            Measurement::Passes => resident::passes(plan, &mut table)
+                .and_then(|()| scale::whole_table(plan, &mut table))
+                .and_then(|()| scale::fleet(plan, &mut table)),
             Measurement::Programs => programs::measure(plan, reader, &mut table),
             Measurement::Connections => connections::measure(plan, &mut table),
             Measurement::Web => web::measure(plan, &mut table),

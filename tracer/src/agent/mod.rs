@@ -3,6 +3,7 @@
 //! before anything is attached.
 
 pub mod legacy;
+pub mod ports;
 pub mod reaper;
 pub mod registry;
 pub mod socket_pass;
@@ -23,6 +24,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use self::{
     legacy::Legacy,
+    ports::PortPass,
     reaper::Reaper,
     registry::Registry,
     socket_pass::SocketPass,
@@ -144,6 +146,7 @@ pub async fn run(
         reaper: Reaper::new(shared.config.retain),
         legacy: Legacy::default(),
         socket_pass: SocketPass::default(),
+        ports: PortPass::default(),
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;

@@ -91,11 +91,11 @@ impl SocketPass {
         Ok(())
     }
 
-    /// The time between two passes, given the CPU time of this one, so that all keep to `cpu_percent`
+    /// The time between two passes, given the CPU time of this one, so that all keep to `share`
     /// of a core.
-    pub fn stretch(&mut self, interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {
+    pub fn stretch(&mut self, interval: Duration, cpu: Duration, share: f64) -> Duration {
         let others = if self.counts { cpu.saturating_sub(self.counting) } else { cpu };
-        let (passes, sockets) = intervals(interval, others, self.counting, cpu_percent);
+        let (passes, sockets) = intervals(interval, others, self.counting, share);
         self.interval = sockets;
         passes
     }
@@ -111,8 +111,7 @@ impl SocketPass {
 /// Time between two passes and between two that count sockets. `others` is the CPU time of a pass
 /// without counting, `counting` what that adds. Counting takes half of the share at most, and
 /// the rest is left to passes.
-fn intervals(interval: Duration, others: Duration, counting: Duration, cpu_percent: u32) -> (Duration, Duration) {
-    let share = f64::from(cpu_percent.max(1)) / 100.0;
+fn intervals(interval: Duration, others: Duration, counting: Duration, share: f64) -> (Duration, Duration) {
     let sockets = interval.max(counting.div_f64(share / 2.0));
     let of_counting = if sockets.is_zero() { 0.0 } else { counting.div_duration_f64(sockets) };
     let passes = interval.max(others.div_f64(share - of_counting));
@@ -138,7 +137,7 @@ mod tests {
             (100, 0, 1, 10_000, 10_000),
         ] {
             let (found_passes, found_sockets) =
-                intervals(milliseconds(5_000), milliseconds(others), milliseconds(counting), percent);
+                intervals(milliseconds(5_000), milliseconds(others), milliseconds(counting), f64::from(percent) / 100.0);
             let found = [found_passes, found_sockets].map(|interval| (interval.as_secs_f64() * 1e3).round());
             assert_eq!(found, [f64::from(passes), f64::from(sockets)], "{others} {counting} {percent}");
             let share = milliseconds(others).div_duration_f64(found_passes)

@@ -13,6 +13,7 @@ use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
     legacy::Legacy,
+    ports::PortPass,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
     socket_pass::SocketPass,
@@ -59,6 +60,8 @@ pub struct Worker {
     pub legacy: Legacy,
     /// When open sockets are counted.
     pub socket_pass: SocketPass,
+    /// Walks that count ephemeral ports.
+    pub ports: PortPass,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -105,7 +108,8 @@ impl Worker {
 
     /// The time between two passes that keeps those of this cost to their share of a core.
     fn stretched(&mut self, cpu: Duration) -> Duration {
-        self.socket_pass.stretch(self.interval, cpu, self.cpu_percent)
+        let share = self.ports.share_of_others(self.cpu_percent);
+        self.socket_pass.stretch(self.interval, self.ports.cpu_of_others(cpu), share)
     }
 
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
@@ -129,6 +133,7 @@ impl Worker {
         self.socket_pass.finish(&self.maps)?;
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
+        self.walk_ports(&discovery, &readings);
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
@@ -145,8 +150,10 @@ impl Worker {
         let mut passes =
             vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
         passes.extend(self.socket_pass.pass());
+        passes.extend(self.ports.row(interval));
         let mut fills = self.maps.fill(&after)?;
         fills.extend_from_slice(&self.socket_pass.fills);
+        fills.extend(self.ports.fill);
         let view = View {
             namespaces: self.registry.view(&discovery),
             listeners,
@@ -155,6 +162,7 @@ impl Worker {
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
             passes,
+            ports: self.ports.ports.found(),
             fills,
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
@@ -301,7 +309,7 @@ impl Worker {
 
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
 /// rarer than they need be.)
-pub fn thread_cpu_time() -> Duration {
+pub(super) fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }

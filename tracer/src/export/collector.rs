@@ -17,6 +17,7 @@ use super::{
     encode::encode,
     metrics::MetricId,
     own::Own,
+    port_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
     socket_rows, value,
 };
@@ -92,6 +93,7 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
         of_namespace(rows, namespace);
         unknown(rows, sources, namespace);
     }
+    port_rows::add(rows, sources.view);
     for signal in Closing::ALL {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
         rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));

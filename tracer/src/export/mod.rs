@@ -11,6 +11,7 @@ pub mod encode;
 pub mod http;
 pub mod metrics;
 pub mod own;
+pub mod port_rows;
 pub mod reference;
 pub mod rows;
 pub mod socket_rows;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::port_rows;
 use crate::{
     kernel::hooks::Report,
     pipeline::{counters::Closing, journal::Journal},
@@ -35,6 +36,7 @@ pub fn status(report: &Report, view: &View, journal: &Journal, up: Duration) -> 
         "listeners": view.listeners.len(),
         "largest_difference": view.largest_difference(),
         "namespaces": view.namespaces.iter().map(namespace).collect::<Vec<_>>(),
+        "ports": port_rows::status(view, now),
         "namespaces_denied": view.namespaces_denied,
         "events": journal.newest(EVENTS_SHOWN).collect::<Vec<_>>(),
     })

@@ -29,6 +29,8 @@ pub enum Signal {
     ListenerPass,
     /// The walk over all open sockets.
     SocketPass,
+    /// The walk over one namespace's sockets that counts ephemeral ports.
+    EphemeralPorts,
 }
 
 impl Signal {
@@ -43,6 +45,7 @@ impl Signal {
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
+            Self::EphemeralPorts => "ephemeral_ports",
         }
     }
 }

@@ -17,6 +17,7 @@ use tracer_ebpf::{
 
 use super::{
     load::LoadError,
+    ports::PortMaps,
     sys::{Map, PerCpuArray, Update},
     walk::SocketMaps,
 };
@@ -38,6 +39,8 @@ pub struct Maps {
     sockets: OwnedFd,
     sockets_other: OwnedFd,
     socket_walk: OwnedFd,
+    /// Of the walk that counts ephemeral ports.
+    pub port_walk: PortMaps,
 }
 
 /// How full a map is.
@@ -68,6 +71,7 @@ impl Maps {
             sockets: fd("SOCKETS")?,
             sockets_other: fd("SOCKETS_OTHER")?,
             socket_walk: fd("SOCKET_WALK")?,
+            port_walk: PortMaps::open(fd)?,
         })
     }
 

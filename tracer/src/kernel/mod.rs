@@ -5,6 +5,7 @@ pub mod hooks;
 pub mod load;
 pub mod maps;
 pub mod netns;
+pub mod ports;
 pub mod preflight;
 pub mod program_stats;
 pub mod sys;

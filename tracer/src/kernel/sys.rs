@@ -31,6 +31,7 @@ enum Command {
     MapDeleteElem = 3,
     ObjGetInfoByFd = 15,
     MapLookupBatch = 24,
+    MapLookupAndDeleteBatch = 25,
 }
 
 /// Map types that hold one value for each possible CPU, so that a look-up fills a larger buffer.
@@ -178,11 +179,20 @@ where
 
     fn read_in_batches(&self, out: &mut Vec<(K, V)>, batch_len: usize) -> io::Result<()> {
         out.clear();
+        self.batches(Command::MapLookupBatch, batch_len, |entry| out.push(entry))
+    }
+
+    /// Takes all entries out of a hash map and hands over each, in no order.
+    pub fn drain(&self, each: impl FnMut((K, V))) -> io::Result<()> {
+        self.batches(Command::MapLookupAndDeleteBatch, BATCH_LEN, each)
+    }
+
+    fn batches(&self, command: Command, batch_len: usize, mut each: impl FnMut((K, V))) -> io::Result<()> {
         let mut batch = Batch::new(batch_len);
         loop {
-            match batch.next(self.fd) {
+            match batch.next(self.fd, command) {
                 Ok(at_end) => {
-                    out.extend(batch.entries());
+                    batch.entries().for_each(&mut each);
                     if at_end {
                         return Ok(());
                     }
@@ -272,8 +282,9 @@ where
         pairs.take(self.filled)
     }
 
-    /// Fetches the next entries from a map that [`Map::new`] accepted; true when there are no more.
-    fn next(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// Fetches the next entries from a map that [`Map::new`] accepted, by one of the two commands that
+    /// do; true when there are no more.
+    fn next(&mut self, fd: BorrowedFd<'_>, command: Command) -> io::Result<bool> {
         let cursor = address(self.cursor.as_mut_ptr());
         let mut attr = BatchAttr {
             in_batch: if self.started { cursor } else { 0 },
@@ -287,7 +298,7 @@ where
         };
         // SAFETY: `attr` names buffers of `count` keys and values of the map's sizes and a cursor at
         // least as large as the kernel's; all belong to `self` and stay where they are.
-        let result = unsafe { bpf(Command::MapLookupBatch, &mut attr) };
+        let result = unsafe { bpf(command, &mut attr) };
         let at_end = some_unless_absent(result)?.is_none();
         self.filled = attr.count as usize;
         self.started = true;

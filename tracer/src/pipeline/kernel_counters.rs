@@ -126,11 +126,13 @@ impl KernelCounters {
     }
 }
 
-/// The TCP line of `sockstat`.
+/// The TCP lines of `sockstat` and `sockstat6`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sockstat {
     /// IPv4 sockets of this namespace that are bound or connected (IPv6 ones stand in `sockstat6`).
     pub tcp_inuse: Option<u64>,
+    /// IPv6 sockets likewise; `None` without IPv6.
+    pub tcp6_inuse: Option<u64>,
     /// Sockets that no process owns any more, on the whole node.
     pub tcp_orphan: Option<u64>,
     /// `TIME_WAIT` sockets of this namespace.
@@ -142,9 +144,11 @@ pub struct Sockstat {
 }
 
 impl Sockstat {
-    /// Reads the line of the namespace that the calling thread is in.
+    /// Reads the lines of the namespace that the calling thread is in.
     pub fn read() -> io::Result<Self> {
-        Ok(Self::parse(&read(Path::new(NET_DIR), "sockstat")?))
+        let dir = Path::new(NET_DIR);
+        let tcp6_inuse = optional(dir, "sockstat6")?.as_deref().and_then(tcp6_inuse);
+        Ok(Self { tcp6_inuse, ..Self::parse(&read(dir, "sockstat")?) })
     }
 
     /// Takes the figures out of the text of `sockstat`.
@@ -168,6 +172,11 @@ impl Sockstat {
         }
         sockstat
     }
+}
+
+/// The figure of `sockstat6`.
+fn tcp6_inuse(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("TCP6: inuse "))?.trim().parse().ok()
 }
 
 /// Settings of a network namespace; `None` where the running kernel does not have one.

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod decode;
 pub mod journal;
 pub mod kernel_counters;
+pub mod ports;
 pub mod reconcile;
 pub mod ring;
 pub mod snapshot;

@@ -25,6 +25,7 @@ mod machine_limits;
 mod namespace_life;
 mod older_connections;
 mod other_drops;
+mod ports;
 mod retransmit;
 mod socket_pass;
 mod syn_queue;

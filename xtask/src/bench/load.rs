@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::child::{Dialogue, in_own_netns};
+use super::crowd::Crowd;
 
 /// Asks a load generator for load.
 pub(super) struct Load(Dialogue);
@@ -24,6 +26,14 @@ impl Load {
     pub(super) fn start() -> Result<Self> {
         let own = env::current_exe().context("finding this program")?;
         Ok(Self(Dialogue::start(&mut in_own_netns(&own, &["bench", "--generate-load"]))?))
+    }
+
+    /// Another process in the same namespace: how many descriptors one may have is limited.
+    pub(super) fn beside(&self) -> Result<Self> {
+        let own = env::current_exe().context("finding this program")?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.pid())).arg(own).args(["bench", "--generate-load"]);
+        Ok(Self(Dialogue::start(&mut command)?))
     }
 
     /// One thread connects, accepts and closes for so long; connections a second of its processor
@@ -49,30 +59,64 @@ impl Load {
         self.ask("listen", listeners.into()).map(drop)
     }
 
+    /// Brings the namespace to so many TIME_WAIT sockets; how many there are.
+    pub(super) fn time_wait(&mut self, sockets: u64) -> Result<u64> {
+        self.ask_number("time-wait", sockets)
+    }
+
+    /// Keeps so many sockets established; how many there are.
+    pub(super) fn establish(&mut self, sockets: u64) -> Result<u64> {
+        self.ask_number("establish", sockets)
+    }
+
+    /// A process in the namespace.
+    pub(super) fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
     fn ask(&mut self, what: &str, amount: u128) -> Result<f64> {
+        Ok(self.answer(what, amount)?.parse()?)
+    }
+
+    fn ask_number(&mut self, what: &str, amount: u64) -> Result<u64> {
+        Ok(self.answer(what, amount.into())?.parse()?)
+    }
+
+    fn answer(&mut self, what: &str, amount: u128) -> Result<String> {
         self.0.say(&format!("{what} {amount}"))?;
-        Ok(self.0.hear()?.parse()?)
+        self.0.hear()
     }
 }
 
 /// The load generator: reads what to do until its input ends.
 pub(super) fn serve() -> Result<()> {
     let mut kept = Vec::new();
+    let mut crowd = None;
     for line in io::stdin().lines() {
         let line = line?;
         let (what, amount) = line.split_once(' ').context("a line is `what amount`")?;
         let amount: u64 = amount.parse()?;
         let time = Duration::from_millis(amount);
         let answer = match what {
-            "connect" => connect(time)?,
-            "connect-between-threads" => connect_between_threads(time)?,
-            "echo" => echo(time)?,
-            "listen" => f64::from(listen(amount, &mut kept)?),
+            "connect" => connect(time)?.to_string(),
+            "connect-between-threads" => connect_between_threads(time)?.to_string(),
+            "echo" => echo(time)?.to_string(),
+            "listen" => listen(amount, &mut kept)?.to_string(),
+            "time-wait" => crowded(&mut crowd)?.time_wait(amount)?.to_string(),
+            "establish" => crowded(&mut crowd)?.establish(amount)?.to_string(),
             other => bail!("no load is called {other}"),
         };
         println!("{answer}");
     }
     Ok(())
+}
+
+/// Makes it on first use: other loads want the settings that they are used to.
+fn crowded(crowd: &mut Option<Crowd>) -> Result<&mut Crowd> {
+    match crowd {
+        Some(crowd) => Ok(crowd),
+        None => Ok(crowd.insert(Crowd::new()?)),
+    }
 }
 
 fn connect(time: Duration) -> Result<f64> {

@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "tracer/src/pipeline/decode",
     "tracer/src/pipeline/attribute/cgroup_path",
     "tracer/src/pipeline/journal",
+    "tracer/src/pipeline/ports",
     "tracer/src/pipeline/reconcile",
     "tracer/src/kernel/hooks",
     "tracer/src/export/metrics",

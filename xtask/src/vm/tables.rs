@@ -28,6 +28,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("time_wait_overflows", "TIME_WAIT overflows"),
     ("listener_pass", "Listener pass"),
     ("socket_pass", "Socket pass"),
+    ("ephemeral_ports", "Ephemeral ports"),
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.

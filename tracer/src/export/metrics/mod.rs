@@ -84,6 +84,8 @@ pub enum Origin {
     ListenerPass,
     /// The pass over open sockets.
     SocketPass,
+    /// The walk over the sockets of a namespace that is near its port range.
+    PortPass,
     /// `tcp_retransmit_skb` and `tcp_retransmit_synack`.
     Retransmits,
     /// The hooks of the `TIME_WAIT` ladder.
@@ -106,6 +108,7 @@ impl Origin {
             Self::ListenDrops => "listener drops",
             Self::ListenerPass => "listener pass",
             Self::SocketPass => "socket pass",
+            Self::PortPass => "port pass",
             Self::Retransmits => "retransmits",
             Self::TimeWait => "TIME_WAIT overflow",
             Self::Transitions => "state transitions",

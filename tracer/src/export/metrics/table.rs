@@ -76,6 +76,8 @@ metrics! {
         "TCP sockets that processes held open at the last socket pass, each once however many hold it; every owner of one has rows of ESTABLISHED and CLOSE_WAIT. TIME_WAIT and NEW_SYN_RECV never show, nor do sockets that wait for accept(), orphans and MPTCP; CLOSE (closed by the peer or not yet connected) shows from Linux 5.11 on.";
     TcpCloseWaitOldest Gauge "tracer_tcp_close_wait_oldest_seconds" [OWNER] "seconds" SocketPass
         "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, in seconds, at least: since its last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed. 0 if no socket of the owner is in CLOSE_WAIT.";
+    TcpEphemeralPortsUsed Gauge "tracer_tcp_ephemeral_ports_used" [NAMESPACE] "ports" PortPass
+        "Ephemeral ports that the busiest destination (an address and port, from one source address) used at the namespace's last walk, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again: absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
         "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions

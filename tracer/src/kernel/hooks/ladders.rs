@@ -206,6 +206,14 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "no sockets by state, no age of CLOSE_WAIT",
+    Ladder {
+        signal: Signal::EphemeralPorts,
+        rungs: &[Rung {
+            name: "tcp",
+            cost: "",
+            points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
+        }],
+        fallback: "no use of ephemeral ports; connects that found none are counted all the same",
         required: false,
     },
 ];

@@ -59,6 +59,23 @@ fn three_thousand_entries_are_read_in_batches_of_any_size() {
 }
 
 #[test]
+fn a_drained_map_hands_over_each_entry_once_and_is_empty() {
+    let fd = new_map::<Key, u64>(HASH, 4096);
+    let map = Map::<Key, u64>::new(fd.as_fd()).unwrap();
+    for port in 0..3000 {
+        map.update(&key(port), &u64::from(port), Update::NoExist).unwrap();
+    }
+    let mut taken = Vec::new();
+    map.drain(|(_, value)| taken.push(value)).unwrap();
+    taken.sort_unstable();
+    assert!(taken.into_iter().eq(0..3000));
+    let mut left = vec![(key(1), 1)];
+    map.read_all(&mut left).unwrap();
+    assert_eq!(left, []);
+    map.drain(|entry| panic!("{entry:?}")).unwrap();
+}
+
+#[test]
 fn one_entry_at_a_time() {
     let fd = new_map::<Key, u64>(HASH, 1);
     let map = Map::<Key, u64>::new(fd.as_fd()).unwrap();

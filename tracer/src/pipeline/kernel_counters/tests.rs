@@ -109,12 +109,24 @@ fn a_table_whose_lines_do_not_match_is_left_out() {
 #[test]
 fn sockstat_is_read_by_name() {
     let text = "sockets: used 14\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 28\nUDP: inuse 9 mem 8\n";
-    let expected =
-        Sockstat { tcp_inuse: Some(1), tcp_orphan: Some(2), tcp_tw: Some(3), tcp_alloc: Some(4), tcp_mem: Some(28) };
+    let expected = Sockstat {
+        tcp_inuse: Some(1),
+        tcp6_inuse: None,
+        tcp_orphan: Some(2),
+        tcp_tw: Some(3),
+        tcp_alloc: Some(4),
+        tcp_mem: Some(28),
+    };
     assert_eq!(Sockstat::parse(text), expected);
     assert_eq!(Sockstat::parse("UDP: inuse 9 mem 8\n"), Sockstat::default());
     let odd = Sockstat::parse("TCP: inuse -1 new 7 tw 3 alloc");
     assert_eq!(odd, Sockstat { tcp_tw: Some(3), ..Sockstat::default() });
+}
+
+#[test]
+fn sockets_of_ipv6_stand_in_a_file_of_their_own() {
+    assert_eq!(tcp6_inuse("TCP6: inuse 7\nUDP6: inuse 2\n"), Some(7));
+    assert_eq!(tcp6_inuse("UDP6: inuse 2\n"), None);
 }
 
 #[test]

@@ -164,7 +164,8 @@ impl Agent {
         }
     }
 
-    fn status(&self) -> Value {
+    /// What `/status` says.
+    pub(crate) fn status(&self) -> Value {
         let (code, body) = self.get("/status").unwrap_or_else(|error| panic!("/status: {error}\n{}", self.log()));
         assert_eq!(code, 200, "/status: {body}");
         serde_json::from_str(&body).unwrap()

@@ -17,6 +17,7 @@ pub(crate) enum Signal {
     TimeWaitOverflows,
     ListenerPass,
     SocketPass,
+    EphemeralPorts,
 }
 
 impl Signal {
@@ -29,6 +30,7 @@ impl Signal {
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
+            Self::EphemeralPorts => "ephemeral_ports",
         }
     }
 }
@@ -95,6 +97,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
         (Signal::ListenerPass, walk(machine, has("iterator"), "no queue lengths")),
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
+        (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -171,6 +174,15 @@ fn time_wait_overflows(kinds: &Kinds) -> Rung {
         (true, _) => Rung::new("outcomes (fentry)", hooks(&["fexit"])),
         (false, true) => Rung::new("outcomes (kprobe)", hooks(&["kprobe", "kretprobe"])),
         (false, false) => Rung::new("candidates", []),
+    }
+}
+
+/// By a walk that all kernels have.
+fn ephemeral_ports(iterator: bool) -> Rung {
+    if iterator {
+        Rung::new("tcp (iterator)", ["iter/tcp".to_owned()])
+    } else {
+        Rung::new("no use of ephemeral ports; connects that found none are counted all the same", [])
     }
 }
 
