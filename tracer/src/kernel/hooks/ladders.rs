@@ -206,6 +206,8 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "no sockets by state, no age of CLOSE_WAIT",
+        required: false,
+    },
     Ladder {
         signal: Signal::EphemeralPorts,
         rungs: &[Rung {
