@@ -52,8 +52,12 @@ pub mod state {
     pub const SYN_RECV: u8 = 3;
     /// `TCP_FIN_WAIT2`
     pub const FIN_WAIT2: u8 = 5;
+    /// `TCP_TIME_WAIT`
+    pub const TIME_WAIT: u8 = 6;
     /// `TCP_CLOSE`
     pub const CLOSE: u8 = 7;
+    /// `TCP_CLOSE_WAIT`
+    pub const CLOSE_WAIT: u8 = 8;
     /// `TCP_LISTEN`
     pub const LISTEN: u8 = 10;
     /// `TCP_CLOSING`

@@ -137,7 +137,14 @@ offsets! {
     css_dfl_cgrp = "css_set.dfl_cgrp";
     /// `struct sock *`.
     socket_sk = "socket.sk";
+    /// `struct net_device *` that the packet came by.
+    skb_dev = "sk_buff.dev";
+    /// `struct net *`.
+    dev_net = "net_device.nd_net.net" | "net_device.nd_net";
 }
+
+/// How many numbers of `enum sk_rst_reason` are told apart, twice as many as Linux 6.18 has.
+pub const RESET_REASONS_MAX: usize = 64;
 
 /// Switches and limits, fixed at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -161,6 +168,8 @@ pub struct Settings {
     pub syn_queue_full_at_limit: u32,
     /// Always zero.
     pub zero: u32,
+    /// [`crate::counter::ResetReason`] of each number of `enum sk_rst_reason`.
+    pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
 impl Settings {
@@ -175,6 +184,7 @@ impl Settings {
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
         zero: 0,
+        reset_reasons: [0; RESET_REASONS_MAX],
     };
 }
 
@@ -187,4 +197,4 @@ pub mod switch {
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 112);

@@ -6,6 +6,7 @@
 pub mod conn_request;
 pub mod listener_drop;
 pub mod packet;
+pub mod reset;
 pub mod retransmit;
 pub mod snapshot;
 pub mod state;

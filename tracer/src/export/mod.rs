@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod own;
 pub mod reference;
+mod reset_rows;
 pub mod rows;
 pub mod status;
 pub mod value;

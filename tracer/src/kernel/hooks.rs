@@ -27,6 +27,8 @@ pub enum Signal {
     TimeWaitOverflows,
     /// The walk over all listeners.
     ListenerPass,
+    /// Resets sent and received.
+    Resets,
 }
 
 impl Signal {
@@ -40,6 +42,7 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
+            Self::Resets => "resets",
         }
     }
 }

@@ -84,6 +84,8 @@ pub enum Origin {
     ListenerPass,
     /// `tcp_retransmit_skb` and `tcp_retransmit_synack`.
     Retransmits,
+    /// `tcp_send_reset` and `tcp_receive_reset`.
+    Resets,
     /// The hooks of the `TIME_WAIT` ladder.
     TimeWait,
     /// `inet_sock_set_state`.
@@ -104,6 +106,7 @@ impl Origin {
             Self::ListenDrops => "listener drops",
             Self::ListenerPass => "listener pass",
             Self::Retransmits => "retransmits",
+            Self::Resets => "resets",
             Self::TimeWait => "TIME_WAIT overflow",
             Self::Transitions => "state transitions",
             Self::Proc => "/proc",

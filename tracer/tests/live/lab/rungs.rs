@@ -16,6 +16,7 @@ pub(crate) enum Signal {
     SynackRetransmits,
     TimeWaitOverflows,
     ListenerPass,
+    Resets,
 }
 
 impl Signal {
@@ -27,6 +28,7 @@ impl Signal {
             Self::SynackRetransmits => "synack_retransmits",
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::ListenerPass => "listener_pass",
+            Self::Resets => "resets",
         }
     }
 }
@@ -92,6 +94,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::SynackRetransmits, tracepoint("tcp_retransmit_synack")),
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
         (Signal::ListenerPass, listener_pass(machine, has("iterator"))),
+        (Signal::Resets, resets(machine)),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -181,6 +184,16 @@ fn listener_pass(machine: &Machine, iterator: bool) -> Rung {
     }
 }
 
+/// Whether the kernel shows every reset that it sends, and why: from 6.10 on.
+pub(crate) fn resets_have_reasons(machine: &Machine) -> bool {
+    machine.kernel >= (6, 10, 0)
+}
+
+fn resets(machine: &Machine) -> Rung {
+    let rung = if resets_have_reasons(machine) { "reasons (tracepoint)" } else { "sockets (tracepoint)" };
+    Rung::new(rung, ["tp_btf/tcp_send_reset", "tp_btf/tcp_receive_reset"].map(str::to_owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +260,8 @@ mod tests {
         assert_eq!(in_force(&old, &[], Signal::ListenerPass), "tcp (iterator)");
         assert_eq!(in_force(&new, &[], Signal::ListenerPass), "task_file (iterator)");
         assert_eq!(in_force(&new, &["iterator"], Signal::ListenerPass), "no queue lengths");
+        assert_eq!(in_force(&old, &[], Signal::Resets), "sockets (tracepoint)");
+        assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::Resets), "reasons (tracepoint)");
         assert_eq!(in_force(&new, &["kprobe"], Signal::TimeWaitOverflows), "outcomes (fentry)");
         assert_eq!(in_force(&new, &["fentry"], Signal::TimeWaitOverflows), "outcomes (kprobe)");
         assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::TimeWaitOverflows), "candidates");
