@@ -22,6 +22,8 @@ wire_enum! {
         TimeWaitOverflow = 4, "time_wait_overflow";
         /// A listener opened or closed: [`Listen`].
         Listen = 5, "listen";
+        /// A reset was sent, or came: [`Reset`].
+        Reset = 6, "reset";
     }
 }
 
@@ -49,6 +51,7 @@ pub const fn size_of_kind(kind: Kind) -> usize {
         Kind::Connect => size_of::<Connect>(),
         Kind::TimeWaitOverflow => size_of::<TimeWaitOverflow>(),
         Kind::Listen => size_of::<Listen>(),
+        Kind::Reset => size_of::<Reset>(),
     }
 }
 
@@ -185,4 +188,20 @@ pub struct Listen {
     pub tgid: u32,
     /// Name of its thread-group leader.
     pub comm: [u8; 16],
+}
+
+/// A reset. Of one without a socket the hook sees neither end, and family, state and cgroup are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reset {
+    /// Common part.
+    pub header: Header,
+    /// The connection.
+    pub connection: Connection,
+    /// [`crate::counter::ResetDirection`].
+    pub direction: u8,
+    /// [`crate::counter::ResetReason`].
+    pub reason: u8,
+    /// Always zero.
+    pub zero: [u8; 6],
 }

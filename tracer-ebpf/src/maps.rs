@@ -95,7 +95,7 @@ pub static CONN_REQUEST: PerCpuArray<ConnRequest> = PerCpuArray::with_max_entrie
 
 /// Arguments that a later hook of the same call needs, by [`Saved`].
 #[map]
-pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(4, 0);
+pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(5, 0);
 
 /// The handshake whose outcome the packet rung still waits for on this CPU.
 #[map]
@@ -154,4 +154,6 @@ pub enum Saved {
     TwskAlloc = 2,
     /// Request that `tcp_req_err` is about.
     RequestError = 3,
+    /// Argument of `tcp_send_reset` that may be NULL.
+    ResetArgument = 4,
 }

@@ -163,7 +163,14 @@ offsets! {
     socket_sk = "socket.sk";
     /// `struct file *`; null for the kernel's own sockets.
     socket_file = "socket.file";
+    /// `struct net_device *` that the packet came by.
+    skb_dev = "sk_buff.dev";
+    /// `struct net *`.
+    dev_net = "net_device.nd_net.net" | "net_device.nd_net";
 }
+
+/// How many numbers of `enum sk_rst_reason` are told apart, twice as many as Linux 6.18 has.
+pub const RESET_REASONS_MAX: usize = 64;
 
 /// Switches and limits, fixed at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -187,6 +194,8 @@ pub struct Settings {
     pub syn_queue_full_at_limit: u32,
     /// Length of one of the kernel's ticks (jiffies), in nanoseconds.
     pub tick_ns: u32,
+    /// [`crate::counter::ResetReason`] of each number of `enum sk_rst_reason`.
+    pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
 impl Settings {
@@ -201,6 +210,7 @@ impl Settings {
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
         tick_ns: 0,
+        reset_reasons: [0; RESET_REASONS_MAX],
     };
 }
 
@@ -213,4 +223,4 @@ pub mod switch {
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 112);

@@ -47,7 +47,12 @@ pub fn net<R: Reader>(r: R, sk: *const u8) -> *const u8 {
 /// The namespace's identity.
 #[inline(always)]
 pub fn netns<R: Reader>(r: R, sk: *const u8) -> Netns {
-    let net = net(r, sk);
+    identity(r, net(r, sk))
+}
+
+/// The identity of the namespace `net`; all zero where that is NULL.
+#[inline(always)]
+pub fn identity<R: Reader>(r: R, net: *const u8) -> Netns {
     let inum: u32 = r.load(net, offset!(net_inum));
     let id = if present(offset!(net_cookie)) { r.load(net, offset!(net_cookie)) } else { u64::from(inum) };
     Netns { id, inum }

@@ -7,6 +7,7 @@ pub mod conn_request;
 pub mod listener_drop;
 pub mod packet;
 pub mod ports;
+pub mod reset;
 pub mod retransmit;
 pub mod snapshot;
 pub mod sockets;

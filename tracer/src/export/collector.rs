@@ -17,7 +17,7 @@ use super::{
     encode::encode,
     metrics::MetricId,
     own::Own,
-    port_rows,
+    port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
     socket_rows, value,
 };
@@ -257,7 +257,7 @@ pub(super) fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&
 const LABELS_MAX: usize = 12;
 
 /// Label values of a row, in place: a scrape makes thousands of rows.
-struct LabelValues<'a> {
+pub(super) struct LabelValues<'a> {
     values: [&'a str; LABELS_MAX],
     len: usize,
 }
@@ -271,7 +271,7 @@ impl<'a> Deref for LabelValues<'a> {
 }
 
 /// Label values of a row: those of a group, then the metric's own.
-fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
+pub(super) fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
     let mut row = LabelValues { values: [""; LABELS_MAX], len: 0 };
     for (slot, value) in row.values.iter_mut().zip(group.iter().chain(own)) {
         *slot = value;
@@ -354,6 +354,7 @@ fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
             let own = [Role::Server.name(), OTHER, RetransmitCause::Syn.name()];
             rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &own), number(n));
         }
+        Counter::Reset => reset_rows::add(rows, &values, key, n),
         // Histograms are made from several rows; candidates count once they are confirmed.
         Counter::ConnectRetries | Counter::ConnectRetriesSum | Counter::TimeWaitCandidate | Counter::Transition => {}
     }
@@ -484,6 +485,7 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
             rows.add(MetricId::TcpStateTransitions, &values, number(books.unknown(signal)));
         }
     }
+    reset_rows::add_unknown(rows, namespace);
     let nobody = [label, "", "", "", ""];
     rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
     rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod own;
 pub mod port_rows;
 pub mod reference;
+mod reset_rows;
 pub mod rows;
 pub mod socket_rows;
 pub mod status;

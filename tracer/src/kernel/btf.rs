@@ -151,6 +151,16 @@ impl Btf {
             .find_map(|(_, ty)| self.enumerator(&ty, enumerator))
     }
 
+    /// All enumerators of an enum with their numbers; of several enums of that name, the first.
+    #[must_use]
+    pub fn enumerators(&self, name: &str) -> Vec<(&str, u64)> {
+        let found = self.named(name, |kind| matches!(kind, Kind::Enum | Kind::Enum64)).next();
+        let Some((_, ty)) = found else { return Vec::new() };
+        let words = enumerator_words(&ty);
+        let at = |index| Some((self.raw.name(self.raw.word(&ty, index)?), self.enumerator_at(&ty, index)?));
+        (0..ty.vlen).filter_map(|index| at(index * words)).collect()
+    }
+
     /// The types of a function's parameters as C would write them, for diagnostics.
     #[must_use]
     pub fn func_prototype(&self, name: &str) -> Option<String> {
@@ -218,10 +228,15 @@ impl Btf {
     }
 
     fn enumerator(&self, ty: &Type, name: &str) -> Option<u64> {
-        let words = if ty.kind == Kind::Enum64 { 3 } else { 2 };
+        let words = enumerator_words(ty);
         let index = (0..ty.vlen)
             .map(|index| index * words)
             .find(|&index| self.raw.word(ty, index).is_some_and(|offset| self.raw.name_is(offset, name)))?;
+        self.enumerator_at(ty, index)
+    }
+
+    /// The number of the enumerator at this word.
+    fn enumerator_at(&self, ty: &Type, index: usize) -> Option<u64> {
         let low = self.raw.word(ty, index + 1)?;
         match ty.kind {
             Kind::Enum64 => Some(u64::from(low) | (u64::from(self.raw.word(ty, index + 2)?) << 32)),
@@ -307,4 +322,9 @@ impl Btf {
         }
         "?".to_owned()
     }
+}
+
+/// Words that describe one enumerator: its name, and its number in one or two halves.
+fn enumerator_words(ty: &Type) -> usize {
+    if ty.kind == Kind::Enum64 { 3 } else { 2 }
 }

@@ -31,6 +31,8 @@ pub enum Signal {
     SocketPass,
     /// The walk over one namespace's sockets that counts ephemeral ports.
     EphemeralPorts,
+    /// Resets sent and received.
+    Resets,
 }
 
 impl Signal {
@@ -46,6 +48,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::Resets => "resets",
         }
     }
 }

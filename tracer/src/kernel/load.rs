@@ -12,7 +12,10 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use tracer_ebpf::settings::{ABSENT, Offsets, Settings, switch};
+use tracer_ebpf::{
+    counter::ResetReason,
+    settings::{ABSENT, Offsets, RESET_REASONS_MAX, Settings, switch},
+};
 use zerocopy::IntoBytes;
 
 pub use error::LoadError;
@@ -86,6 +89,7 @@ struct Facts {
     listen_overflow_reason: Option<u32>,
     local_ports_packed: bool,
     has_current_task_btf: bool,
+    reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
 impl Facts {
@@ -110,8 +114,21 @@ impl Facts {
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
             local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
             has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
+            reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
         })
     }
+}
+
+/// What each number of the kernel's reasons for resets counts as; a number without a name is another reason.
+fn reset_reasons(enumerators: &[(&str, u64)]) -> [u8; RESET_REASONS_MAX] {
+    let mut reasons = [ResetReason::Other as u8; RESET_REASONS_MAX];
+    for (name, number) in enumerators {
+        let slot = usize::try_from(*number).ok().and_then(|number| reasons.get_mut(number));
+        if let Some(slot) = slot {
+            *slot = ResetReason::of_kernel(name) as u8;
+        }
+    }
+    reasons
 }
 
 /// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before
@@ -180,6 +197,7 @@ impl Kernel {
             has_current_task_btf: facts.has_current_task_btf.into(),
             syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
             tick_ns: tick_ns(),
+            reset_reasons: facts.reset_reasons,
         };
         let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };
         let ebpf = EbpfLoader::new()
@@ -464,4 +482,25 @@ fn kinds_of(hooks: &[Hook]) -> String {
         }
     }
     kinds.join(" + ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_for_resets_are_known_by_name() {
+        let reasons = reset_reasons(&[
+            ("SK_RST_REASON_NO_SOCKET", 3),
+            ("SK_RST_REASON_MPTCP_RST_EPROHIBIT", 63),
+            ("SK_RST_REASON_OF_TOMORROW", 4),
+            ("SK_RST_REASON_TCP_STATE", 64),
+            ("SK_RST_REASON_ERROR", u64::MAX),
+        ]);
+        let named = |number: usize| ResetReason::from_u8(reasons[number]);
+        assert_eq!(named(3), Some(ResetReason::NoSocket));
+        assert_eq!(named(63), Some(ResetReason::Mptcp));
+        assert_eq!((named(4), named(5)), (Some(ResetReason::Other), Some(ResetReason::Other)));
+        assert_eq!(reset_reasons(&[]), [ResetReason::Other as u8; RESET_REASONS_MAX]);
+    }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tracer_ebpf::{
     counter::{
-        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, RetransmitCause,
+        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, ResetDirection,
+        RetransmitCause,
     },
     state,
 };
@@ -57,11 +58,13 @@ pub enum Closing {
     PassiveOpens,
     /// `EstabResets`
     EstablishedResets,
+    /// `OutRsts`
+    ResetsSent,
 }
 
 impl Closing {
     /// All signals, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ListenDrops,
         Self::ListenOverflows,
         Self::SynQueueFullDrops,
@@ -71,6 +74,7 @@ impl Closing {
         Self::TimeWaitOverflows,
         Self::PassiveOpens,
         Self::EstablishedResets,
+        Self::ResetsSent,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -88,6 +92,7 @@ impl Closing {
             Self::TimeWaitOverflows => "time_wait_overflows",
             Self::PassiveOpens => "passive_opens",
             Self::EstablishedResets => "established_resets",
+            Self::ResetsSent => "resets_sent",
         }
     }
 
@@ -172,12 +177,14 @@ impl Totals {
                 totals.add_drop(DropReason::from_u8(key.a).unwrap_or(DropReason::Unknown), n);
             }
             Some(Counter::SynackRetransmit) => totals.add_synack_retransmits(n),
+            Some(Counter::Reset) if key.a == ResetDirection::Sent as u8 => totals.add(Closing::ResetsSent, n),
             Some(
                 Counter::ConnectRetries
                 | Counter::ConnectRetriesSum
                 | Counter::ConnectFailure
                 | Counter::TimeWaitCandidate
-                | Counter::Accepted,
+                | Counter::Accepted
+                | Counter::Reset,
             )
             | None => {}
         }
@@ -297,6 +304,8 @@ mod tests {
                 (counter(2, Counter::Transition, 10, 3), 9),
                 (counter(2, Counter::Transition, 8, 7), 2),
                 (counter(2, Counter::TimeWaitCandidate, 0, 0), 50),
+                (counter(2, Counter::Reset, ResetDirection::Sent as u8, 2), 4),
+                (counter(2, Counter::Reset, ResetDirection::Received as u8, 23), 6),
             ],
             other: vec![(counter(1, Counter::ListenDrop, DropReason::SynQueueFull as u8, 0), 11)],
             ..Counts::default()
@@ -309,6 +318,7 @@ mod tests {
         assert_eq!(totals[&1].get(Closing::RetransmitsFailed), 3);
         assert_eq!(totals[&2].get(Closing::PassiveOpens), 9);
         assert_eq!(totals[&2].get(Closing::EstablishedResets), 2);
+        assert_eq!(totals[&2].get(Closing::ResetsSent), 4, "the kernel does not count those that came");
         assert_eq!(totals[&2].get(Closing::TimeWaitOverflows), 0, "a candidate is not an overflow");
         assert_eq!(counts.time_wait_candidates()[&2], vec![(1, 50)]);
     }

@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde::Serialize;
 use thiserror::Error;
 use tracer_ebpf::{
-    counter::{ConnectResult, DropReason, RetransmitCause, Role},
-    event::{Connect, Connection, Header, Kind, Listen, ListenDrop, Retransmit, SynackRetransmit, TimeWaitOverflow},
+    counter::{ConnectResult, DropReason, ResetDirection, ResetReason, RetransmitCause, Role},
+    event::{
+        Connect, Connection, Header, Kind, Listen, ListenDrop, Reset, Retransmit, SynackRetransmit, TimeWaitOverflow,
+    },
     state,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -118,6 +120,13 @@ pub enum Detail {
         /// Its leader's name.
         process: String,
     },
+    /// A connection was reset.
+    Reset {
+        /// Which way.
+        direction: &'static str,
+        /// Why, as far as can be told.
+        reason: &'static str,
+    },
 }
 
 impl Detail {
@@ -131,6 +140,7 @@ impl Detail {
             Self::Connect { .. } => Kind::Connect,
             Self::TimeWaitOverflow { .. } => Kind::TimeWaitOverflow,
             Self::Listen { .. } => Kind::Listen,
+            Self::Reset { .. } => Kind::Reset,
         }
     }
 }
@@ -149,6 +159,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             (record.connection, Detail::TimeWaitOverflow { confirmed: record.confirmed != 0 })
         }
         Kind::Listen => listen(&sized(kind, record)?),
+        Kind::Reset => reset(&sized(kind, record)?)?,
     };
     Ok(Event {
         time_ns: header.time_ns,
@@ -205,6 +216,15 @@ fn listen(record: &Listen) -> (Connection, Detail) {
         process: String::from_utf8_lossy(&record.comm[..end]).into_owned(),
     };
     (record.connection, detail)
+}
+
+fn reset(record: &Reset) -> Result<(Connection, Detail), DecodeError> {
+    let unknown = |value| DecodeError::Value { kind: Kind::Reset, value };
+    let detail = Detail::Reset {
+        direction: ResetDirection::from_u8(record.direction).ok_or(unknown(record.direction))?.name(),
+        reason: ResetReason::from_u8(record.reason).ok_or(unknown(record.reason))?.name(),
+    };
+    Ok((record.connection, detail))
 }
 
 fn endpoint(address: &[u32; 4], port: u16) -> Option<Endpoint> {

@@ -26,6 +26,7 @@ mod namespace_life;
 mod older_connections;
 mod other_drops;
 mod ports;
+mod resets;
 mod retransmit;
 mod socket_pass;
 mod syn_queue;

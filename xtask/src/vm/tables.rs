@@ -26,6 +26,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("retransmits", "Retransmits"),
     ("synack_retransmits", "SYN-ACKs again"),
     ("time_wait_overflows", "TIME_WAIT overflows"),
+    ("resets", "Resets"),
     ("listener_pass", "Listener pass"),
     ("socket_pass", "Socket pass"),
     ("ephemeral_ports", "Ephemeral ports"),

@@ -3,7 +3,7 @@
 //! Closed sets of values come from the wire crate where the kernel side counts by them, so that the
 //! documentation cannot list a reason that no program reports.
 
-use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role};
+use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, ResetDirection, ResetReason, RetransmitCause, Role};
 use tracer_ebpf::{event, state};
 
 /// A label of a metric.
@@ -42,6 +42,13 @@ const CAUSES: [&str; RetransmitCause::COUNT] = names!(RetransmitCause);
 const COUNTERS: [&str; Counter::COUNT] = names!(Counter);
 const ROLES: [&str; Role::COUNT] = names!(Role);
 const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
+const DIRECTIONS: [&str; ResetDirection::COUNT] = names!(ResetDirection);
+
+/// Of resets sent: the kernel's own reasons (`enum sk_rst_reason` without its prefixes), which it tells from
+/// 6.10 on, `mptcp` for all of Multipath TCP, `other` for names that are newer than the agent, and `unknown`
+/// for what only the kernel's counter knows. Of resets received: what they put an end to, by the
+/// state of the socket, from `refused` on.
+const RESET_REASONS: [&str; ResetReason::COUNT] = names!(ResetReason);
 
 /// Kinds of ring records, and what a record of no known kind counts under.
 const EVENTS: [&str; event::Kind::COUNT + 1] = {
@@ -94,6 +101,8 @@ const ADDRESS: Label = text("address", "address the listener is bound to");
 
 pub(super) const PORT: Label = text("port", "the server's port, never an ephemeral one; empty where it cannot be told");
 pub(super) const REASON: Label = one_of("reason", &REASONS);
+pub(super) const DIRECTION: Label = one_of("direction", &DIRECTIONS);
+pub(super) const RESET_REASON: Label = one_of("reason", &RESET_REASONS);
 pub(super) const ROLE: Label = one_of("role", &ROLES);
 pub(super) const CAUSE: Label = one_of("cause", &CAUSES);
 pub(super) const RESULT: Label = one_of("result", &RESULTS);

@@ -88,6 +88,8 @@ pub enum Origin {
     PortPass,
     /// `tcp_retransmit_skb` and `tcp_retransmit_synack`.
     Retransmits,
+    /// `tcp_send_reset` and `tcp_receive_reset`.
+    Resets,
     /// The hooks of the `TIME_WAIT` ladder.
     TimeWait,
     /// `inet_sock_set_state`.
@@ -110,6 +112,7 @@ impl Origin {
             Self::SocketPass => "socket pass",
             Self::PortPass => "port pass",
             Self::Retransmits => "retransmits",
+            Self::Resets => "resets",
             Self::TimeWait => "TIME_WAIT overflow",
             Self::Transitions => "state transitions",
             Self::Proc => "/proc",

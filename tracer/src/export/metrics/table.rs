@@ -4,8 +4,9 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    CAUSE, COUNTER, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD,
-    POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE, TO, VERSION,
+    CAUSE, COUNTER, DIRECTION, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER,
+    PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESET_REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE, TO,
+    VERSION,
 };
 use super::{Kind, Metric, Origin};
 
@@ -84,6 +85,8 @@ metrics! {
         "Calls of connect() that ended without a connection, by what ended them; differs by nature from AttemptFails of /proc/net/snmp, which counts half-open scans and misses calls without a port.";
     TcpConnectSynRetries Histogram "tracer_tcp_connect_syn_retries" [OWNER + RESULT] "retries" Transitions
         "SYNs that connect() had to send again before it ended, in retries for each call.";
+    TcpResets Counter "tracer_tcp_resets_total" [OWNER + DIRECTION + RESET_REASON] "segments" Resets
+        "Resets by the workload of the socket, or by the namespace alone where there is none as at a closed port: those sent, for the kernel's reason, add up to OutRsts of /proc/net/snmp (a firewall's are in neither), those received are told by what they put an end to.";
     NetnsInfo Gauge "tracer_netns_info" [NODE + NETNS + NAME + POD_NAMESPACE + POD] "1" Proc
         "Always 1: the network namespaces that the agent watches, with their names.";
     KernelCount Counter "tracer_kernel_count_total" [NAMESPACE + SIGNAL] "events" Reconcile
@@ -107,7 +110,7 @@ metrics! {
     SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
         "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
     CountsLost Counter "tracer_counts_lost_total" [NODE + COUNTER] "events" Agent
-        "Counts that found room in no BPF map, not even in the _other row of their namespace, in the unit of what they count.";
+        "Counts that found room in no BPF map, not even in the _other row of their namespace, or whose namespace could not be told, in the unit of what they count.";
     SeriesSuppressed Counter "tracer_series_suppressed_total" [NODE + METRIC] "series" Agent
         "Series that a scrape left out because the metric had reached its limit, summed over scrapes.";
     ProgramRunSeconds Counter "tracer_program_run_seconds_total" [NODE + PROGRAM] "seconds" Agent

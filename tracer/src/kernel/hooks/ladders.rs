@@ -89,6 +89,15 @@ const LISTEN_PACKETS: &[Point] = &[
     optional(&[&[hook_when("kfree_skb", Attach::BtfTracepoint("kfree_skb"), When::ListenOverflowReason)]]),
 ];
 
+const RECEIVED_RESETS: Point = point(&[&[hook("tcp_receive_reset", Attach::BtfTracepoint("tcp_receive_reset"))]]);
+
+/// `tcp_send_reset` with so many arguments.
+macro_rules! sent_resets {
+    ($program:literal, $arguments:literal) => {
+        point(&[&[hook_when($program, Attach::BtfTracepoint("tcp_send_reset"), When::TracepointArgs($arguments))]])
+    };
+}
+
 /// All ladders, in the order in which they are attached: what later ones build on comes first.
 pub const LADDERS: &[Ladder] = &[
     Ladder {
@@ -216,6 +225,20 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
         }],
         fallback: "no use of ephemeral ports; connects that found none are counted all the same",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::Resets,
+        rungs: &[
+            Rung { name: "reasons", cost: "", points: &[sent_resets!("tcp_send_reset_reason", 3), RECEIVED_RESETS] },
+            Rung {
+                name: "sockets",
+                cost: "resets are sent for no known reason; those without a socket, as a closed port sends them, \
+                       are in the namespace's number alone",
+                points: &[sent_resets!("tcp_send_reset", 2), RECEIVED_RESETS],
+            },
+        ],
+        fallback: "the namespace's number of resets sent",
         required: false,
     },
 ];

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use super::agent::Agent;
 use super::counters::{Counters, Watch};
-use super::equations::{DROP_SIGNALS, DROPS, EQUATIONS, Equation, MISSED_RUNS, RETRANSMITS, TRANSITIONS, as_value};
+use super::equations::{
+    DROP_SIGNALS, DROPS, EQUATIONS, Equation, MISSED_RUNS, RESETS, RETRANSMITS, TRANSITIONS, as_value,
+};
 use super::machine::machine;
 use super::results::{note_closed, note_difference, note_reason, note_unknown};
-use super::rungs::Drops;
+use super::rungs::{Drops, resets_have_reasons};
 use super::scrape::{Sample, Scrape};
 use super::setting::is_slow;
 use super::wait::{equal, until};
@@ -245,7 +247,10 @@ impl<'a> Closing<'a> {
             _ if self.inexact_drops => Ok(()),
             _ => equal("drops for an unknown reason", &unknown_drops, &self.unknown_drops),
         };
-        for fault in [drops, retransmits, self.transitions_are_known(scrape)].into_iter().filter_map(Result::err) {
+        for fault in [drops, retransmits, self.transitions_are_known(scrape), self.resets_are_known(scrape)]
+            .into_iter()
+            .filter_map(Result::err)
+        {
             let _ = writeln!(faults, "{fault}");
         }
     }
@@ -254,6 +259,17 @@ impl<'a> Closing<'a> {
         let unknown = self.sum(scrape, TRANSITIONS, ("from", "unknown"));
         let missed = missed_runs(scrape, "inet_sock_set_state");
         if unknown <= missed { Ok(()) } else { Err(format!("transitions: {unknown} unknown, {missed} not shown")) }
+    }
+
+    /// Before 6.10 the kernel shows some of the resets that it sends, and of none why.
+    fn resets_are_known(&self, scrape: &Scrape) -> Result<(), String> {
+        let unknown = self.sum(scrape, RESETS, ("reason", "unknown"));
+        let missed = missed_runs(scrape, "tcp_send_reset");
+        if unknown <= missed || !resets_have_reasons(machine()) {
+            Ok(())
+        } else {
+            Err(format!("resets: {unknown} sent for an unknown reason, {missed} not shown"))
+        }
     }
 
     /// Rows of a metric in all namespaces of the check.
@@ -277,9 +293,11 @@ impl<'a> Closing<'a> {
                 _ => note_closed(equation.signal, count),
             }
         }
-        for (signal, metric, label) in
-            [("listen_drops", DROPS, "reason"), ("retransmitted_segments", RETRANSMITS, "cause")]
-        {
+        for (signal, metric, label) in [
+            ("listen_drops", DROPS, "reason"),
+            ("retransmitted_segments", RETRANSMITS, "cause"),
+            ("resets_sent", RESETS, "reason"),
+        ] {
             match self.sum(&scrape, metric, (label, "unknown")) {
                 0 => {}
                 count => note_unknown(signal, count),

@@ -18,6 +18,7 @@ pub(crate) enum Signal {
     ListenerPass,
     SocketPass,
     EphemeralPorts,
+    Resets,
 }
 
 impl Signal {
@@ -31,6 +32,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::Resets => "resets",
         }
     }
 }
@@ -98,6 +100,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::ListenerPass, walk(machine, has("iterator"), "no queue lengths")),
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
+        (Signal::Resets, resets(machine)),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -192,6 +195,16 @@ fn walk(machine: &Machine, iterator: bool, fallback: &str) -> Rung {
     if iterator { Rung::new(&format!("{walk} (iterator)"), [format!("iter/{walk}")]) } else { Rung::new(fallback, []) }
 }
 
+/// Whether the kernel shows every reset that it sends, and why: from 6.10 on.
+pub(crate) fn resets_have_reasons(machine: &Machine) -> bool {
+    machine.kernel >= (6, 10, 0)
+}
+
+fn resets(machine: &Machine) -> Rung {
+    let rung = if resets_have_reasons(machine) { "reasons (tracepoint)" } else { "sockets (tracepoint)" };
+    Rung::new(rung, ["tp_btf/tcp_send_reset", "tp_btf/tcp_receive_reset"].map(str::to_owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +271,8 @@ mod tests {
         assert_eq!(in_force(&old, &[], Signal::ListenerPass), "tcp (iterator)");
         assert_eq!(in_force(&new, &[], Signal::ListenerPass), "task_file (iterator)");
         assert_eq!(in_force(&new, &["iterator"], Signal::ListenerPass), "no queue lengths");
+        assert_eq!(in_force(&old, &[], Signal::Resets), "sockets (tracepoint)");
+        assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::Resets), "reasons (tracepoint)");
         assert_eq!(in_force(&new, &["kprobe"], Signal::TimeWaitOverflows), "outcomes (fentry)");
         assert_eq!(in_force(&new, &["fentry"], Signal::TimeWaitOverflows), "outcomes (kprobe)");
         assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::TimeWaitOverflows), "candidates");

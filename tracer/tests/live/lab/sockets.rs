@@ -24,6 +24,7 @@ pub(crate) const SYN_SENT: u8 = 2;
 pub(crate) const SYN_RECV: u8 = 3;
 pub(crate) const FIN_WAIT1: u8 = 4;
 pub(crate) const TIME_WAIT: u8 = 6;
+pub(crate) const FIN_WAIT2: u8 = 5;
 const LISTEN: u8 = 10;
 
 /// A listening socket.

@@ -1,0 +1,147 @@
+//! Resets sent and received, by the workload of the socket or, without one, by namespace.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use tracer_ebpf::{
+    counter::{Counter, ResetDirection, ResetReason},
+    event::{Connection, Header, Kind, Reset},
+    settings::RESET_REASONS_MAX,
+    state,
+};
+
+use crate::{
+    constants::{SETTINGS, constant, offset},
+    emit::emit,
+    maps::{LOST_COUNTS, SAVED, Saved},
+    reader::{Direct, Reader},
+    sock,
+    workload::{self, add},
+};
+
+// match-proto: 5.10-6.9 void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb)
+/// Fires for full sockets alone: what has none is in `OutRsts` and nowhere else. Context: softirq or
+/// process. Frequency: each reset. Cost: 2 m, 2 h, one ring record.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    sent(ctx.arg(0), ctx.arg(1), ResetReason::Unknown as u8);
+    0
+}
+
+// match-proto: 6.10- void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)
+/// Fires for all that `OutRsts` counts, but where an active reset finds no memory; and for one more: a
+/// reset over IPv6 to which no route leads. `sk` is NULL where there is no socket, `skb` where no packet
+/// is answered. Context and frequency as above. Cost: 2 or 3 m, 2 h, one ring record.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset_reason(ctx: BtfTracePointContext) -> i32 {
+    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)));
+    0
+}
+
+// match-proto: 5.10- void tcp_receive_reset(struct sock *sk)
+/// Context: softirq, or process where the socket's backlog is worked off. Frequency: each reset that
+/// ends a connection. Cost: 1 m, 2 h, one ring record.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    at_socket(sk, ResetDirection::Received, ended(Direct.load(sk, offset!(skc_state))) as u8);
+    0
+}
+
+/// The kernel's number by the agent's table.
+#[inline(always)]
+fn reason(number: u32) -> u8 {
+    let index = number as usize;
+    if index < RESET_REASONS_MAX { constant(&SETTINGS.reset_reasons[index]) } else { ResetReason::Other as u8 }
+}
+
+#[inline(always)]
+fn ended(state: u8) -> ResetReason {
+    match state {
+        state::SYN_SENT => ResetReason::Refused,
+        state::SYN_RECV => ResetReason::Handshake,
+        state::ESTABLISHED => ResetReason::Established,
+        state::CLOSE_WAIT => ResetReason::CloseWait,
+        state::CLOSE => ResetReason::Closed,
+        _ => ResetReason::Closing,
+    }
+}
+
+#[inline(always)]
+fn sent(sk: *const u8, skb: *const u8, reason: u8) {
+    if !is_null(sk) && !sk.is_null() {
+        at_socket(sk, ResetDirection::Sent, reason);
+    } else if !is_null(skb) && !skb.is_null() {
+        without_socket(skb, reason);
+    } else {
+        lost();
+    }
+}
+
+/// Whether an argument is NULL, asked in a way that the verifier cannot answer for us. From Linux 6.2
+/// until 6.12.6 it holds that an argument of a tracepoint never is: it would remove the branch, and
+/// the program would read through NULL. What comes back from a map is a number to it. (Newer
+/// verifiers want the pointer itself compared as well.)
+#[inline(always)]
+fn is_null(argument: *const u8) -> bool {
+    let Some(slot) = SAVED.get_ptr_mut(Saved::ResetArgument as u32) else { return true };
+    // SAFETY: the look-up did not fail; the value is this CPU's own. Sockets are never NULL in process
+    // context, and softirqs do not interrupt each other.
+    unsafe { core::ptr::write_volatile(slot, argument as u64) };
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(slot) == 0 }
+}
+
+/// Sockets in TIME_WAIT and requests are cut short: behind what all kinds have in common lies
+/// something else.
+#[inline(always)]
+fn at_socket(sk: *const u8, direction: ResetDirection, reason: u8) {
+    let netns = sock::netns(Direct, sk);
+    let state: u8 = Direct.load(sk, offset!(skc_state));
+    let is_full = state != state::TIME_WAIT && state != state::NEW_SYN_RECV;
+    let cgroup = if is_full { sock::cgroup_id(Direct, sk) } else { 0 };
+    workload::count(netns, &workload::key(netns, cgroup, Counter::Reset, direction as u8, reason), 1);
+    let record = Reset {
+        header: sock::header(Direct, sk, netns, cgroup, Kind::Reset, state),
+        connection: sock::connection(Direct, sk),
+        direction: direction as u8,
+        reason,
+        zero: [0; 6],
+    };
+    emit(Kind::Reset, record.header.time_ns, &record);
+}
+
+/// The namespace is that of the device by which the packet came that is answered.
+#[inline(always)]
+fn without_socket(skb: *const u8, reason: u8) {
+    let device: *const u8 = Direct.load(skb, offset!(skb_dev));
+    let netns = sock::identity(Direct, Direct.load(device, offset!(dev_net)));
+    if netns.inum == 0 {
+        lost();
+        return;
+    }
+    let direction = ResetDirection::Sent as u8;
+    workload::count(netns, &workload::key(netns, 0, Counter::Reset, direction, reason), 1);
+    let record = Reset {
+        header: Header {
+            time_ns: sock::now_ns(),
+            netns: netns.id,
+            cgroup: 0,
+            kind: Kind::Reset as u8,
+            family: 0,
+            state: 0,
+            zero: [0; 5],
+        },
+        connection: Connection { local: [0; 4], remote: [0; 4], local_port: 0, remote_port: 0, zero: 0 },
+        direction,
+        reason,
+        zero: [0; 6],
+    };
+    emit(Kind::Reset, record.header.time_ns, &record);
+}
+
+/// Not even the namespace can be told.
+#[inline(always)]
+fn lost() {
+    if let Some(value) = LOST_COUNTS.get_ptr_mut(Counter::Reset as u32) {
+        add(value, 1);
+    }
+}
