@@ -24,6 +24,7 @@ mod machine_limits;
 mod namespace_life;
 mod older_connections;
 mod other_drops;
+mod owners;
 mod retransmit;
 mod syn_queue;
 mod time_wait;

@@ -4,8 +4,8 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    CAUSE, COUNTER, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD,
-    POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, TO, VERSION,
+    CACHE, CAUSE, COUNTER, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS,
+    POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, TO, VERSION,
 };
 use super::{Kind, Metric, Origin};
 
@@ -98,6 +98,10 @@ metrics! {
         "Rows in use of a bounded BPF map.";
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
+    OwnerCacheEntries Gauge "tracer_owner_cache_entries" [NODE + CACHE] "entries" Agent
+        "Entries held by a bounded cache of what names the owners: cgroups of the node, owners by cgroup, owners by pod and container, names from container logs.";
+    OwnerCacheCapacity Gauge "tracer_owner_cache_capacity" [NODE + CACHE] "entries" Agent
+        "Entries that the cache has room for, beyond which cgroups and names are not found and owners are looked for at each scrape.";
     CountsLost Counter "tracer_counts_lost_total" [NODE + COUNTER] "events" Agent
         "Counts that found room in no BPF map, not even in the _other row of their namespace, in the unit of what they count.";
     SeriesSuppressed Counter "tracer_series_suppressed_total" [NODE + METRIC] "series" Agent
