@@ -20,6 +20,7 @@ use crate::lab::equations::DROPS;
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::Netns;
 use crate::lab::rungs::{Drops, Signal};
+use crate::lab::scrape::Sample;
 use crate::lab::setting::patient;
 use crate::lab::sockets::Client;
 use crate::lab::wait::{equal, until};
@@ -198,8 +199,10 @@ fn listener_and_namespace_of_a_pod() {
         scrape.one(metric, &[&[netns], &NAMESPACE[..]].concat()).unwrap();
     }
     // Whatever else is known of the namespace is the pod's: only a unit's process can be its guest.
-    let rows = scrape.with(&[netns]).filter(|row| row.label("unit").is_empty());
-    let strays: Vec<_> = rows.filter(|row| NAMESPACE.iter().any(|(name, value)| row.label(name) != *value)).collect();
+    let is_stray =
+        |row: &&Sample| row.label("unit").is_empty() && NAMESPACE.iter().any(|(name, value)| row.label(name) != *value);
+    let labels = [netns];
+    let strays: Vec<_> = scrape.with(&labels).filter(is_stray).collect();
     assert!(strays.is_empty(), "{strays:#?}");
     listener.exit();
 }
