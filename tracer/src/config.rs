@@ -16,6 +16,9 @@ use crate::kernel::hooks::HookKind;
 /// Where the metrics are served unless told otherwise.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9795);
 
+/// Where kubelet names logs after containers and pods.
+const POD_LOGS_DEFAULT: &str = "/var/log";
+
 /// Flags of `tracer run`, each of which can stand in the file as well.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
@@ -65,6 +68,9 @@ struct Settings {
     /// Ports with series of their own, for each workload [default: 32]
     #[arg(long, value_name = "N")]
     max_ports: Option<u64>,
+    /// Directory of kubelet's `containers` and `pods`, whose listings name containers and pods [default: /var/log]
+    #[arg(long, value_name = "DIRECTORY")]
+    pod_logs: Option<PathBuf>,
     /// How much to log: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -123,6 +129,8 @@ pub struct Config {
     pub max_workloads: u32,
     /// Ports with rows of their own, for each workload.
     pub max_ports: u64,
+    /// Directory of kubelet's `containers` and `pods`.
+    pub pod_logs: PathBuf,
     /// Log level.
     pub log_level: LogLevel,
 }
@@ -180,6 +188,7 @@ impl Config {
             max_listeners: own.max_listeners.or(file.max_listeners).unwrap_or(10_000),
             max_workloads: own.max_workloads.or(file.max_workloads).unwrap_or(5_000),
             max_ports: own.max_ports.or(file.max_ports).unwrap_or(32),
+            pod_logs: own.pod_logs.clone().or(file.pod_logs).unwrap_or_else(|| POD_LOGS_DEFAULT.into()),
             log_level: own.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
         };
         config.check()?;
@@ -253,14 +262,17 @@ mod tests {
         let config = load(&[], None).unwrap();
         assert_eq!(config.listen, LISTEN_DEFAULT);
         assert_eq!(config.pass_interval, Duration::from_secs(5));
+        assert_eq!(config.pod_logs, Path::new("/var/log"));
     }
 
     #[test]
     fn flags_win_over_the_file() {
-        let file = "listen = \"[::]:9795\"\npass_interval = \"2s\"\ndisable_hooks = [\"fentry\"]\n";
+        let file =
+            "listen = \"[::]:9795\"\npass_interval = \"2s\"\ndisable_hooks = [\"fentry\"]\npod_logs = \"/host/log\"\n";
         let config = load(&["--pass-interval", "200ms", "--no-packet-hook"], Some(file)).unwrap();
         assert_eq!(config.listen.to_string(), "[::]:9795");
         assert_eq!(config.pass_interval, Duration::from_millis(200));
+        assert_eq!(config.pod_logs, Path::new("/host/log"));
         assert_eq!(config.disable_hooks, vec![HookKind::Fentry, HookKind::Packet]);
     }
 

@@ -1,28 +1,40 @@
 //! Which labels a row gets: joins keys of the maps with namespaces, processes and workloads.
 //!
 //! A listener keeps the labels it once had for as long as its row lives, so that a series is not cut
-//! in two when its process ends; but where another process listens by now, the name is that one's.
-//! Labels that cannot be told yet hold the row back for a scrape.
+//! in two when its process ends; but where another process listens by now, the name is that one's. So does
+//! a namespace keep its tenant's. Labels that cannot be told yet hold the row back for a few passes.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use tracer_ebpf::counter::{CGROUP_OTHER, ListenerKey, ListenerStats};
 
+use self::tenants::{Tenants, Verdict};
 use crate::{
     pipeline::{
-        attribute::{Attributor, Evidence, Netns, Owner},
+        attribute::{Attributor, CacheFill, Evidence, Owner},
+        counters::Counts,
         decode::ip_address,
         snapshot::{Holder, Listener},
     },
     view::{Namespace, View},
 };
 
+mod tenants;
+
+#[cfg(test)]
+mod tests;
+
 /// Value of the process or port label in the row of what found no room.
 pub const OTHER: &str = "_other";
 
-/// Finds labels and remembers those of listeners.
+/// Finds labels and remembers those of listeners and namespaces.
 pub struct Labels {
     attributor: Attributor,
+    tenants: Tenants,
     listeners: HashMap<ListenerKey, Arc<ListenerLabels>>,
 }
 
@@ -40,10 +52,12 @@ pub struct ListenerLabels {
 }
 
 impl ListenerLabels {
-    /// Whether they name a process that holds the listener, as far as the pass could tell.
+    /// Whether they name a process that holds the listener, as far as the pass could tell. While a service
+    /// manager holds it alone, for the service that it will start again, they stay the service's.
     fn are_of(&self, seen: &Listener) -> bool {
         let is_named = |holder: &Holder| name(&holder.comm) == self.process;
-        !self.process.is_empty() && (seen.holders.is_empty() || seen.holders.iter().any(is_named))
+        let mut servers = seen.holders.iter().filter(|holder| !holder.is_manager()).peekable();
+        !self.process.is_empty() && (servers.peek().is_none() || servers.any(is_named))
     }
 }
 
@@ -51,7 +65,7 @@ impl Labels {
     /// With nothing remembered.
     #[must_use]
     pub fn new(attributor: Attributor) -> Self {
-        Self { attributor, listeners: HashMap::new() }
+        Self { attributor, tenants: Tenants::default(), listeners: HashMap::new() }
     }
 
     /// The workload behind a socket's cgroup. `None`: ask again at the next scrape.
@@ -71,11 +85,56 @@ impl Labels {
     }
 
     fn owner(&mut self, cgroup: u64, holder: Option<u32>, namespace: &Namespace, now: Instant) -> Option<Arc<Owner>> {
+        let tenant = &namespace.owner;
         if cgroup == CGROUP_OTHER {
-            return Some(Arc::new(Owner { unit: OTHER.to_owned(), ..Owner::default() }));
+            let (namespace, pod) = (tenant.namespace.clone(), tenant.pod.clone());
+            return Some(Arc::new(Owner { unit: OTHER.to_owned(), namespace, pod, ..Owner::default() }));
         }
-        let netns = if namespace.is_host { Netns::Host } else { Netns::Other { pid: namespace.lowest_pid } };
-        self.attributor.owner(&Evidence { cgroup_id: cgroup, holder_tgid: holder, netns }, now)
+        self.attributor.owner(&Evidence { cgroup_id: cgroup, holder_tgid: holder, tenant }, now)
+    }
+
+    /// Says whose each namespace is. One whose tenant may still get a name is left out, and all its rows with
+    /// it; that ends after ten seconds at most.
+    pub fn name_namespaces(&mut self, namespaces: Vec<Namespace>, now: Instant) -> Vec<Namespace> {
+        self.tenants.keep(&namespaces.iter().map(|namespace| namespace.id).collect());
+        let mut named = Vec::with_capacity(namespaces.len());
+        for mut namespace in namespaces {
+            match self.tenants.ask(&namespace, &mut self.attributor, now) {
+                Verdict::Same(owner) => namespace.owner = owner,
+                Verdict::Other(owner) => {
+                    // The number has got to another namespace, whose listeners look like those of the last one.
+                    self.forget_listeners(namespace.id);
+                    namespace.owner = owner;
+                }
+                Verdict::Later => continue,
+            }
+            named.push(namespace);
+        }
+        named
+    }
+
+    /// Looks at the owners of all rows, so that one who is gone before the next scrape has a name then, and one
+    /// who waits for a name has mostly waited before.
+    pub fn meet(&mut self, counts: &Counts, view: &View, now: Instant) {
+        let namespaces: HashMap<u64, &Namespace> =
+            view.namespaces.iter().map(|namespace| (namespace.id, namespace)).collect();
+        for (key, stats) in &counts.listeners {
+            if let Some(namespace) = namespaces.get(&key.netns) {
+                self.listener(key, Some(stats), view, namespace, now);
+            }
+        }
+        let workloads: BTreeSet<(u64, u64)> = counts.counters.iter().map(|(key, _)| (key.netns, key.cgroup)).collect();
+        for (netns, cgroup) in workloads {
+            if let Some(namespace) = namespaces.get(&netns) {
+                self.workload(cgroup, namespace, now);
+            }
+        }
+    }
+
+    /// How full the caches of names are.
+    #[must_use]
+    pub fn fills(&self) -> [CacheFill; 5] {
+        self.attributor.fills()
     }
 
     /// The labels of a listener, from what the last pass saw of it and what was captured at
@@ -150,12 +209,17 @@ impl Labels {
         living.into_iter().find(is_heir).copied()
     }
 
-    /// A living cgroup that has the owner of a dead one.
-    pub fn heir_of_cgroup(&mut self, dead: u64, living: impl IntoIterator<Item = u64>, now: Instant) -> Option<u64> {
-        let mut owner = |cgroup_id| {
-            let evidence = Evidence { cgroup_id, holder_tgid: None, netns: Netns::Host };
-            self.attributor.owner(&evidence, now)
-        };
+    /// A living cgroup that has the owner of a dead one in the same namespace.
+    pub fn heir_of_cgroup(
+        &mut self,
+        netns: u64,
+        dead: u64,
+        living: impl IntoIterator<Item = u64>,
+        now: Instant,
+    ) -> Option<u64> {
+        let tenant = self.tenants.owner(netns);
+        let mut owner =
+            |cgroup_id| self.attributor.owner(&Evidence { cgroup_id, holder_tgid: None, tenant: &tenant }, now);
         let labels = owner(dead)?;
         living.into_iter().find(|cgroup| *cgroup != dead && owner(*cgroup).is_some_and(|heir| heir == labels))
     }
@@ -171,9 +235,14 @@ impl Labels {
         self.listeners.remove(key);
     }
 
-    /// Forgets all listeners of a namespace.
+    /// Forgets a namespace that is gone and all its listeners.
     pub fn forget_namespace(&mut self, id: u64) {
-        self.listeners.retain(|key, _| key.netns != id);
+        self.tenants.forget(id);
+        self.forget_listeners(id);
+    }
+
+    fn forget_listeners(&mut self, namespace: u64) {
+        self.listeners.retain(|key, _| key.netns != namespace);
     }
 }
 
@@ -186,91 +255,4 @@ fn owning_cgroup(key: &ListenerKey, holder: u64) -> u64 {
 fn name(comm: &[u8; 16]) -> Vec<u8> {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
     comm[..end].to_vec()
-}
-
-#[cfg(test)]
-mod tests {
-    use tracer_ebpf::counter::ListenerSocket;
-    use zerocopy::FromZeros;
-
-    use super::*;
-    use crate::pipeline::{
-        attribute::process::Processes,
-        kernel_counters::{KernelCounters, Sockstat, Sysctls},
-        reconcile::Books,
-        snapshot,
-    };
-
-    const KEY: ListenerKey = ListenerKey { netns: 1, cgroup: 1, address: [0; 4], port: 80, zero: [0; 3] };
-
-    fn namespace() -> Namespace {
-        Namespace {
-            id: 1,
-            inum: 1,
-            label: "host".into(),
-            name: String::new(),
-            is_host: true,
-            lowest_pid: None,
-            alive: true,
-            books: Books::default(),
-            counters: KernelCounters::default(),
-            sockstat: Sockstat::default(),
-            sysctls: Sysctls::default(),
-        }
-    }
-
-    /// What a pass saw: one socket, held by these processes.
-    fn view(holders: &[(u32, [u8; 16])]) -> View {
-        let record = |&(holder_tgid, holder_comm)| ListenerSocket {
-            key: KEY,
-            sock: 1,
-            holder_cgroup: 1,
-            holder_tgid,
-            netns_inum: 1,
-            accept_queue_length: 0,
-            accept_queue_limit: 5,
-            syn_queue_length: 0,
-            sk_drops: 0,
-            holder_comm,
-        };
-        let records: Vec<_> = holders.iter().map(record).collect();
-        View { listeners: snapshot::join(&records), ..View::default() }
-    }
-
-    #[test]
-    fn the_process_that_listens_names_the_listener() {
-        let nowhere = tempfile::tempdir().unwrap();
-        let mut labels = Labels::new(Attributor::new(None, Processes::new(nowhere.path())));
-        let (first, other) = (*b"first\0\0\0\0\0\0\0\0\0\0\0", *b"other\0\0\0\0\0\0\0\0\0\0\0");
-        for (view, expected, what) in [
-            (view(&[(10, first)]), "first", "its holder"),
-            (view(&[]), "first", "it is gone, and its row is not"),
-            (view(&[(9, other), (10, first)]), "first", "it still holds the socket"),
-            (view(&[(0, [0; 16])]), "first", "a walk that does not tell holders"),
-            (view(&[(11, other)]), "other", "another listens there now"),
-            (view(&[]), "other", "which is gone too"),
-        ] {
-            let found = labels.listener(&KEY, None, &view, &namespace(), Instant::now()).unwrap();
-            assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_thread_that_listens_is_named_by_its_process() {
-        let proc = tempfile::tempdir().unwrap();
-        std::fs::create_dir(proc.path().join("42")).unwrap();
-        std::fs::write(proc.path().join("42/comm"), "server\n").unwrap();
-        let comm = *b"worker-1\0\0\0\0\0\0\0\0";
-        for (owner_tgid, owner_comm_is_of_thread, expected, what) in [
-            (42, 1, "server", "only the thread's name was captured"),
-            (43, 1, "worker-1", "the process has ended"),
-            (42, 0, "worker-1", "the process's name was captured"),
-        ] {
-            let mut labels = Labels::new(Attributor::new(None, Processes::new(proc.path())));
-            let stats =
-                ListenerStats { owner_tgid, owner_comm_is_of_thread, owner_comm: comm, ..ListenerStats::new_zeroed() };
-            let found = labels.listener(&KEY, Some(&stats), &view(&[]), &namespace(), Instant::now()).unwrap();
-            assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
-        }
-    }
 }

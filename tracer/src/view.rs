@@ -13,6 +13,7 @@ use crate::{
     agent::legacy::Legacy,
     kernel::{maps::Fill, program_stats::ProgramStats},
     pipeline::{
+        attribute::Owner,
         counters::{Closing, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         ports::PortUse,
@@ -25,7 +26,7 @@ use crate::{
 /// The result of all passes so far.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Namespaces, living and lately dead.
+    /// Namespaces, living and lately dead, but for those whose names are still awaited.
     pub namespaces: Vec<Namespace>,
     /// Listening sockets by identity.
     pub listeners: BTreeMap<ListenerKey, Listener>,
@@ -64,6 +65,10 @@ pub struct Namespace {
     pub is_host: bool,
     /// Lowest PID inside, for attribution.
     pub lowest_pid: Option<u32>,
+    /// How often another namespace has taken over the identity, where that can happen.
+    pub life: u32,
+    /// Whose it is; empty for the host's.
+    pub owner: Arc<Owner>,
     /// Whether the last pass still found it.
     pub alive: bool,
     /// Comparison with the kernel's counters.

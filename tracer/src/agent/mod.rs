@@ -51,7 +51,7 @@ use crate::{
     },
     labels::Labels,
     pipeline::{
-        attribute::{Attributor, cgroup_tree::CgroupTree, process::Processes},
+        attribute::{Attributor, cgroup_tree::CgroupTree, log_listing::LogListing, process::Processes},
         decode::decode,
         journal::Journal,
         ring,
@@ -107,6 +107,10 @@ fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
         .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}; mount proc at /proc")))
 }
 
+fn attributor(config: &Config) -> Result<Attributor, Failure> {
+    Ok(Attributor::new(cgroup_tree()?, Processes::new("/proc"), LogListing::new(&config.pod_logs)))
+}
+
 /// Runs the agent on a bound address until `shutdown` comes.
 pub async fn run(
     config: Config,
@@ -127,7 +131,7 @@ pub async fn run(
         report: Arc::clone(&report),
         maps: Arc::clone(&maps),
         view: Arc::default(),
-        labels: Arc::new(Mutex::new(Labels::new(Attributor::new(cgroup_tree()?, Processes::new("/proc"))))),
+        labels: Arc::new(Mutex::new(Labels::new(attributor(&config)?))),
         journal: Mutex::default(),
         suppressed: Suppressed::default(),
         own: Own::new().map_err(|error| Failure::other(format!("the agent's own metrics: {error}")))?,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -68,6 +69,8 @@ struct Entry {
     sockstat: Sockstat,
     sysctls: Sysctls,
     alive: bool,
+    /// How often another namespace has taken over the identity.
+    life: u32,
     /// Passes that hooks or the listener pass knew of it and could not read it; `None` once it was read.
     unread: Option<u32>,
     /// Since when it was not found, and what its rows added up to then; any change starts anew.
@@ -258,6 +261,7 @@ impl Entry {
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
             alive: false,
+            life: 0,
             unread: None,
             quiet: None,
         }
@@ -280,7 +284,10 @@ impl Entry {
                 finder.observe(before, &figures, after);
                 self.books = Books::open(finder.baseline());
             }
-            None if self.books.went_backwards(&figures) => self.books.begin_again(),
+            None if self.books.went_backwards(&figures) => {
+                self.books.begin_again();
+                self.life += 1;
+            }
             None => {}
         }
         self.inum = reading.inum;
@@ -292,7 +299,8 @@ impl Entry {
 
     fn view(&self, id: u64, discovery: &Discovery) -> Namespace {
         let is_host = self.inum == discovery.host;
-        let found = discovery.namespaces.get(&self.inum);
+        // One that is dead or unread may have lost its number to the one that was found.
+        let found = discovery.namespaces.get(&self.inum).filter(|_| self.alive);
         Namespace {
             id,
             inum: self.inum,
@@ -300,6 +308,8 @@ impl Entry {
             name: found.and_then(|found| found.name.clone()).unwrap_or_default(),
             is_host,
             lowest_pid: found.and_then(|found| found.lowest_pid),
+            life: self.life,
+            owner: Arc::default(),
             alive: self.alive,
             books: self.books.clone(),
             counters: self.counters,

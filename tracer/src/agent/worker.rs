@@ -155,7 +155,7 @@ impl Worker {
         fills.extend_from_slice(&self.socket_pass.fills);
         fills.extend(self.ports.fill);
         let view = View {
-            namespaces: self.registry.view(&discovery),
+            namespaces: labels.name_namespaces(self.registry.view(&discovery), started),
             listeners,
             sockets: self.socket_pass.found.clone(),
             retired: self.reaper.retired,
@@ -167,6 +167,7 @@ impl Worker {
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
         };
+        labels.meet(&after, &view, started);
         replace(&self.view, Arc::new(view));
         Ok(())
     }
@@ -247,7 +248,7 @@ impl Worker {
         let neighbours = counts.counters.iter().filter(|(key, _)| key.netns == workload.netns && key.cgroup > 0);
         let living: BTreeSet<u64> =
             neighbours.map(|(key, _)| key.cgroup).filter(|cgroup| !labels.cgroup_has_gone(*cgroup)).collect();
-        if let Some(heir) = labels.heir_of_cgroup(workload.cgroup, living, now) {
+        if let Some(heir) = labels.heir_of_cgroup(workload.netns, workload.cgroup, living, now) {
             self.legacy.bequeath_counters(&workload.rows, heir);
             self.registry.bequeath_cgroup(workload.netns, workload.cgroup, heir);
         } else {

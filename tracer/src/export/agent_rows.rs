@@ -16,6 +16,7 @@ pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) 
     if let Some(counts) = counts {
         maps(rows, sources, counts);
     }
+    caches(rows, sources);
     passes(rows, sources);
     programs(rows, sources);
     rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
@@ -61,6 +62,13 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
     }
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
+    }
+}
+
+fn caches(rows: &mut Rows<'_>, sources: &Sources<'_>) {
+    for fill in sources.labels.fills() {
+        rows.add(MetricId::OwnerCacheEntries, &[fill.cache], number(fill.entries as u64));
+        rows.add(MetricId::OwnerCacheCapacity, &[fill.cache], number(fill.capacity as u64));
     }
 }
 

@@ -249,6 +249,17 @@ fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, pro
     [netns, pod_namespace, pod, container, unit, process, &labels.address, &labels.port]
 }
 
+/// Label values of what is counted for a network namespace: the pod's whose it is.
+pub(super) fn namespace_values(namespace: &Namespace) -> [&str; 3] {
+    [&namespace.label, &namespace.owner.namespace, &namespace.owner.pod]
+}
+
+/// Label values of what is known to be of a namespace and of none of its workloads.
+pub(super) fn nobody_values(namespace: &Namespace) -> [&str; 5] {
+    let [netns, pod_namespace, pod] = namespace_values(namespace);
+    [netns, pod_namespace, pod, "", ""]
+}
+
 pub(super) fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&'a str; 5] {
     [&namespace.label, &owner.namespace, &owner.pod, &owner.container, &owner.unit]
 }
@@ -325,8 +336,8 @@ fn recent_peak(stats: &ListenerStats) -> u32 {
 fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace, key: &CounterKey, n: u64) {
     let Some(kind) = Counter::from_u8(key.counter) else { return };
     if kind == Counter::Transition {
-        let values = [namespace.label.as_str(), "", "", state::name(key.a), state::name(key.b)];
-        rows.add(MetricId::TcpStateTransitions, &values, number(n));
+        let own = [state::name(key.a), state::name(key.b)];
+        rows.add(MetricId::TcpStateTransitions, &with(&namespace_values(namespace), &own), number(n));
         return;
     }
     let Some(owner) = sources.labels.workload(key.cgroup, namespace, sources.now) else { return };
@@ -370,7 +381,7 @@ fn port_label(key: &CounterKey) -> String {
 
 /// Labels of the row of listeners that found no room.
 fn other_listener<'a>(namespace: &'a Namespace, own: &[&'a str]) -> Vec<&'a str> {
-    [&[namespace.label.as_str(), "", "", "", "", OTHER, "", ""], own].concat()
+    [nobody_values(namespace).as_slice(), &[OTHER, "", ""], own].concat()
 }
 
 #[derive(Default)]
@@ -423,22 +434,22 @@ fn connect_retries(
 
 /// Rows that come from the namespace's own files.
 fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
-    let label = namespace.label.as_str();
-    let group = [label, "", ""];
+    let group = namespace_values(namespace);
     for signal in Closing::ALL {
         if let Some(kernel) = namespace.books.kernel(signal) {
-            rows.add(MetricId::KernelCount, &[label, "", "", signal.name()], number(kernel));
+            rows.add(MetricId::KernelCount, &with(&group, &[signal.name()]), number(kernel));
         }
         if let Some(difference) = namespace.books.difference(signal) {
             #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
             let difference = difference as f64;
-            rows.add(MetricId::CountDifference, &[label, "", "", signal.name()], difference);
+            rows.add(MetricId::CountDifference, &with(&group, &[signal.name()]), difference);
         }
     }
     if !namespace.alive {
         return;
     }
-    rows.add(MetricId::NetnsInfo, &[label, &namespace.name, "", ""], 1.0);
+    let [label, pod_namespace, pod] = group;
+    rows.add(MetricId::NetnsInfo, &[label, &namespace.name, pod_namespace, pod], 1.0);
     let counters = [
         (MetricId::TcpSegmentsSent, namespace.counters.out_segs),
         (MetricId::TcpSegmentsReceived, namespace.counters.in_segs),
@@ -459,13 +470,13 @@ const UNKNOWN_STATE: &str = "unknown";
 
 /// Rows of what no hook attributed, and of what evidence attributed instead.
 fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace) {
-    let label = namespace.label.as_str();
+    let nobody = nobody_values(namespace);
     let books = &namespace.books;
     // Always there where the kernel counts, so that a rate works from the first event on.
     if books.kernel(Closing::ListenDrops).is_some() {
         let drops = books.unknown(Closing::ListenDrops);
-        let values = [label, "", "", "", "", "", "", "", DropReason::Unknown.name()];
-        rows.add(MetricId::TcpListenDrops, &values, number(drops));
+        let own = ["", "", "", DropReason::Unknown.name()];
+        rows.add(MetricId::TcpListenDrops, &with(&nobody, &own), number(drops));
     }
     for (key, n) in books.suspected() {
         if let Some(labels) = sources.labels.listener(key, None, sources.view, namespace, sources.now) {
@@ -476,17 +487,17 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
     }
     if books.kernel(Closing::RetransmittedSegments).is_some() {
         let segments = books.unknown(Closing::RetransmittedSegments);
-        let values = [label, "", "", "", "", Role::Unknown.name(), "", RetransmitCause::Unknown.name()];
-        rows.add(MetricId::TcpRetransmittedSegments, &values, number(segments));
+        let own = [Role::Unknown.name(), "", RetransmitCause::Unknown.name()];
+        rows.add(MetricId::TcpRetransmittedSegments, &with(&nobody, &own), number(segments));
     }
     for (signal, to) in [(Closing::PassiveOpens, state::SYN_RECV), (Closing::EstablishedResets, state::CLOSE)] {
         if books.kernel(signal).is_some() {
-            let values = [label, "", "", UNKNOWN_STATE, state::name(to)];
-            rows.add(MetricId::TcpStateTransitions, &values, number(books.unknown(signal)));
+            let values = namespace_values(namespace);
+            let own = [UNKNOWN_STATE, state::name(to)];
+            rows.add(MetricId::TcpStateTransitions, &with(&values, &own), number(books.unknown(signal)));
         }
     }
     reset_rows::add_unknown(rows, namespace);
-    let nobody = [label, "", "", "", ""];
     rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
     rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));
     for (cgroup, n) in books.time_wait_confirmed() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{metrics::MetricId, rows::Rows};
+use super::{collector::namespace_values, metrics::MetricId, rows::Rows};
 use crate::{
     pipeline::ports::{Destination, PortUse},
     view::{Namespace, View},
@@ -15,7 +15,7 @@ use crate::{
 pub fn add(rows: &mut Rows<'_>, view: &View) {
     for (namespace, found) in found(view) {
         if let Some(used) = found.largest() {
-            rows.add(MetricId::TcpEphemeralPortsUsed, &[namespace.label.as_str(), "", ""], f64::from(used));
+            rows.add(MetricId::TcpEphemeralPortsUsed, &namespace_values(namespace), f64::from(used));
         }
     }
 }

@@ -4,7 +4,7 @@
 use tracer_ebpf::counter::{CounterKey, ResetDirection, ResetReason};
 
 use super::{
-    collector::{number, with},
+    collector::{nobody_values, number, with},
     metrics::MetricId,
     rows::Rows,
 };
@@ -22,8 +22,7 @@ pub(super) fn add(rows: &mut Rows<'_>, owner: &[&str], key: &CounterKey, n: u64)
 pub(super) fn add_unknown(rows: &mut Rows<'_>, namespace: &Namespace) {
     if namespace.books.kernel(Closing::ResetsSent).is_some() {
         let unseen = number(namespace.books.unknown(Closing::ResetsSent));
-        let nobody = [namespace.label.as_str(), "", "", "", ""];
         let own = [ResetDirection::Sent.name(), ResetReason::Unknown.name()];
-        rows.add(MetricId::TcpResets, &with(&nobody, &own), unseen);
+        rows.add(MetricId::TcpResets, &with(&nobody_values(namespace), &own), unseen);
     }
 }

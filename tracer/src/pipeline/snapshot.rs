@@ -36,6 +36,15 @@ pub struct Holder {
     pub comm: [u8; 16],
 }
 
+impl Holder {
+    /// Whether it is a service manager, which holds sockets for others: those of a service that it starts on the
+    /// first connection, and it keeps them to start the service again.
+    #[must_use]
+    pub fn is_manager(&self) -> bool {
+        self.tgid == 1 || self.comm == *b"systemd\0\0\0\0\0\0\0\0\0"
+    }
+}
+
 /// Joins the records of a pass. A socket that several processes hold counts once.
 #[must_use]
 pub fn join(records: &[ListenerSocket]) -> BTreeMap<ListenerKey, Listener> {
@@ -110,12 +119,15 @@ impl Listener {
 
     /// The process that owns the listener, given the caller of `listen()` (0 = unknown) and the
     /// socket's cgroup. If every holder sits in another cgroup than the socket (socket activation),
-    /// the holder is the owner; otherwise the caller, or the oldest holder in the socket's cgroup.
+    /// the holder is the owner; otherwise the caller, or the oldest holder in the socket's cgroup. A service
+    /// manager owns what nobody else holds.
     #[must_use]
     pub fn owner(&self, caller_tgid: u32, socket_cgroup: u64) -> Option<&Holder> {
+        let managers_alone = self.holders.iter().all(Holder::is_manager);
+        let servers = || self.holders.iter().filter(|holder| managers_alone || !holder.is_manager());
         let in_cgroup = |holder: &&Holder| holder.cgroup == socket_cgroup;
-        let caller = self.holders.iter().filter(in_cgroup).find(|holder| holder.tgid == caller_tgid);
-        caller.or_else(|| self.holders.iter().find(in_cgroup)).or_else(|| self.holders.first())
+        let caller = servers().filter(in_cgroup).find(|holder| holder.tgid == caller_tgid);
+        caller.or_else(|| servers().find(in_cgroup)).or_else(|| servers().next())
     }
 }
 
@@ -174,10 +186,19 @@ mod tests {
 
     #[test]
     fn with_socket_activation_the_holder_owns_it() {
-        let listener = only(&[socket(1, 1, 7, 0, 5), socket(1, 11, 8, 0, 5)]);
-        assert_eq!(listener.owner(1, 7).unwrap().tgid, 1, "the activator still holds it");
+        let listener = only(&[socket(1, 9, 7, 0, 5), socket(1, 11, 8, 0, 5)]);
+        assert_eq!(listener.owner(9, 7).unwrap().tgid, 9, "the activator still holds it");
         let handed_over = only(&[socket(1, 11, 8, 0, 5)]);
-        assert_eq!(handed_over.owner(1, 7).unwrap().tgid, 11);
+        assert_eq!(handed_over.owner(9, 7).unwrap().tgid, 11);
+    }
+
+    #[test]
+    fn a_service_manager_owns_what_nobody_else_holds() {
+        let both = only(&[socket(1, 1, 7, 0, 5), socket(1, 11, 8, 0, 5)]);
+        assert_eq!(both.owner(1, 7).unwrap().tgid, 11, "PID 1 keeps it for the next start");
+        assert_eq!(only(&[socket(1, 1, 7, 0, 5)]).owner(1, 7).unwrap().tgid, 1);
+        let user_manager = ListenerSocket { holder_comm: *b"systemd\0\0\0\0\0\0\0\0\0", ..socket(1, 10, 7, 0, 5) };
+        assert_eq!(only(&[user_manager, socket(1, 11, 8, 0, 5)]).owner(10, 7).unwrap().tgid, 11);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! cgroup of the same name. The cgroups are directories that the test makes in the v2 hierarchy.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::cgroup::Cgroup;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, drops_are};
@@ -22,42 +22,6 @@ const PORT: u16 = 8110;
 const LIMIT: Duration = Duration::from_secs(10);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
 const RETAIN: Duration = Duration::from_secs(2);
-
-/// A cgroup of the test's own, removed at the end.
-pub(crate) struct Cgroup {
-    path: PathBuf,
-}
-
-impl Cgroup {
-    pub(crate) fn make(name: &str) -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
-            panic!("owners by cgroup need cgroup v2 mounted");
-        };
-        let path = PathBuf::from(mount).join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self { path }
-    }
-
-    pub(crate) fn path(&self) -> &str {
-        self.path.to_str().unwrap()
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // A process that was waited for may still be counted for a moment.
-        let deadline = Instant::now() + patient(Duration::from_secs(1));
-        while Instant::now() < deadline {
-            if std::fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        eprintln!("could not remove {}", self.path.display());
-    }
-}
 
 fn address() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)

@@ -6,6 +6,7 @@
 //! show in `tracer_retired_total`, and its load would stretch the passes.
 
 pub(crate) mod agent;
+pub(crate) mod cgroup;
 pub(crate) mod closing;
 pub(crate) mod counters;
 pub(crate) mod drops;

@@ -25,6 +25,7 @@ mod machine_limits;
 mod namespace_life;
 mod older_connections;
 mod other_drops;
+mod owners;
 mod ports;
 mod resets;
 mod retransmit;

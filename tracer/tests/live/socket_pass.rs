@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cgroups::Cgroup;
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::cgroup::Cgroup;
 use crate::lab::firewall::Firewall;
 use crate::lab::holders::{Holders, Plan};
 use crate::lab::load::{Connection, FirstClose, open_and_close};

@@ -26,6 +26,7 @@ const HOMES: &[Home] = &[
 const PURE: &[&str] = &[
     "tracer/src/pipeline/decode",
     "tracer/src/pipeline/attribute/cgroup_path",
+    "tracer/src/pipeline/attribute/log_names",
     "tracer/src/pipeline/journal",
     "tracer/src/pipeline/ports",
     "tracer/src/pipeline/reconcile",

@@ -213,3 +213,29 @@ fn confirmed_overflows_of_a_dead_workload_are_retired_and_still_close() {
     assert_eq!(seen.books.difference(Closing::TimeWaitOverflows), Some(0));
     assert_eq!(seen.books.time_wait_confirmed().count(), 0);
 }
+
+#[test]
+fn the_dead_do_not_take_the_name_and_process_of_who_has_their_number() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
+    pass(&mut registry, &[70], &[reading(8, 70, 0)], &counts(7, 3), now);
+    let mut found = discovery(&[70]);
+    let netns = found.namespaces.get_mut(&70).unwrap();
+    (netns.name, netns.lowest_pid) = (Some("blue".into()), Some(5));
+    let seen = |id| {
+        let namespace = registry.view(&found).into_iter().find(|namespace| namespace.id == id).unwrap();
+        (namespace.name, namespace.lowest_pid)
+    };
+    assert_eq!(seen(7), (String::new(), None));
+    assert_eq!(seen(8), ("blue".into(), Some(5)));
+}
+
+#[test]
+fn without_cookies_counters_that_fall_begin_a_new_life() {
+    let mut registry = Registry::default();
+    for (drops, life) in [(3, 0), (4, 0), (1, 1), (2, 1)] {
+        pass(&mut registry, &[70], &[reading(70, 70, drops)], &counts(70, drops), Instant::now());
+        assert_eq!(namespace(&registry, &[70], 70).life, life, "at {drops}");
+    }
+}

@@ -118,6 +118,7 @@ pub(super) const EVENT: Label = one_of("kind", &EVENTS);
 pub(super) const STAGE: Label = one_of("stage", &["ring", "rate", "decode"]);
 pub(super) const COUNTER: Label = one_of("counter", &COUNTERS);
 pub(super) const MAP: Label = text("map", "name of the BPF map");
+pub(super) const CACHE: Label = one_of("cache", &["cgroups", "owners", "workloads", "container_names", "pod_names"]);
 pub(super) const METRIC: Label = text("metric", "name of a metric on this page");
 pub(super) const PROGRAM: Label = text("program", "name of the BPF program");
 pub(super) const PASS: Label = text("pass", "what the pass reads, as `/status` lists it");

@@ -4,9 +4,9 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    CAUSE, COUNTER, DIRECTION, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS, OWNER,
-    PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESET_REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE, TO,
-    VERSION,
+    CACHE, CAUSE, COUNTER, DIRECTION, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS,
+    OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESET_REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE,
+    TO, VERSION,
 };
 use super::{Kind, Metric, Origin};
 
@@ -109,6 +109,10 @@ metrics! {
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
     SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
         "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
+    OwnerCacheEntries Gauge "tracer_owner_cache_entries" [NODE + CACHE] "entries" Agent
+        "Entries held by a bounded cache of what names the owners: cgroups of the node, owners by cgroup, owners by pod and container, names from container logs.";
+    OwnerCacheCapacity Gauge "tracer_owner_cache_capacity" [NODE + CACHE] "entries" Agent
+        "Entries that the cache has room for, beyond which cgroups and names are not found and owners are looked for at each scrape.";
     CountsLost Counter "tracer_counts_lost_total" [NODE + COUNTER] "events" Agent
         "Counts that found room in no BPF map, not even in the _other row of their namespace, or whose namespace could not be told, in the unit of what they count.";
     SeriesSuppressed Counter "tracer_series_suppressed_total" [NODE + METRIC] "series" Agent

@@ -4,7 +4,7 @@
 //! are chosen by whoever may make cgroups, so nothing in one is taken on trust but its shape.
 
 /// What a path names; every part may be missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Workload {
     /// The pod's UID as the API server writes it, or the 32 digits of a static pod.
     pub pod_uid: Option<String>,
@@ -56,7 +56,7 @@ fn pod_uid(part: &str) -> Option<String> {
     (is_uuid(&dashed) || is_hex(uid, 32)).then_some(dashed)
 }
 
-fn is_uuid(text: &str) -> bool {
+pub(super) fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',
@@ -65,7 +65,7 @@ fn is_uuid(text: &str) -> bool {
 }
 
 /// Runtimes write their identifiers in lower case.
-fn is_hex(text: &str, digits: usize) -> bool {
+pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

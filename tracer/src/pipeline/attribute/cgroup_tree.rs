@@ -15,7 +15,7 @@ use std::{fs, io, iter};
 pub const ROOT_ID: u64 = 1;
 
 /// How many directories a walk looks at: a hundred times a busy node, some 10 MB of names.
-const DIRECTORIES_MAX: usize = 100_000;
+pub const DIRECTORIES_MAX: usize = 100_000;
 
 /// How deep a path may be: more than `PATH_MAX` has room for.
 const DEPTH_MAX: usize = 2048;
@@ -126,7 +126,21 @@ impl CgroupTree {
         self.truncated
     }
 
-    fn path_of(&self, id: u64) -> Option<String> {
+    /// How many cgroups the last walk saw.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.directories.len()
+    }
+
+    /// Whether it saw none, or there was no walk yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// The path of a cgroup that the last walk saw.
+    #[must_use]
+    pub fn path_of(&self, id: u64) -> Option<String> {
         let entry = |id: u64| self.directories.get(&id);
         // From the inside out; it ends at the root, which has no entry.
         let names: Vec<&str> = iter::successors(entry(id), |directory| entry(directory.parent))

@@ -1,19 +1,25 @@
 //! Whose a socket is: from numbers and PIDs to the owner's names.
 //!
 //! Owns the rule that picks the evidence and the memory of past answers. Takes a socket's cgroup number, its
-//! holder and its namespace from the counters and the snapshot; hands an [`Owner`] to the collector. The
-//! parser ([`cgroup_path`]) is pure, I/O is in [`cgroup_tree`] and [`process`]; time is passed in. Logs nothing.
+//! holder and the owner of its namespace from the counters and the snapshot; hands an [`Owner`] to the collector.
+//! The parsers ([`cgroup_path`], [`log_names`]) are pure, I/O is in [`cgroup_tree`], [`process`] and [`log_listing`];
+//! time is passed in. Logs nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::cgroup_path::Workload;
-use self::cgroup_tree::{CgroupTree, Lookup, ROOT_ID};
+use self::cgroup_tree::{CgroupTree, DIRECTORIES_MAX, Lookup, ROOT_ID};
+use self::log_listing::{LogListing, NAMES_MAX};
+use self::names::{Found, Names};
 use self::process::Processes;
 
 pub mod cgroup_path;
 pub mod cgroup_tree;
+pub mod log_listing;
+pub mod log_names;
+pub mod names;
 pub mod process;
 
 /// How many owners are remembered: three times the default limit of workloads, for those that come and go.
@@ -23,69 +29,64 @@ const OWNERS_MAX: usize = 16_384;
 /// the last words of a closed listener keep their labels.
 const GONE_KEPT: Duration = Duration::from_mins(5);
 
-/// How much of a container's id is shown, as the runtimes' own lists do.
-const CONTAINER_DIGITS: usize = 12;
-
-/// The labels that name an owner; empty where there is nothing to name.
+/// The labels that name an owner; empty where there is nothing to name. Owners with the same labels have the
+/// same series.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {
     /// The systemd unit.
     pub unit: String,
-    /// The first 12 digits of the container's id.
+    /// The container's name in its pod, or the first 12 digits of its id.
     pub container: String,
-    /// The pod's UID; not a label, but the key to the pod's names.
-    pub pod_uid: String,
     /// The pod's Kubernetes namespace.
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
 }
 
-impl Owner {
-    fn new(workload: Workload) -> Self {
-        let mut container = workload.container_id.unwrap_or_default();
-        container.truncate(CONTAINER_DIGITS);
-        Self {
-            unit: workload.unit.unwrap_or_default(),
-            container,
-            pod_uid: workload.pod_uid.unwrap_or_default(),
-            ..Self::default()
-        }
-    }
-}
-
-/// The network namespace of a socket, as evidence of its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Netns {
-    /// The host's: it says nothing, as unrelated processes share it.
-    Host,
-    /// Another one, and a process that lives in it.
-    Other {
-        /// The lowest PID inside, if any.
-        pid: Option<u32>,
-    },
-}
-
 /// What is known of a socket whose owner is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Evidence {
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
     /// The number of the socket's cgroup; 0 or 1 on v1 and hybrid hosts.
     pub cgroup_id: u64,
     /// The process that holds it.
     pub holder_tgid: Option<u32>,
-    /// Where it lives.
-    pub netns: Netns,
+    /// Whose its network namespace is, for when nothing else tells. Empty for the host's, which says nothing.
+    pub tenant: &'a Arc<Owner>,
+}
+
+/// Whose a network namespace is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The labels.
+    pub owner: Arc<Owner>,
+    /// The pod, if it is one's: pods keep their namespace to themselves.
+    pub pod_uid: Option<String>,
+}
+
+/// How full one of the caches is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheFill {
+    /// Its name as a metric label.
+    pub cache: &'static str,
+    /// Entries held.
+    pub entries: usize,
+    /// Entries it has room for.
+    pub capacity: usize,
 }
 
 struct Remembered {
-    owner: Arc<Owner>,
+    /// Where the cgroup was; empty if it was gone before it was seen.
+    path: String,
+    /// Whose it is; `None` if nothing names anybody.
+    owner: Option<Arc<Owner>>,
     asked: Instant,
 }
 
-/// Finds owners and remembers those found by cgroup number, which is never used twice.
+/// Finds owners and remembers those found by cgroup number, which the kernel never uses twice.
 pub struct Attributor {
     tree: Option<CgroupTree>,
     processes: Processes,
+    names: Names,
     owners: HashMap<u64, Remembered>,
     /// The walk of the tree after which `owners` was last swept.
     swept: u64,
@@ -94,17 +95,45 @@ pub struct Attributor {
 impl Attributor {
     /// Without a `tree` (no cgroup-v2 mount in sight) processes are the only evidence.
     #[must_use]
-    pub fn new(tree: Option<CgroupTree>, processes: Processes) -> Self {
-        Self { tree, processes, owners: HashMap::new(), swept: 0 }
+    pub fn new(tree: Option<CgroupTree>, processes: Processes, logs: LogListing) -> Self {
+        Self { tree, processes, names: Names::new(logs), owners: HashMap::new(), swept: 0 }
     }
 
     /// The owner; `None` while a cgroup that was just made waits for the next look at the hierarchy, which
-    /// happens at most once a second. The owner is empty when nothing is known and nothing will be.
-    pub fn owner(&mut self, evidence: &Evidence, now: Instant) -> Option<Arc<Owner>> {
-        if evidence.cgroup_id > ROOT_ID && self.tree.is_some() {
-            return self.owner_by_cgroup(evidence.cgroup_id, now);
+    /// happens at most once a second, or a container for its name. The owner is empty when nothing is known and
+    /// nothing will be.
+    pub fn owner(&mut self, evidence: &Evidence<'_>, now: Instant) -> Option<Arc<Owner>> {
+        let found = if evidence.cgroup_id > ROOT_ID && self.tree.is_some() {
+            self.owner_by_cgroup(evidence.cgroup_id, now)
+        } else {
+            evidence.holder_tgid.map_or(Found::Nobody, |tgid| self.owner_by_process(tgid, now))
+        };
+        match found {
+            Found::Named(owner) => Some(owner),
+            Found::Nobody => Some(Arc::clone(evidence.tenant)),
+            Found::Later => None,
         }
-        Some(Arc::new(Owner::new(self.workload_by_process(evidence))))
+    }
+
+    /// Whose the network namespace of this process is; `None` while it waits for a name. A namespace of a pod
+    /// is the pod's: its containers share it, and its first process is mostly the sandbox's.
+    pub fn tenant(&mut self, pid: u32, now: Instant) -> Option<Tenant> {
+        let workload = self.workload_of(pid);
+        let pod_uid = workload.pod_uid.clone();
+        let workload = match pod_uid.clone() {
+            Some(uid) => Workload { pod_uid: Some(uid), ..Workload::default() },
+            None => workload,
+        };
+        match self.names.owner(&workload, now) {
+            Found::Named(owner) => Some(Tenant { owner, pod_uid }),
+            Found::Nobody => Some(Tenant { owner: Arc::default(), pod_uid: None }),
+            Found::Later => None,
+        }
+    }
+
+    /// Whether a namespace without a process may get one of a pod: a kubelet works here.
+    pub fn awaits_pods(&mut self, now: Instant) -> bool {
+        self.names.awaits_pods(now)
     }
 
     /// The name of a process that is still there.
@@ -125,55 +154,75 @@ impl Attributor {
             }
     }
 
-    /// How many owners are remembered.
+    /// How many owners are remembered by cgroup.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.owners.len()
     }
 
-    fn owner_by_cgroup(&mut self, id: u64, now: Instant) -> Option<Arc<Owner>> {
-        if let Some(remembered) = self.owners.get_mut(&id) {
-            remembered.asked = now;
-            return Some(Arc::clone(&remembered.owner));
-        }
-        let workload = match self.tree.as_mut()?.lookup(id, now) {
-            Lookup::Found(path) => cgroup_path::parse(&path),
-            Lookup::Gone => Workload::default(),
-            Lookup::TooEarly => return None,
-        };
-        let owner = Arc::new(Owner::new(workload));
-        self.sweep(now);
-        if self.owners.len() < OWNERS_MAX {
-            self.owners.insert(id, Remembered { owner: Arc::clone(&owner), asked: now });
-        }
-        Some(owner)
+    /// How full the caches are.
+    #[must_use]
+    pub fn fills(&self) -> [CacheFill; 5] {
+        let [workloads, containers, pods] = self.names.sizes();
+        let directories = self.tree.as_ref().map_or(0, CgroupTree::len);
+        let fill = |cache, entries, capacity| CacheFill { cache, entries, capacity };
+        [
+            fill("cgroups", directories, DIRECTORIES_MAX),
+            fill("owners", self.owners.len(), OWNERS_MAX),
+            fill("workloads", workloads, OWNERS_MAX),
+            fill("container_names", containers, NAMES_MAX),
+            fill("pod_names", pods, NAMES_MAX),
+        ]
     }
 
-    /// Forgets owners whose cgroup the latest walk did not see and whom nobody asked for lately.
+    fn owner_by_cgroup(&mut self, id: u64, now: Instant) -> Found {
+        if let Some(remembered) = self.owners.get_mut(&id) {
+            remembered.asked = now;
+            return remembered.owner.clone().map_or(Found::Nobody, Found::Named);
+        }
+        let looked = self.tree.as_mut().map_or(Lookup::Gone, |tree| tree.lookup(id, now));
+        let (path, found) = match looked {
+            Lookup::Found(path) => {
+                let found = self.names.owner(&cgroup_path::parse(&path), now);
+                (path, found)
+            }
+            Lookup::Gone => (String::new(), Found::Nobody),
+            Lookup::TooEarly => return Found::Later,
+        };
+        let owner = match &found {
+            Found::Named(owner) => Some(Arc::clone(owner)),
+            Found::Nobody => None,
+            Found::Later => return Found::Later,
+        };
+        self.sweep(now);
+        if self.owners.len() < OWNERS_MAX {
+            self.owners.insert(id, Remembered { path, owner, asked: now });
+        }
+        found
+    }
+
+    /// Forgets owners whose cgroup the latest walk did not see and whom nobody asked for lately. One that it saw
+    /// elsewhere is another: the kernel does not use numbers twice, but nothing here rests on that.
     fn sweep(&mut self, now: Instant) {
         let Some(tree) = &self.tree else { return };
         if self.swept == tree.walks() {
             return;
         }
         self.swept = tree.walks();
-        self.owners
-            .retain(|id, remembered| tree.contains(*id) || now.saturating_duration_since(remembered.asked) < GONE_KEPT);
+        self.owners.retain(|id, remembered| match tree.path_of(*id) {
+            Some(path) => path == remembered.path,
+            None => now.saturating_duration_since(remembered.asked) < GONE_KEPT,
+        });
     }
 
-    fn workload_by_process(&self, evidence: &Evidence) -> Workload {
-        let workload_of = |pid: u32| self.processes.cgroup_of(pid).map(|path| cgroup_path::parse(&path));
-        if let Some(workload) = evidence.holder_tgid.and_then(workload_of) {
-            return workload;
-        }
-        let Netns::Other { pid: Some(pid) } = evidence.netns else {
-            return Workload::default();
-        };
-        let workload = workload_of(pid).unwrap_or_default();
-        if workload.pod_uid.is_some() {
-            // The pod's containers share the namespace; its first process is mostly the pause container's.
-            return Workload { pod_uid: workload.pod_uid, ..Workload::default() };
-        }
-        workload
+    fn owner_by_process(&mut self, pid: u32, now: Instant) -> Found {
+        let workload = self.workload_of(pid);
+        self.names.owner(&workload, now)
+    }
+
+    /// Empty if the process has ended.
+    fn workload_of(&self, pid: u32) -> Workload {
+        self.processes.cgroup_of(pid).map(|path| cgroup_path::parse(&path)).unwrap_or_default()
     }
 }
 
