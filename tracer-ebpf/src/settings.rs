@@ -137,6 +137,14 @@ offsets! {
     css_dfl_cgrp = "css_set.dfl_cgrp";
     /// `struct sock *`.
     socket_sk = "socket.sk";
+    /// First sequence number that is not acknowledged.
+    snd_una = "tcp_sock.snd_una";
+    /// First sequence number that was not sent.
+    snd_nxt = "tcp_sock.snd_nxt";
+    /// First sequence number that was not written.
+    write_seq = "tcp_sock.write_seq";
+    /// Window that the peer grants, in bytes.
+    snd_wnd = "tcp_sock.snd_wnd";
     /// `struct net_device *` that the packet came by.
     skb_dev = "sk_buff.dev";
     /// `struct net *`.

@@ -11,3 +11,4 @@ pub mod retransmit;
 pub mod snapshot;
 pub mod state;
 pub mod time_wait;
+pub mod timeout;

@@ -15,4 +15,5 @@ pub mod reference;
 mod reset_rows;
 pub mod rows;
 pub mod status;
+mod timeout_rows;
 pub mod value;
