@@ -28,3 +28,4 @@ mod resets;
 mod retransmit;
 mod syn_queue;
 mod time_wait;
+mod timeouts;
