@@ -188,6 +188,24 @@ impl ResetReason {
 }
 
 wire_enum! {
+    /// What waited in vain for an answer when the kernel gave a connection up.
+    TimeoutCause {
+        /// The kernel counted it and no hook saw it.
+        Unknown = 0, "unknown";
+        /// The SYN of `connect()`, or the SYN-ACK of a child of TCP Fast Open.
+        Syn = 1, "syn";
+        /// Data that was sent.
+        Retransmit = 2, "retransmit";
+        /// A keepalive probe: nothing was under way.
+        Keepalive = 3, "keepalive";
+        /// Data that the peer's window has no room for.
+        ZeroWindow = 4, "zero_window";
+        /// A FIN, or data before it: this end had closed its side.
+        Fin = 5, "fin";
+    }
+}
+
+wire_enum! {
     /// What a row of the counters map counts; `a` and `b` of [`CounterKey`] depend on it.
     Counter {
         /// State changes; `a` = old state, `b` = new state; cgroup 0.
@@ -214,6 +232,8 @@ wire_enum! {
         SynackRetransmit = 10, "synack_retransmit";
         /// Resets; `a` = [`ResetDirection`], `b` = [`ResetReason`]. One without a full socket has cgroup 0.
         Reset = 11, "reset";
+        /// Connections that the kernel gave up; `a` = [`TimeoutCause`]; role and port set.
+        ConnectionTimeout = 12, "connection_timeout";
     }
 }
 

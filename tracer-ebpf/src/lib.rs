@@ -51,6 +51,8 @@ pub mod state {
     pub const SYN_SENT: u8 = 2;
     /// `TCP_SYN_RECV`
     pub const SYN_RECV: u8 = 3;
+    /// `TCP_FIN_WAIT1`
+    pub const FIN_WAIT1: u8 = 4;
     /// `TCP_FIN_WAIT2`
     pub const FIN_WAIT2: u8 = 5;
     /// `TCP_TIME_WAIT`
@@ -59,6 +61,8 @@ pub mod state {
     pub const CLOSE: u8 = 7;
     /// `TCP_CLOSE_WAIT`
     pub const CLOSE_WAIT: u8 = 8;
+    /// `TCP_LAST_ACK`
+    pub const LAST_ACK: u8 = 9;
     /// `TCP_LISTEN`
     pub const LISTEN: u8 = 10;
     /// `TCP_CLOSING`

@@ -51,7 +51,13 @@ fn admit(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
 /// wildcards are tried as well, as the kernel's own look-up does. `None`: the listener has no row.
 #[inline(always)]
 pub fn of_child<R: Reader>(r: R, sk: *const u8, netns: Netns) -> Option<ListenerKey> {
-    let mut key = sock::listener_key(r, sk, netns);
+    of_child_on(r, sk, netns, sock::local_port(r, sk))
+}
+
+/// The same for a child whose port is known otherwise: at close it has been given back.
+#[inline(always)]
+pub fn of_child_on<R: Reader>(r: R, sk: *const u8, netns: Netns, port: u16) -> Option<ListenerKey> {
+    let mut key = ListenerKey { port, ..sock::listener_key(r, sk, netns) };
     if is_open(&key) {
         return Some(key);
     }

@@ -163,6 +163,14 @@ offsets! {
     socket_sk = "socket.sk";
     /// `struct file *`; null for the kernel's own sockets.
     socket_file = "socket.file";
+    /// First sequence number that is not acknowledged.
+    snd_una = "tcp_sock.snd_una";
+    /// First sequence number that was not sent.
+    snd_nxt = "tcp_sock.snd_nxt";
+    /// First sequence number that was not written.
+    write_seq = "tcp_sock.write_seq";
+    /// Window that the peer grants, in bytes.
+    snd_wnd = "tcp_sock.snd_wnd";
     /// `struct net_device *` that the packet came by.
     skb_dev = "sk_buff.dev";
     /// `struct net *`.

@@ -13,3 +13,4 @@ pub mod snapshot;
 pub mod sockets;
 pub mod state;
 pub mod time_wait;
+pub mod timeout;

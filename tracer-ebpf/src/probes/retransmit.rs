@@ -96,7 +96,7 @@ fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let segments = segments(skb);
     let cause = cause(tcp, skb, state);
-    let (role, port) = role_and_port(sk, netns, state);
+    let (role, port) = role_and_port(sk, netns, state, sock::local_port(Direct, sk));
     let key =
         CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) };
     workload::count(netns, &key, u64::from(segments));
@@ -148,12 +148,14 @@ fn cause(tcp: *const u8, skb: *const u8, state: u8) -> RetransmitCause {
 /// never had one: so the role of any socket can be told, also of one older than the agent. The
 /// children of `listen(fd, 0)` are told by their listener; if that is gone too, by the ports.
 #[inline(always)]
-fn role_and_port(sk: *const u8, netns: Netns, state: u8) -> (Role, u16) {
-    let (local, remote) = (sock::local_port(Direct, sk), sock::remote_port(Direct, sk));
+pub fn role_and_port(sk: *const u8, netns: Netns, state: u8, local: u16) -> (Role, u16) {
+    let remote = sock::remote_port(Direct, sk);
     if state == state::SYN_SENT {
         return (Role::Client, remote);
     }
-    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 || listener::of_child(Direct, sk, netns).is_some() {
+    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0
+        || listener::of_child_on(Direct, sk, netns, local).is_some()
+    {
         return (Role::Server, local);
     }
     let (low, high) = sock::local_port_range(Direct, sk);

@@ -1,5 +1,6 @@
 //! `inet_sock_set_state`: transitions, listener lifetimes, accepted connections, connect results
-//! and, on the lowest rung of that signal, candidates for TIME_WAIT overflows.
+//! and, on the lowest rung of that signal, candidates for TIME_WAIT overflows. What a connection that timed
+//! out had waited for is `timeout`'s business.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
@@ -15,7 +16,7 @@ use crate::{
     emit::emit,
     listener::{self, count_without_row},
     maps::{LAST_CHILD, LISTENERS, LastChild, switched_on},
-    probes::packet,
+    probes::{packet, timeout},
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -43,6 +44,9 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (state::SYN_SENT, state::ESTABLISHED | state::CLOSE) => connect_ended(sk, netns, new),
         (state::FIN_WAIT2 | state::CLOSING, state::CLOSE) => maybe_time_wait_overflow(sk, netns, old),
         _ => {}
+    }
+    if new == state::CLOSE && old != state::LISTEN {
+        timeout::closed(sk, netns, old);
     }
     0
 }

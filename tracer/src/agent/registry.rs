@@ -50,6 +50,7 @@ impl Reading {
             .with(Closing::PassiveOpens, counters.passive_opens)
             .with(Closing::EstablishedResets, counters.estab_resets)
             .with(Closing::ResetsSent, counters.out_rsts)
+            .with(Closing::ConnectionTimeouts, counters.abort_on_timeout)
     }
 }
 

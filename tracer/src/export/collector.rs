@@ -19,7 +19,7 @@ use super::{
     own::Own,
     port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
-    socket_rows, value,
+    socket_rows, timeout_rows, value,
 };
 use crate::{
     kernel::{
@@ -365,6 +365,7 @@ fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
             let own = [Role::Server.name(), OTHER, RetransmitCause::Syn.name()];
             rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &own), number(n));
         }
+        Counter::ConnectionTimeout => timeout_rows::add(rows, &values, &port, key, n),
         Counter::Reset => reset_rows::add(rows, &values, key, n),
         // Histograms are made from several rows; candidates count once they are confirmed.
         Counter::ConnectRetries | Counter::ConnectRetriesSum | Counter::TimeWaitCandidate | Counter::Transition => {}
@@ -498,6 +499,7 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
         }
     }
     reset_rows::add_unknown(rows, namespace);
+    timeout_rows::add_unknown(rows, namespace);
     rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
     rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));
     for (cgroup, n) in books.time_wait_confirmed() {

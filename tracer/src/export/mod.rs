@@ -17,4 +17,5 @@ mod reset_rows;
 pub mod rows;
 pub mod socket_rows;
 pub mod status;
+mod timeout_rows;
 pub mod value;

@@ -60,11 +60,13 @@ pub enum Closing {
     EstablishedResets,
     /// `OutRsts`
     ResetsSent,
+    /// `TCPAbortOnTimeout`
+    ConnectionTimeouts,
 }
 
 impl Closing {
     /// All signals, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ListenDrops,
         Self::ListenOverflows,
         Self::SynQueueFullDrops,
@@ -75,6 +77,7 @@ impl Closing {
         Self::PassiveOpens,
         Self::EstablishedResets,
         Self::ResetsSent,
+        Self::ConnectionTimeouts,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -93,6 +96,7 @@ impl Closing {
             Self::PassiveOpens => "passive_opens",
             Self::EstablishedResets => "established_resets",
             Self::ResetsSent => "resets_sent",
+            Self::ConnectionTimeouts => "connection_timeouts",
         }
     }
 
@@ -178,6 +182,7 @@ impl Totals {
             }
             Some(Counter::SynackRetransmit) => totals.add_synack_retransmits(n),
             Some(Counter::Reset) if key.a == ResetDirection::Sent as u8 => totals.add(Closing::ResetsSent, n),
+            Some(Counter::ConnectionTimeout) => totals.add(Closing::ConnectionTimeouts, n),
             Some(
                 Counter::ConnectRetries
                 | Counter::ConnectRetriesSum
@@ -306,6 +311,7 @@ mod tests {
                 (counter(2, Counter::TimeWaitCandidate, 0, 0), 50),
                 (counter(2, Counter::Reset, ResetDirection::Sent as u8, 2), 4),
                 (counter(2, Counter::Reset, ResetDirection::Received as u8, 23), 6),
+                (counter(2, Counter::ConnectionTimeout, 3, 0), 2),
             ],
             other: vec![(counter(1, Counter::ListenDrop, DropReason::SynQueueFull as u8, 0), 11)],
             ..Counts::default()
@@ -318,6 +324,7 @@ mod tests {
         assert_eq!(totals[&1].get(Closing::RetransmitsFailed), 3);
         assert_eq!(totals[&2].get(Closing::PassiveOpens), 9);
         assert_eq!(totals[&2].get(Closing::EstablishedResets), 2);
+        assert_eq!(totals[&2].get(Closing::ConnectionTimeouts), 2);
         assert_eq!(totals[&2].get(Closing::ResetsSent), 4, "the kernel does not count those that came");
         assert_eq!(totals[&2].get(Closing::TimeWaitOverflows), 0, "a candidate is not an overflow");
         assert_eq!(counts.time_wait_candidates()[&2], vec![(1, 50)]);

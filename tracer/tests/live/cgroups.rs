@@ -10,7 +10,7 @@ use crate::lab::cgroup::Cgroup;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, drops_are};
-use crate::lab::equations::DROPS;
+use crate::lab::equations::{DROPS, RESETS};
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::Netns;
 use crate::lab::rungs::{Drops, Signal};
@@ -58,6 +58,23 @@ fn listener_of_a_unit_and_of_a_container() {
         assert_eq!(watch.delta("ListenDrops"), 7);
         listener.exit();
     }
+}
+
+/// Connections that nobody accepted are reset when their listener goes: each by a socket of its own,
+/// which has the listener's cgroup.
+#[test]
+fn resets_of_a_unit() {
+    let _lab = Lab::enter(&[Signal::Resets]);
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let name = format!("tracer-live-{}.service", std::process::id());
+    let cgroup = Cgroup::make(&name);
+    let agent = Agent::start();
+    seven_drops(&netns, &cgroup).exit();
+    let labels = [("netns", watch.inode.as_str()), ("unit", name.as_str()), ("direction", "sent")];
+    until("the unit's resets", LIMIT, || equal("sent", &agent.scrape().sum(RESETS, &labels), &3));
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("OutRsts"), 3);
 }
 
 #[test]

@@ -32,3 +32,4 @@ mod retransmit;
 mod socket_pass;
 mod syn_queue;
 mod time_wait;
+mod timeouts;

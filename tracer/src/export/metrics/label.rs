@@ -3,7 +3,9 @@
 //! Closed sets of values come from the wire crate where the kernel side counts by them, so that the
 //! documentation cannot list a reason that no program reports.
 
-use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, ResetDirection, ResetReason, RetransmitCause, Role};
+use tracer_ebpf::counter::{
+    ConnectResult, Counter, DropReason, ResetDirection, ResetReason, RetransmitCause, Role, TimeoutCause,
+};
 use tracer_ebpf::{event, state};
 
 /// A label of a metric.
@@ -42,6 +44,7 @@ const CAUSES: [&str; RetransmitCause::COUNT] = names!(RetransmitCause);
 const COUNTERS: [&str; Counter::COUNT] = names!(Counter);
 const ROLES: [&str; Role::COUNT] = names!(Role);
 const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
+const TIMEOUT_CAUSES: [&str; TimeoutCause::COUNT] = names!(TimeoutCause);
 const DIRECTIONS: [&str; ResetDirection::COUNT] = names!(ResetDirection);
 
 /// Of resets sent: the kernel's own reasons (`enum sk_rst_reason` without its prefixes), which it tells from
@@ -105,6 +108,7 @@ pub(super) const DIRECTION: Label = one_of("direction", &DIRECTIONS);
 pub(super) const RESET_REASON: Label = one_of("reason", &RESET_REASONS);
 pub(super) const ROLE: Label = one_of("role", &ROLES);
 pub(super) const CAUSE: Label = one_of("cause", &CAUSES);
+pub(super) const TIMEOUT_CAUSE: Label = one_of("cause", &TIMEOUT_CAUSES);
 pub(super) const RESULT: Label = one_of("result", &RESULTS);
 pub(super) const ERROR: Label = one_of("error", ERRORS);
 pub(super) const FROM: Label = one_of("from", &STATES);

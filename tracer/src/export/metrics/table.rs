@@ -6,7 +6,7 @@
 use super::label::{
     CACHE, CAUSE, COUNTER, DIRECTION, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS,
     OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESET_REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE,
-    TO, VERSION,
+    TIMEOUT_CAUSE, TO, VERSION,
 };
 use super::{Kind, Metric, Origin};
 
@@ -85,6 +85,8 @@ metrics! {
         "Calls of connect() that ended without a connection, by what ended them; differs by nature from AttemptFails of /proc/net/snmp, which counts half-open scans and misses calls without a port.";
     TcpConnectSynRetries Histogram "tracer_tcp_connect_syn_retries" [OWNER + RESULT] "retries" Transitions
         "SYNs that connect() had to send again before it ended, in retries for each call.";
+    TcpConnectionTimeouts Counter "tracer_tcp_connection_timeouts_total" [OWNER + ROLE + PORT + TIMEOUT_CAUSE] "connections" Transitions
+        "Connections that the kernel gave up because no answer came any more, by what waited for one (syn is connect() itself): equals TCPAbortOnTimeout of /proc/net/netstat.";
     TcpResets Counter "tracer_tcp_resets_total" [OWNER + DIRECTION + RESET_REASON] "segments" Resets
         "Resets by the workload of the socket, or by the namespace alone where there is none as at a closed port: those sent, for the kernel's reason, add up to OutRsts of /proc/net/snmp (a firewall's are in neither), those received are told by what they put an end to.";
     NetnsInfo Gauge "tracer_netns_info" [NODE + NETNS + NAME + POD_NAMESPACE + POD] "1" Proc

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::agent::Agent;
 use super::counters::{Counters, Watch};
 use super::equations::{
-    DROP_SIGNALS, DROPS, EQUATIONS, Equation, MISSED_RUNS, RESETS, RETRANSMITS, TRANSITIONS, as_value,
+    DROP_SIGNALS, DROPS, EQUATIONS, Equation, MISSED_RUNS, RESETS, RETRANSMITS, TIMEOUTS, TRANSITIONS, as_value,
 };
 use super::machine::machine;
 use super::results::{note_closed, note_difference, note_reason, note_unknown};
@@ -258,7 +258,12 @@ impl<'a> Closing<'a> {
     fn transitions_are_known(&self, scrape: &Scrape) -> Result<(), String> {
         let unknown = self.sum(scrape, TRANSITIONS, ("from", "unknown"));
         let missed = missed_runs(scrape, "inet_sock_set_state");
-        if unknown <= missed { Ok(()) } else { Err(format!("transitions: {unknown} unknown, {missed} not shown")) }
+        let timeouts = self.sum(scrape, TIMEOUTS, ("cause", "unknown"));
+        if unknown <= missed && timeouts <= missed {
+            Ok(())
+        } else {
+            Err(format!("transitions: {unknown} unknown, of time-outs {timeouts}, {missed} not shown"))
+        }
     }
 
     /// Before 6.10 the kernel shows some of the resets that it sends, and of none why.
@@ -297,6 +302,7 @@ impl<'a> Closing<'a> {
             ("listen_drops", DROPS, "reason"),
             ("retransmitted_segments", RETRANSMITS, "cause"),
             ("resets_sent", RESETS, "reason"),
+            ("connection_timeouts", TIMEOUTS, "cause"),
         ] {
             match self.sum(&scrape, metric, (label, "unknown")) {
                 0 => {}

@@ -10,6 +10,7 @@ pub(crate) const RETRANSMITS_FAILED: &str = "tracer_tcp_retransmits_failed_total
 pub(crate) const TIME_WAIT_OVERFLOWS: &str = "tracer_tcp_time_wait_overflows_total";
 pub(crate) const TRANSITIONS: &str = "tracer_tcp_state_transitions_total";
 pub(crate) const RESETS: &str = "tracer_tcp_resets_total";
+pub(crate) const TIMEOUTS: &str = "tracer_tcp_connection_timeouts_total";
 pub(crate) const MISSED_RUNS: &str = "tracer_program_missed_runs_total";
 
 /// One equation: how the kernel counts a signal and which metric rows make up the same number.
@@ -92,6 +93,11 @@ pub(super) const EQUATIONS: &[Equation] = &[
         signal: "resets_sent",
         counter: "OutRsts",
         parts: &[Part { metric: RESETS, labels: &[&[("direction", "sent")]] }],
+    },
+    Equation {
+        signal: "connection_timeouts",
+        counter: "TCPAbortOnTimeout",
+        parts: &[Part { metric: TIMEOUTS, labels: &[] }],
     },
 ];
 
