@@ -16,6 +16,7 @@ use super::{
     agent_rows,
     encode::encode,
     metrics::MetricId,
+    namespace_rows,
     own::Own,
     rows::{ROWS_MAX, Rows, Suppressed},
     value,
@@ -88,7 +89,7 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
     }
     connect_retries(rows, sources, counts, &namespaces);
     for namespace in &sources.view.namespaces {
-        of_namespace(rows, namespace);
+        namespace_rows::add(rows, namespace);
         unknown(rows, sources, namespace);
     }
     for signal in Closing::ALL {
@@ -232,7 +233,7 @@ fn owner_values<'a>(namespace: &'a Namespace, owner: &'a Owner) -> [&'a str; 5] 
 const LABELS_MAX: usize = 12;
 
 /// Label values of a row, in place: a scrape makes thousands of rows.
-struct LabelValues<'a> {
+pub(super) struct LabelValues<'a> {
     values: [&'a str; LABELS_MAX],
     len: usize,
 }
@@ -246,7 +247,7 @@ impl<'a> Deref for LabelValues<'a> {
 }
 
 /// Label values of a row: those of a group, then the metric's own.
-fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
+pub(super) fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
     let mut row = LabelValues { values: [""; LABELS_MAX], len: 0 };
     for (slot, value) in row.values.iter_mut().zip(group.iter().chain(own)) {
         *slot = value;
@@ -392,39 +393,6 @@ fn connect_retries(
             number(retries.sum),
             count,
         );
-    }
-}
-
-/// Rows that come from the namespace's own files.
-fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
-    let label = namespace.label.as_str();
-    let group = [label, "", ""];
-    for signal in Closing::ALL {
-        if let Some(kernel) = namespace.books.kernel(signal) {
-            rows.add(MetricId::KernelCount, &[label, "", "", signal.name()], number(kernel));
-        }
-        if let Some(difference) = namespace.books.difference(signal) {
-            #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
-            let difference = difference as f64;
-            rows.add(MetricId::CountDifference, &[label, "", "", signal.name()], difference);
-        }
-    }
-    if !namespace.alive {
-        return;
-    }
-    rows.add(MetricId::NetnsInfo, &[label, &namespace.name, "", ""], 1.0);
-    let counters = [
-        (MetricId::TcpSegmentsSent, namespace.counters.out_segs),
-        (MetricId::TcpSegmentsReceived, namespace.counters.in_segs),
-        (MetricId::TcpTimeWaitSockets, namespace.sockstat.tcp_tw),
-    ];
-    for (metric, value) in counters {
-        if let Some(value) = value {
-            rows.add(metric, &group, number(value));
-        }
-    }
-    if let Some(limit) = namespace.sysctls.tcp_max_tw_buckets {
-        rows.add(MetricId::TcpTimeWaitLimit, &group, f64::from(limit));
     }
 }
 

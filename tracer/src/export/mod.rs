@@ -10,6 +10,7 @@ pub mod collector;
 pub mod encode;
 pub mod http;
 pub mod metrics;
+pub mod namespace_rows;
 pub mod own;
 pub mod reference;
 pub mod rows;
