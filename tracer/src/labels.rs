@@ -205,6 +205,7 @@ mod tests {
             counters: KernelCounters::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
+            settings: None,
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use tracer_ebpf::counter::ListenerKey;
 
+use super::settings::{SettingsReading, is_turn_of};
 use crate::{
     kernel::netns::Discovery,
     pipeline::{
@@ -29,8 +30,10 @@ pub struct Reading {
     pub counters: KernelCounters,
     /// Sockets in use.
     pub sockstat: Sockstat,
-    /// Settings.
+    /// Settings that are read in each pass.
     pub sysctls: Sysctls,
+    /// All settings, if it was their turn.
+    pub settings: Option<SettingsReading>,
 }
 
 impl Reading {
@@ -65,6 +68,7 @@ struct Entry {
     counters: KernelCounters,
     sockstat: Sockstat,
     sysctls: Sysctls,
+    settings: Option<SettingsReading>,
     alive: bool,
     /// Passes that hooks or the listener pass knew of it and could not read it; `None` once it was read.
     unread: Option<u32>,
@@ -99,6 +103,12 @@ impl Registry {
             books.reject_candidates(&candidates);
             self.entries.insert(id, Entry::new(0, books));
         }
+    }
+
+    /// Whether all settings of a namespace are to be read in this pass: at first sight, then in turn.
+    #[must_use]
+    pub fn settings_are_due(&self, id: u64, pass: u64) -> bool {
+        is_turn_of(id, pass) || self.entries.get(&id).is_none_or(|entry| entry.settings.is_none())
     }
 
     /// Enters a pass's readings into the books.
@@ -247,6 +257,7 @@ impl Entry {
             counters: KernelCounters::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
+            settings: None,
             alive: false,
             unread: None,
             quiet: None,
@@ -270,13 +281,20 @@ impl Entry {
                 finder.observe(before, &figures, after);
                 self.books = Books::open(finder.baseline());
             }
-            None if self.books.went_backwards(&figures) => self.books.begin_again(),
+            None if self.books.went_backwards(&figures) => {
+                self.books.begin_again();
+                // Another namespace's; its own are read in the next pass.
+                self.settings = None;
+            }
             None => {}
         }
         self.inum = reading.inum;
         self.counters = reading.counters;
         self.sockstat = reading.sockstat;
         self.sysctls = reading.sysctls;
+        if let Some(settings) = &reading.settings {
+            self.settings = Some(settings.clone());
+        }
         self.alive = true;
     }
 
@@ -295,6 +313,7 @@ impl Entry {
             counters: self.counters,
             sockstat: self.sockstat,
             sysctls: self.sysctls,
+            settings: self.settings.clone(),
         }
     }
 }

@@ -12,9 +12,11 @@ use std::{
 use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
+    descriptors::{self, Descriptors},
     legacy::Legacy,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
+    settings::{self, SettingsReading},
 };
 use crate::{
     kernel::{
@@ -27,7 +29,9 @@ use crate::{
     pipeline::{
         counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        node,
         snapshot::{self, Listener},
+        sysctls::{Settings, Whose},
     },
     view::{Pass, View},
 };
@@ -56,6 +60,12 @@ pub struct Worker {
     pub reaper: Reaper,
     /// Values that heirs have taken over.
     pub legacy: Legacy,
+    /// The node's own figures.
+    pub node: node::Reader,
+    /// Open files of processes that listen.
+    pub descriptors: Descriptors,
+    /// Passes made, by which namespaces have their settings read; `None` while baselines are.
+    pub turn: Option<u64>,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -108,6 +118,7 @@ impl Worker {
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
     fn pass(&mut self, cpu: Duration) -> io::Result<()> {
         let started = Instant::now();
+        self.turn = Some(self.turn.map_or(0, |turn| turn.wrapping_add(1)));
         let discovery = netns::discover(&self.roots)?;
         let before = self.maps.read()?;
         let walks_by_netns = self.report.stands_on(Signal::ListenerPass, "tcp");
@@ -122,6 +133,10 @@ impl Worker {
         }
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
+        let node = self.node.read();
+        let node_done = Instant::now();
+        let open_files = self.descriptors.read(&descriptors::holders(&listeners, &after));
+        let open_files_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
@@ -134,11 +149,19 @@ impl Worker {
         self.reap(&after, &listeners, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
-        let passes =
-            vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
+        let namespaces = self.registry.view(&discovery);
+        let mut passes = vec![
+            pass("namespaces", started, namespaces_done),
+            pass("listeners", namespaces_done, listeners_done),
+            pass("node", listeners_done, node_done),
+            pass("open_files", node_done, open_files_done),
+        ];
+        passes.extend(settings::round(&namespaces, interval));
         let view = View {
-            namespaces: self.registry.view(&discovery),
+            namespaces,
             listeners,
+            open_files,
+            node,
             retired: self.reaper.retired,
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
@@ -244,7 +267,8 @@ impl Worker {
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
         let mut sockets = Vec::new();
         for namespace in discovery.namespaces.values() {
-            match self.visit(namespace, walk_listeners, &mut sockets) {
+            let whose = if namespace.inum == discovery.host { Whose::Host } else { Whose::Other };
+            match self.visit(namespace, whose, walk_listeners, &mut sockets) {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
@@ -262,12 +286,14 @@ impl Worker {
     fn visit(
         &mut self,
         namespace: &NetnsRef,
+        whose: Whose,
         walk_listeners: bool,
         sockets: &mut Vec<ListenerSocket>,
     ) -> Result<Option<Reading>, VisitError> {
         let has_cookie = self.kernel.has_net_cookie();
         let kernel = &mut self.kernel;
         let report = &self.report;
+        let (registry, turn) = (&self.registry, self.turn);
         netns::visit(namespace, |inside| {
             let id = if has_cookie { inside.net_cookie().ok()?? } else { u64::from(namespace.inum) };
             let counters = KernelCounters::read().ok()?;
@@ -280,9 +306,16 @@ impl Worker {
                 counters,
                 sockstat: Sockstat::read().unwrap_or_default(),
                 sysctls: Sysctls::read().unwrap_or_default(),
+                settings: turn.is_some_and(|turn| registry.settings_are_due(id, turn)).then(|| read_settings(whose)),
             })
         })
     }
+}
+
+fn read_settings(whose: Whose) -> SettingsReading {
+    let read = Instant::now();
+    let settings = Arc::new(Settings::read(whose));
+    SettingsReading { settings, read, took: read.elapsed() }
 }
 
 fn stretched(interval: Duration, cpu: Duration, cpu_percent: u32) -> Duration {

@@ -16,7 +16,8 @@ use super::{
     agent_rows,
     encode::encode,
     metrics::MetricId,
-    namespace_rows,
+    namespace_rows, node_rows,
+    open_file_rows::Nearest,
     own::Own,
     rows::{ROWS_MAX, Rows, Suppressed},
     value,
@@ -92,6 +93,8 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
         namespace_rows::add(rows, namespace);
         unknown(rows, sources, namespace);
     }
+    namespace_rows::add_settings(rows, sources.view);
+    node_rows::add(rows, sources.view);
     for signal in Closing::ALL {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
         rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));
@@ -128,10 +131,13 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
         let values = listener_values(namespace, labels, process);
         listener_counts(rows, sources.report, &values, stats, drops);
         synack_retransmits(rows, namespace, labels, stats);
-        queues.of(values).add(namespace, stats, view.listeners.get(key));
+        let queues = queues.of(values);
+        queues.add(namespace, stats, view.listeners.get(key));
+        queues.files.add(&view.open_files, stats, view.listeners.get(key), &labels.process);
     }
     for (values, queues) in &queues.queues {
         queues.show(rows, values);
+        queues.files.show(rows, sources.suppressed, values);
     }
     if sources.maps.listeners_max().is_ok_and(|max| counts.listeners.len() >= max as usize) {
         pending_without_room(rows, &pending, namespaces);
@@ -152,11 +158,12 @@ fn pending_without_room(
     }
 }
 
-/// Queues of all listeners that get the same labels: gauges, which must not be summed.
+/// Queues and open files of all listeners that get the same labels: gauges, which must not be summed.
 #[derive(Default)]
 struct Queues {
     peak: u32,
     open: Option<Listener>,
+    files: Nearest,
 }
 
 impl Queues {
@@ -218,7 +225,7 @@ fn pending_by_listener(pending: &[PendingHandshake]) -> HashMap<ListenerKey, Dro
     drops
 }
 
-type ListenerValues<'a> = [&'a str; 8];
+pub(super) type ListenerValues<'a> = [&'a str; 8];
 
 fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, process: &'a str) -> ListenerValues<'a> {
     let [netns, pod_namespace, pod, container, unit] = owner_values(namespace, &labels.owner);

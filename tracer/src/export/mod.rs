@@ -11,6 +11,8 @@ pub mod encode;
 pub mod http;
 pub mod metrics;
 pub mod namespace_rows;
+pub mod node_rows;
+pub mod open_file_rows;
 pub mod own;
 pub mod reference;
 pub mod rows;

@@ -6,6 +6,8 @@ pub mod counters;
 pub mod decode;
 pub mod journal;
 pub mod kernel_counters;
+pub mod node;
 pub mod reconcile;
 pub mod ring;
 pub mod snapshot;
+pub mod sysctls;
