@@ -10,12 +10,13 @@ use std::{
 use tracer_ebpf::counter::ListenerKey;
 
 use crate::{
-    agent::legacy::Legacy,
+    agent::{descriptors::ByProcess, legacy::Legacy, settings::SettingsReading},
     kernel::{maps::Fill, program_stats::ProgramStats},
     pipeline::{
         attribute::Owner,
         counters::{Closing, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        node::Node,
         ports::PortUse,
         reconcile::Books,
         snapshot::Listener,
@@ -32,6 +33,10 @@ pub struct View {
     pub listeners: BTreeMap<ListenerKey, Listener>,
     /// Open sockets by owner; `None` while no walk has counted them.
     pub sockets: Option<Arc<Sockets>>,
+    /// Open files of the processes that hold them.
+    pub open_files: ByProcess,
+    /// What the node as a whole tells.
+    pub node: Node,
     /// Value of series that were removed.
     pub retired: Totals,
     /// Counts of dead namespaces that no reading of the kernel confirms.
@@ -77,8 +82,10 @@ pub struct Namespace {
     pub counters: KernelCounters,
     /// Sockets in use.
     pub sockstat: Sockstat,
-    /// Settings.
+    /// Settings that are read in each pass.
     pub sysctls: Sysctls,
+    /// All settings that are shown; `None` until they were read.
+    pub settings: Option<SettingsReading>,
 }
 
 /// One kind of pass.
@@ -99,6 +106,12 @@ impl View {
     #[must_use]
     pub fn namespace(&self, id: u64) -> Option<&Namespace> {
         self.namespaces.iter().find(|namespace| namespace.id == id)
+    }
+
+    /// The host's namespace, if it was found.
+    #[must_use]
+    pub fn host(&self) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.is_host)
     }
 
     /// The largest difference of all namespaces and signals, for a quick look.

@@ -2,10 +2,12 @@
 //! ring and HTTP. Nothing is opened before the configuration is valid, and the address is bound
 //! before anything is attached.
 
+pub mod descriptors;
 pub mod legacy;
 pub mod ports;
 pub mod reaper;
 pub mod registry;
+pub mod settings;
 pub mod socket_pass;
 pub mod worker;
 
@@ -23,6 +25,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::oneshot};
 
 use self::{
+    descriptors::Descriptors,
     legacy::Legacy,
     ports::PortPass,
     reaper::Reaper,
@@ -46,7 +49,7 @@ use crate::{
         load::{Kernel, LoadOptions},
         maps::Maps,
         netns::{Roots, VisitError},
-        preflight::{Preflight, lift_memlock_limit},
+        preflight::{Preflight, kernel_version, lift_memlock_limit},
         version::KernelVersion,
     },
     labels::Labels,
@@ -54,7 +57,7 @@ use crate::{
         attribute::{Attributor, cgroup_tree::CgroupTree, log_listing::LogListing, process::Processes},
         decode::decode,
         journal::Journal,
-        ring,
+        node, ring,
     },
     view::View,
 };
@@ -151,6 +154,9 @@ pub async fn run(
         legacy: Legacy::default(),
         socket_pass: SocketPass::default(),
         ports: PortPass::default(),
+        node: node::Reader::new("/proc", tcp_memory_unit_bytes()),
+        descriptors: Descriptors::new("/proc"),
+        turn: None,
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
@@ -174,6 +180,12 @@ pub async fn run(
         Ok(Ok(true)) => served,
         _ => Err(Failure::other("the worker thread did not end as it should")),
     }
+}
+
+/// What the kernel counts TCP's memory in.
+fn tcp_memory_unit_bytes() -> u64 {
+    let page_bytes = rustix::param::page_size() as u64;
+    kernel_version().map_or(page_bytes, |version| version.tcp_memory_unit_bytes(page_bytes))
 }
 
 fn worker_ended(end: Result<Result<(), VisitError>, oneshot::error::RecvError>) -> Failure {

@@ -8,6 +8,7 @@ use std::{
 
 use tracer_ebpf::counter::ListenerKey;
 
+use super::settings::{SettingsReading, is_turn_of};
 use crate::{
     kernel::netns::Discovery,
     pipeline::{
@@ -31,8 +32,10 @@ pub struct Reading {
     pub counters: KernelCounters,
     /// Sockets in use.
     pub sockstat: Sockstat,
-    /// Settings.
+    /// Settings that are read in each pass.
     pub sysctls: Sysctls,
+    /// All settings, if it was their turn.
+    pub settings: Option<SettingsReading>,
 }
 
 impl Reading {
@@ -69,6 +72,7 @@ struct Entry {
     counters: KernelCounters,
     sockstat: Sockstat,
     sysctls: Sysctls,
+    settings: Option<SettingsReading>,
     alive: bool,
     /// How often another namespace has taken over the identity.
     life: u32,
@@ -105,6 +109,12 @@ impl Registry {
             books.reject_candidates(&candidates);
             self.entries.insert(id, Entry::new(0, books));
         }
+    }
+
+    /// Whether all settings of a namespace are to be read in this pass: at first sight, then in turn.
+    #[must_use]
+    pub fn settings_are_due(&self, id: u64, pass: u64) -> bool {
+        is_turn_of(id, pass) || self.entries.get(&id).is_none_or(|entry| entry.settings.is_none())
     }
 
     /// Enters a pass's readings into the books.
@@ -261,6 +271,7 @@ impl Entry {
             counters: KernelCounters::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
+            settings: None,
             alive: false,
             life: 0,
             unread: None,
@@ -288,6 +299,8 @@ impl Entry {
             None if self.books.went_backwards(&figures) => {
                 self.books.begin_again();
                 self.life += 1;
+                // Another namespace's; its own are read in the next pass.
+                self.settings = None;
             }
             None => {}
         }
@@ -295,6 +308,9 @@ impl Entry {
         self.counters = reading.counters;
         self.sockstat = reading.sockstat;
         self.sysctls = reading.sysctls;
+        if let Some(settings) = &reading.settings {
+            self.settings = Some(settings.clone());
+        }
         self.alive = true;
     }
 
@@ -316,6 +332,7 @@ impl Entry {
             counters: self.counters,
             sockstat: self.sockstat,
             sysctls: self.sysctls,
+            settings: self.settings.clone(),
         }
     }
 }

@@ -12,10 +12,12 @@ use std::{
 use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
+    descriptors::{self, Descriptors},
     legacy::Legacy,
     ports::PortPass,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
+    settings::{self, SettingsReading},
     socket_pass::SocketPass,
 };
 use crate::{
@@ -29,7 +31,9 @@ use crate::{
     pipeline::{
         counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        node,
         snapshot::{self, Listener},
+        sysctls::{Settings, Whose},
     },
     view::{Pass, View},
 };
@@ -62,6 +66,12 @@ pub struct Worker {
     pub socket_pass: SocketPass,
     /// Walks that count ephemeral ports.
     pub ports: PortPass,
+    /// The node's own figures.
+    pub node: node::Reader,
+    /// Open files of processes that listen.
+    pub descriptors: Descriptors,
+    /// Passes made, by which namespaces have their settings read; `None` while baselines are.
+    pub turn: Option<u64>,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -115,6 +125,7 @@ impl Worker {
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
     fn pass(&mut self, cpu: Duration) -> io::Result<()> {
         let started = Instant::now();
+        self.turn = Some(self.turn.map_or(0, |turn| turn.wrapping_add(1)));
         let discovery = netns::discover(&self.roots)?;
         let before = self.maps.read()?;
         let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
@@ -134,6 +145,11 @@ impl Worker {
         let listeners = snapshot::join(&sockets);
         let listeners_done = Instant::now();
         self.walk_ports(&discovery, &readings);
+        let ports_done = Instant::now();
+        let node = self.node.read();
+        let node_done = Instant::now();
+        let open_files = self.descriptors.read(&descriptors::holders(&listeners, &after));
+        let open_files_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
@@ -147,17 +163,25 @@ impl Worker {
         self.reap(&after, &listeners, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
-        let mut passes =
-            vec![pass("namespaces", started, namespaces_done), pass("listeners", namespaces_done, listeners_done)];
+        let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
+        let mut passes = vec![
+            pass("namespaces", started, namespaces_done),
+            pass("listeners", namespaces_done, listeners_done),
+            pass("node", ports_done, node_done),
+            pass("open_files", node_done, open_files_done),
+        ];
         passes.extend(self.socket_pass.pass());
         passes.extend(self.ports.row(interval));
+        passes.extend(settings::round(&namespaces, interval));
         let mut fills = self.maps.fill(&after)?;
         fills.extend_from_slice(&self.socket_pass.fills);
         fills.extend(self.ports.fill);
         let view = View {
-            namespaces: labels.name_namespaces(self.registry.view(&discovery), started),
+            namespaces,
             listeners,
             sockets: self.socket_pass.found.clone(),
+            open_files,
+            node,
             retired: self.reaper.retired,
             unverified: self.reaper.unverified,
             legacy: self.legacy.clone(),
@@ -265,7 +289,8 @@ impl Worker {
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
         let mut sockets = Vec::new();
         for namespace in discovery.namespaces.values() {
-            match self.visit(namespace, walk, &mut sockets) {
+            let whose = if namespace.inum == discovery.host { Whose::Host } else { Whose::Other };
+            match self.visit(namespace, whose, walk, &mut sockets) {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
@@ -283,12 +308,14 @@ impl Worker {
     fn visit(
         &mut self,
         namespace: &NetnsRef,
+        whose: Whose,
         walk: Option<&'static str>,
         sockets: &mut Vec<ListenerSocket>,
     ) -> Result<Option<Reading>, VisitError> {
         let has_cookie = self.kernel.has_net_cookie();
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;
+        let (registry, turn) = (&self.registry, self.turn);
         netns::visit(namespace, |inside| {
             let id = if has_cookie { inside.net_cookie().ok()?? } else { u64::from(namespace.inum) };
             let counters = KernelCounters::read().ok()?;
@@ -303,9 +330,16 @@ impl Worker {
                 counters,
                 sockstat: Sockstat::read().unwrap_or_default(),
                 sysctls: Sysctls::read().unwrap_or_default(),
+                settings: turn.is_some_and(|turn| registry.settings_are_due(id, turn)).then(|| read_settings(whose)),
             })
         })
     }
+}
+
+fn read_settings(whose: Whose) -> SettingsReading {
+    let read = Instant::now();
+    let settings = Arc::new(Settings::read(whose));
+    SettingsReading { settings, read, took: read.elapsed() }
 }
 
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes

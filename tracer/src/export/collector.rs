@@ -16,6 +16,8 @@ use super::{
     agent_rows,
     encode::encode,
     metrics::MetricId,
+    namespace_rows, node_rows,
+    open_file_rows::Nearest,
     own::Own,
     port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
@@ -90,10 +92,12 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
     connect_retries(rows, sources, counts, &namespaces);
     socket_rows::add(rows, sources, &namespaces);
     for namespace in &sources.view.namespaces {
-        of_namespace(rows, namespace);
+        namespace_rows::add(rows, namespace);
         unknown(rows, sources, namespace);
     }
     port_rows::add(rows, sources.view);
+    namespace_rows::add_settings(rows, sources.view);
+    node_rows::add(rows, sources.view);
     for signal in Closing::ALL {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
         rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));
@@ -130,10 +134,13 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
         let values = listener_values(namespace, labels, process);
         listener_counts(rows, sources.report, &values, stats, drops);
         synack_retransmits(rows, namespace, labels, stats);
-        queues.of(values).add(namespace, stats, view.listeners.get(key));
+        let queues = queues.of(values);
+        queues.add(namespace, stats, view.listeners.get(key));
+        queues.files.add(&view.open_files, stats, view.listeners.get(key), &labels.process);
     }
     for (values, queues) in &queues.queues {
         queues.show(rows, values);
+        queues.files.show(rows, sources.suppressed, values);
     }
     let room = sources.maps.listeners_max().map_or(usize::MAX, |max| max as usize);
     if counts.listeners.len() >= room {
@@ -176,11 +183,12 @@ fn pending_without_room(
     }
 }
 
-/// Queues of all listeners that get the same labels: gauges, which must not be summed.
+/// Queues and open files of all listeners that get the same labels: gauges, which must not be summed.
 #[derive(Default)]
 struct Queues {
     peak: u32,
     open: Option<Listener>,
+    files: Nearest,
 }
 
 impl Queues {
@@ -242,7 +250,7 @@ fn pending_by_listener(pending: &[PendingHandshake]) -> HashMap<ListenerKey, Dro
     drops
 }
 
-type ListenerValues<'a> = [&'a str; 8];
+pub(super) type ListenerValues<'a> = [&'a str; 8];
 
 fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, process: &'a str) -> ListenerValues<'a> {
     let [netns, pod_namespace, pod, container, unit] = owner_values(namespace, &labels.owner);
@@ -430,39 +438,6 @@ fn connect_retries(
             number(retries.sum),
             count,
         );
-    }
-}
-
-/// Rows that come from the namespace's own files.
-fn of_namespace(rows: &mut Rows<'_>, namespace: &Namespace) {
-    let group = namespace_values(namespace);
-    for signal in Closing::ALL {
-        if let Some(kernel) = namespace.books.kernel(signal) {
-            rows.add(MetricId::KernelCount, &with(&group, &[signal.name()]), number(kernel));
-        }
-        if let Some(difference) = namespace.books.difference(signal) {
-            #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
-            let difference = difference as f64;
-            rows.add(MetricId::CountDifference, &with(&group, &[signal.name()]), difference);
-        }
-    }
-    if !namespace.alive {
-        return;
-    }
-    let [label, pod_namespace, pod] = group;
-    rows.add(MetricId::NetnsInfo, &[label, &namespace.name, pod_namespace, pod], 1.0);
-    let counters = [
-        (MetricId::TcpSegmentsSent, namespace.counters.out_segs),
-        (MetricId::TcpSegmentsReceived, namespace.counters.in_segs),
-        (MetricId::TcpTimeWaitSockets, namespace.sockstat.tcp_tw),
-    ];
-    for (metric, value) in counters {
-        if let Some(value) = value {
-            rows.add(metric, &group, number(value));
-        }
-    }
-    if let Some(limit) = namespace.sysctls.tcp_max_tw_buckets {
-        rows.add(MetricId::TcpTimeWaitLimit, &group, f64::from(limit));
     }
 }
 

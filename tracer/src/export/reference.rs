@@ -13,14 +13,14 @@ const HEAD: &str = "\
 <!-- Rendered from tracer/src/export/metrics/table.rs by `cargo xtask metrics-doc`; do not edit. -->
 
 Counters count from the agent's baseline: the creation of a namespace, or the agent's start for one
-that was there before. A row that the hooks in force cannot tell is absent, never zero; rows they can
+that was there before; where they are the kernel's own from an earlier time, their meaning says so. A row that the hooks in force cannot tell is absent, never zero; rows they can
 tell start at zero. Every scrape is complete: no metric depends on the ring of events.
 ";
 
 /// Prefixes in the order of the page; a metric belongs to the first that fits.
 const SECTIONS: [(&str, &str); 3] = [
     ("tracer_tcp_", "What TCP does, by listener, workload or network namespace."),
-    ("tracer_", "Whether the numbers close, and how the agent fares."),
+    ("tracer_", "The node and its settings, whether the numbers close, and how the agent fares."),
     ("process_", "The agent's process, named as Prometheus' client libraries name it."),
 ];
 
@@ -74,17 +74,33 @@ fn groups() -> Vec<String> {
 
 fn labels() -> Vec<String> {
     let mut lines = vec!["\n## Labels\n\n| Label | Values |\n|---|---|".to_owned()];
-    // By name: a label means the same wherever it stands.
-    let labels: BTreeMap<_, _> =
-        METRICS.iter().flat_map(Metric::labels).map(|label| (label.name, label.values)).collect();
-    for (name, values) in labels {
-        let values = match values {
-            Values::Text(meaning) => meaning.to_owned(),
-            Values::OneOf(values) => format!("`{}`", values.join("`, `")),
-        };
-        lines.push(format!("| `{name}` | {values} |"));
+    for (name, meanings) in label_meanings() {
+        let are_several = meanings.len() > 1;
+        for (values, metrics) in meanings {
+            let of = if are_several { format!(" of `{}`", metrics.join("`, `")) } else { String::new() };
+            lines.push(format!("| `{name}`{of} | {values} |"));
+        }
     }
     lines
+}
+
+/// What each label's values are, in the order of the metrics: a reason to drop is none to abort.
+fn label_meanings() -> BTreeMap<&'static str, Vec<(String, Vec<&'static str>)>> {
+    let mut labels: BTreeMap<_, Vec<(String, Vec<_>)>> = BTreeMap::new();
+    for metric in METRICS {
+        for label in metric.labels() {
+            let values = match label.values {
+                Values::Text(meaning) => meaning.to_owned(),
+                Values::OneOf(values) => format!("`{}`", values.join("`, `")),
+            };
+            let meanings = labels.entry(label.name).or_default();
+            match meanings.iter_mut().find(|(known, _)| *known == values) {
+                Some((_, metrics)) => metrics.push(metric.name),
+                None => meanings.push((values, vec![metric.name])),
+            }
+        }
+    }
+    labels
 }
 
 fn push_lines(page: &mut String, lines: &[String]) {
@@ -115,11 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn a_label_name_means_one_thing() {
-        let mut seen: BTreeMap<&str, String> = BTreeMap::new();
-        for label in METRICS.iter().flat_map(Metric::labels) {
-            let values = format!("{:?}", label.values);
-            assert_eq!(*seen.entry(label.name).or_insert_with(|| values.clone()), values, "{}", label.name);
+    fn a_label_of_several_meanings_names_its_metrics() {
+        let lines = labels();
+        let starts_with = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+        assert_eq!(starts_with("| `netns` | "), 1);
+        assert_eq!(starts_with("| `reason` of `tracer_tcp_listen_drops_total` | `accept_queue_full_syn`, "), 1);
+        assert_eq!(starts_with("| `reason` of `tracer_tcp_aborts_total` | `data`, "), 1);
+        assert_eq!(starts_with("| `reason` | "), 0);
+    }
+
+    /// Joins and honorLabels rely on these.
+    #[test]
+    fn labels_of_groups_mean_one_thing() {
+        let meanings = label_meanings();
+        for label in LISTENER {
+            assert_eq!(meanings[label.name].len(), 1, "{}", label.name);
         }
     }
 }

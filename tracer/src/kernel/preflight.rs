@@ -167,19 +167,26 @@ pub fn lift_memlock_limit() {
     }
 }
 
+/// The version of the running kernel; `None` if its words are unintelligible.
+#[must_use]
+pub fn kernel_version() -> Option<KernelVersion> {
+    let uname = rustix::system::uname();
+    let signature = fs::read_to_string("/proc/version_signature").ok();
+    let [release, version] = [uname.release(), uname.version()].map(|words| words.to_string_lossy());
+    KernelVersion::detect(&release, &version, signature.as_deref())
+}
+
 impl Preflight {
     /// Looks at this process and this kernel. What cannot be read is left for the verdict to judge.
     #[must_use]
     pub fn collect() -> Self {
-        let uname = rustix::system::uname();
-        let release = uname.release().to_string_lossy().into_owned();
-        let signature = fs::read_to_string("/proc/version_signature").ok();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let status = Status::parse(&status);
         Self {
             euid: rustix::process::geteuid().as_raw(),
             capabilities: status.capabilities,
-            version: KernelVersion::detect(&release, &uname.version().to_string_lossy(), signature.as_deref()),
+            version: kernel_version(),
             release,
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             lockdown: Lockdown::parse(&fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default()),

@@ -69,6 +69,15 @@ impl KernelVersion {
         };
         self.patch < fixed_in
     }
+
+    /// What one unit of `mem` in `/proc/net/sockstat` stands for, where a page has `page_bytes`.
+    ///
+    /// Limits (`tcp_mem`) are always in pages. What is in use was counted in 4096 bytes whatever a page
+    /// had, until 6.0 (commit 100fdd1faf50, "net: remove `SK_MEM_QUANTUM` and `SK_MEM_QUANTUM_SHIFT`").
+    #[must_use]
+    pub fn tcp_memory_unit_bytes(self, page_bytes: u64) -> u64 {
+        if (self.major, self.minor) < (6, 0) { 4096 } else { page_bytes }
+    }
 }
 
 impl fmt::Display for KernelVersion {
@@ -109,6 +118,19 @@ mod tests {
         }
         for release in ["", "6", "6.", "six.one", "6.x", ".1", "99999.1.1", "-6.1"] {
             assert_eq!(KernelVersion::detect(release, "", None), None, "{release}");
+        }
+    }
+
+    #[test]
+    fn memory_was_not_always_counted_in_pages() {
+        for (kernel, page_bytes, expected) in [
+            (version(5, 10, 226), 65_536, 4096),
+            (version(5, 19, 17), 65_536, 4096),
+            (version(6, 0, 0), 65_536, 65_536),
+            (version(6, 18, 44), 4096, 4096),
+            (version(5, 10, 226), 4096, 4096),
+        ] {
+            assert_eq!(kernel.tcp_memory_unit_bytes(page_bytes), expected, "{kernel}, pages of {page_bytes}");
         }
     }
 

@@ -36,6 +36,7 @@ fn namespace() -> Namespace {
         counters: KernelCounters::default(),
         sockstat: Sockstat::default(),
         sysctls: Sysctls::default(),
+        settings: None,
     }
 }
 

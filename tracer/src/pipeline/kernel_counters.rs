@@ -1,7 +1,7 @@
 //! The kernel's own counters and settings of one network namespace.
 //!
-//! Owns the parsers of `netstat`, `snmp` and `sockstat` and of the settings below `/proc/sys/net`, and the
-//! reader that feeds them. Called by the worker inside a namespace; the figures go to reconcile and to the
+//! Owns the parsers of `netstat`, `snmp` and `sockstat` and of the few settings that other figures of the same
+//! pass are held against (`sysctls` has all of them, read seldom), and the reader that feeds them. Called by the worker inside a namespace; the figures go to reconcile and to the
 //! collector. A name that the running kernel does not know is `None`, never zero. Keeps no state, logs nothing.
 
 use std::path::Path;
@@ -64,6 +64,8 @@ kernel_counters! {
         "TCPFromZeroWindowAdv" from_zero_window_adv,
         "TCPToZeroWindowAdv" to_zero_window_adv,
         "TCPWantZeroWindowAdv" want_zero_window_adv,
+        /// Probes sent to a peer whose window is closed.
+        "TCPWinProbe" win_probe,
         "TCPMemoryPressures" memory_pressures,
         "TCPRcvQDrop" rcv_q_drop,
         "TCPBacklogDrop" backlog_drop,
@@ -179,7 +181,7 @@ fn tcp6_inuse(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("TCP6: inuse "))?.trim().parse().ok()
 }
 
-/// Settings of a network namespace; `None` where the running kernel does not have one.
+/// Settings of a network namespace that are read in each pass; `None` where the running kernel does not have one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sysctls {
     /// `net.ipv4.tcp_max_tw_buckets`: `TIME_WAIT` sockets allowed in this namespace.
@@ -188,16 +190,8 @@ pub struct Sysctls {
     pub tcp_syncookies: Option<i32>,
     /// `net.ipv4.tcp_max_syn_backlog`: half-open connections allowed for one listener.
     pub tcp_max_syn_backlog: Option<i32>,
-    /// `net.core.somaxconn`: the most that `listen()` grants.
-    pub somaxconn: Option<i32>,
     /// `net.ipv4.ip_local_port_range`: first and last ephemeral port.
     pub ip_local_port_range: Option<(u16, u16)>,
-    /// `net.ipv4.tcp_syn_retries`: SYN retransmits with exponential pauses.
-    pub tcp_syn_retries: Option<i32>,
-    /// `net.ipv4.tcp_synack_retries`: SYN-ACK retransmits.
-    pub tcp_synack_retries: Option<i32>,
-    /// `net.ipv4.tcp_syn_linear_timeouts`: SYN retransmits at one second's pause before those (from 6.5).
-    pub tcp_syn_linear_timeouts: Option<i32>,
 }
 
 impl Sysctls {
@@ -212,11 +206,7 @@ impl Sysctls {
             tcp_max_tw_buckets: setting(dir, "ipv4/tcp_max_tw_buckets")?,
             tcp_syncookies: setting(dir, "ipv4/tcp_syncookies")?,
             tcp_max_syn_backlog: setting(dir, "ipv4/tcp_max_syn_backlog")?,
-            somaxconn: setting(dir, "core/somaxconn")?,
             ip_local_port_range: optional(dir, "ipv4/ip_local_port_range")?.and_then(|text| port_range(&text)),
-            tcp_syn_retries: setting(dir, "ipv4/tcp_syn_retries")?,
-            tcp_synack_retries: setting(dir, "ipv4/tcp_synack_retries")?,
-            tcp_syn_linear_timeouts: setting(dir, "ipv4/tcp_syn_linear_timeouts")?,
         })
     }
 }

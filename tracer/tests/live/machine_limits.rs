@@ -13,10 +13,11 @@ use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops};
-use crate::lab::equations::{RETRANSMITS, TRANSITIONS};
+use crate::lab::equations::{RETRANSMITS, TRANSITIONS, as_value};
 use crate::lab::firewall::Firewall;
 use crate::lab::load::Connection;
-use crate::lab::netns::{Pair, SERVER_V4};
+use crate::lab::netns::{Netns, Pair, SERVER_V4};
+use crate::lab::proc::{rows_are_the_kernels, sockstat};
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, ESTABLISHED, FIN_WAIT1, Listener, SYN_SENT, clients_in_state, servers_in_state};
 use crate::lab::wait::{equal, until};
@@ -82,6 +83,17 @@ fn orphans_beyond_the_limit() {
         KILLED_AT_LEAST.. => Ok(()),
         count => Err(format!("TCPAbortOnMemory {count}")),
     });
+    until("the orphans that are left", LIMIT, || {
+        let before = sockstat("orphan");
+        agent.await_pass();
+        let scrape = agent.scrape();
+        equal("limit", &scrape.one("tracer_tcp_orphan_limit", &[])?, &4.0)?;
+        let orphans = scrape.one("tracer_tcp_orphan_sockets", &[])?;
+        match sockstat("orphan") {
+            after @ 1.. if after == before => equal("orphans", &orphans, &as_value(after)),
+            after => Err(format!("orphans: {before}, {orphans}, {after}")),
+        }
+    });
     // The others come through after all.
     drop((limit, firewall));
     let waiting = || clients_in_state(&pair.client, PORT, FIN_WAIT1);
@@ -89,6 +101,7 @@ fn orphans_beyond_the_limit() {
     drop((servers, listener));
 
     assert_closes(&agent, &[&watch, &server]);
+    assert_rows_are_the_kernels(&agent, &[&pair.client, &pair.server]);
     let killed = watch.delta("TCPAbortOnMemory");
     let scrape = agent.scrape();
     let transitions = |from, to| scrape.sum(TRANSITIONS, &[("netns", &watch.inode), ("from", from), ("to", to)]);
@@ -121,6 +134,7 @@ fn memory_pressure_with_data_stuck() {
     for connection in &mut connections {
         fill(connection);
     }
+    assert_memory_is_shown(&agent);
     // From here on all TCP of the machine is above its hardest limit: nobody may be asked by HTTP.
     let limit = MachineSetting::change("tcp_mem", "1 1 1");
     drop(firewall);
@@ -143,6 +157,7 @@ fn memory_pressure_with_data_stuck() {
     until("the resets", LIMIT, || equal("established", &established(&pair), &0));
     drop((clients, full_listener, listener));
     assert_closes(&agent, &[&client, &server]);
+    assert_rows_are_the_kernels(&agent, &[&pair.client, &pair.server]);
     assert!(client.delta("RetransSegs") > 0);
     assert_eq!(server.delta("EstabResets"), CONNECTIONS + 6);
     assert_eq!(client.delta("EstabResets"), CONNECTIONS);
@@ -151,6 +166,32 @@ fn memory_pressure_with_data_stuck() {
     assert_drops(&agent, &[("netns", &server.inode)], &drops);
     let named = [("netns", client.inode.as_str()), ("role", "client")];
     assert_eq!(agent.scrape().sum(RETRANSMITS, &named), client.delta("RetransSegs"));
+}
+
+#[track_caller]
+fn assert_rows_are_the_kernels(agent: &Agent, namespaces: &[&Netns]) {
+    until("the kernel's counters as rows", LIMIT, || rows_are_the_kernels(agent, namespaces));
+}
+
+/// Memory in use and its limits, in bytes: the limits of this test, far above what is in use.
+fn assert_memory_is_shown(agent: &Agent) {
+    const PAGES: [u64; 3] = [100_000, 200_000, 300_000];
+    let page = rustix::param::page_size() as u64;
+    let _limit = MachineSetting::change("tcp_mem", &PAGES.map(|pages| pages.to_string()).join(" "));
+    until("memory and its limits", LIMIT, || {
+        let before = sockstat("mem");
+        agent.await_pass();
+        let scrape = agent.scrape();
+        for (level, pages) in ["min", "pressure", "max"].into_iter().zip(PAGES) {
+            let limit = scrape.one("tracer_tcp_memory_limit_bytes", &[("level", level)])?;
+            equal(level, &limit, &as_value(pages * page))?;
+        }
+        let bytes = scrape.one("tracer_tcp_memory_bytes", &[])?;
+        match sockstat("mem") {
+            after @ 1.. if after == before => equal("bytes", &bytes, &as_value(after * page)),
+            after => Err(format!("pages: {before}, {after}")),
+        }
+    });
 }
 
 /// Writes until no more fits.

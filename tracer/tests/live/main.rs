@@ -15,6 +15,7 @@ mod accept_queue;
 mod accept_queue_edge;
 mod agent_life;
 mod bounds;
+mod capacity;
 mod cardinality;
 mod cgroups;
 mod connect;

@@ -16,7 +16,7 @@ fn discovery(inums: &[u32]) -> Discovery {
 
 fn reading(id: u64, inum: u32, listen_drops: u64) -> Reading {
     let counters = KernelCounters { listen_drops: Some(listen_drops), ..KernelCounters::default() };
-    Reading { id, inum, counters, sockstat: Sockstat::default(), sysctls: Sysctls::default() }
+    Reading { id, inum, counters, sockstat: Sockstat::default(), sysctls: Sysctls::default(), settings: None }
 }
 
 /// A reading of the maps with one listener in namespace `id`.

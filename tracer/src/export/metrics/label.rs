@@ -84,6 +84,15 @@ const ERRORS: &[&str] = {
     RESULTS.split_at(1).1
 };
 
+/// What becomes of SYN cookies.
+pub const COOKIE_RESULTS: [&str; 3] = ["sent", "received", "failed"];
+/// What ends a connection at once.
+pub const ABORT_REASONS: [&str; 6] = ["data", "close", "memory", "timeout", "linger", "failed"];
+/// Which way a window went to zero or away from it, and whose: `peer_probe` is about the other side's.
+pub const ZERO_WINDOWS: [&str; 4] = ["to_zero", "from_zero", "want_zero", "peer_probe"];
+/// Limits of TCP's memory, in the order of `tcp_mem`.
+pub const MEMORY_LEVELS: [&str; 3] = ["min", "pressure", "max"];
+
 const fn text(name: &'static str, meaning: &'static str) -> Label {
     Label { name, values: Values::Text(meaning) }
 }
@@ -126,6 +135,14 @@ pub(super) const CACHE: Label = one_of("cache", &["cgroups", "owners", "workload
 pub(super) const METRIC: Label = text("metric", "name of a metric on this page");
 pub(super) const PROGRAM: Label = text("program", "name of the BPF program");
 pub(super) const PASS: Label = text("pass", "what the pass reads, as `/status` lists it");
+pub(super) const COOKIE_RESULT: Label = one_of("result", &COOKIE_RESULTS);
+pub(super) const ABORT_REASON: Label = one_of("reason", &ABORT_REASONS);
+pub(super) const ZERO_WINDOW: Label = one_of("direction", &ZERO_WINDOWS);
+pub(super) const MEMORY_LEVEL: Label = one_of("level", &MEMORY_LEVELS);
+pub(super) const CPU: Label = text("cpu", "number of the processor");
+pub(super) const SETTING: Label = text("name", "name of the setting as `sysctl` writes it");
+pub(super) const INDEX: Label =
+    text("index", "place of the number in a setting of several, counted from 0; empty for a setting of one");
 pub(super) const VERSION: Label = text("version", "the agent's version");
 pub(super) const REVISION: Label = text("revision", "the commit it was built from");
 

@@ -7,7 +7,9 @@
 mod label;
 mod table;
 
-pub use label::{LISTENER, Label, NAMESPACE, OWNER, Values};
+pub use label::{
+    ABORT_REASONS, COOKIE_RESULTS, LISTENER, Label, MEMORY_LEVELS, NAMESPACE, OWNER, Values, ZERO_WINDOWS,
+};
 pub use table::{METRICS, MetricId};
 
 /// One row of [`METRICS`].
@@ -94,7 +96,7 @@ pub enum Origin {
     TimeWait,
     /// `inet_sock_set_state`.
     Transitions,
-    /// `/proc` of each network namespace.
+    /// `/proc`, of each network namespace and of the node.
     Proc,
     /// The comparison of the hooks' counts with the kernel's.
     Reconcile,

@@ -4,9 +4,9 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    CACHE, CAUSE, COUNTER, DIRECTION, ERROR, EVENT, FROM, HOOK, LISTENER, Label, MAP, METRIC, NAME, NAMESPACE, NETNS,
-    OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON, RESET_REASON, RESULT, REVISION, ROLE, SIGNAL, STAGE, STATE,
-    TIMEOUT_CAUSE, TO, VERSION,
+    ABORT_REASON, CACHE, CAUSE, COOKIE_RESULT, COUNTER, CPU, DIRECTION, ERROR, EVENT, FROM, HOOK, INDEX, LISTENER,
+    Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON,
+    RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION, ZERO_WINDOW,
 };
 use super::{Kind, Metric, Origin};
 
@@ -55,6 +55,10 @@ metrics! {
         "Handshakes that the SYN queue may hold, in connections: the backlog, or with tcp_syncookies=0 the smaller of that and three quarters of tcp_max_syn_backlog.";
     TcpListenerSockets Gauge "tracer_tcp_listener_sockets" [LISTENER] "sockets" ListenerPass
         "Listening sockets that these labels stand for, more than one for a SO_REUSEPORT group.";
+    TcpListenerOpenFiles Gauge "tracer_tcp_listener_open_files" [LISTENER] "descriptors" Proc
+        "Open file descriptors at the last pass of the process that holds the listener, and where several processes share these labels, of the one nearest to its limit: at the limit accept() fails with EMFILE and the accept queue fills.";
+    TcpListenerOpenFilesLimit Gauge "tracer_tcp_listener_open_files_limit" [LISTENER] "descriptors" Proc
+        "File descriptors that this process may have open (RLIMIT_NOFILE, soft, of /proc/PID/limits).";
     TcpAcceptedConnections Counter "tracer_tcp_accepted_connections_total" [LISTENER] "connections" Transitions
         "Connections whose handshake completed at the listener (LISTEN to SYN_RECV to ESTABLISHED), in connections, whether or not the process has called accept().";
     TcpSynackRetransmits Counter "tracer_tcp_synack_retransmits_total" [LISTENER] "segments" Retransmits
@@ -79,6 +83,26 @@ metrics! {
         "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, in seconds, at least: since its last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed. 0 if no socket of the owner is in CLOSE_WAIT.";
     TcpEphemeralPortsUsed Gauge "tracer_tcp_ephemeral_ports_used" [NAMESPACE] "ports" PortPass
         "Ephemeral ports that the busiest destination (an address and port, from one source address) used at the namespace's last walk, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again: absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
+    TcpEphemeralPortsAvailable Gauge "tracer_tcp_ephemeral_ports_available" [NAMESPACE] "ports" Proc
+        "Ports that connect() may choose from for one destination: those of net.ipv4.ip_local_port_range that are not among net.ipv4.ip_local_reserved_ports.";
+    TcpOrphanSockets Gauge "tracer_tcp_orphan_sockets" [NODE] "sockets" Proc
+        "TCP sockets at the last pass that no process owns any more, as orphan of /proc/net/sockstat counts them for the node as a whole, whatever the namespace.";
+    TcpOrphanLimit Gauge "tracer_tcp_orphan_limit" [NODE] "sockets" Proc
+        "Orphans beyond which the kernel kills them with RST (net.ipv4.tcp_max_orphans, one for all namespaces), of which those that keep retransmitting may reach only a half or a quarter.";
+    TcpMemory Gauge "tracer_tcp_memory_bytes" [NODE] "bytes" Proc
+        "Memory that buffers of all TCP sockets of the node had at the last pass (mem of /proc/net/sockstat times the size of a page), of which each processor may hold some back from the account (1 MiB at most).";
+    TcpMemoryLimit Gauge "tracer_tcp_memory_limit_bytes" [NODE + MEMORY_LEVEL] "bytes" Proc
+        "Levels of net.ipv4.tcp_mem, which counts pages, in bytes: below min nobody is limited, above pressure sockets are held to their minimum until use is below min again, above max nothing is granted.";
+    TcpMemoryPressure Counter "tracer_tcp_memory_pressure_total" [NAMESPACE] "events" Proc
+        "How often TCP's memory went above the pressure level, which is the node's state, counted in the namespace of the socket that asked for memory then (TCPMemoryPressures of /proc/net/netstat, since the namespace was made).";
+    TcpReceiveQueueDrops Counter "tracer_tcp_receive_queue_drops_total" [NAMESPACE] "segments" Proc
+        "Segments that came in order and were dropped all the same, because data that the process has not read yet took what the socket's buffer (tcp_rmem) or the node (tcp_mem) grants (TCPRcvQDrop of /proc/net/netstat, since the namespace was made).";
+    TcpZeroWindow Counter "tracer_tcp_zero_window_total" [NAMESPACE + ZERO_WINDOW] "events" Proc
+        "Zero windows since the namespace was made, as /proc/net/netstat has them: to_zero = a socket here closed its receive window (TCPToZeroWindowAdv), from_zero = it opened it again (TCPFromZeroWindowAdv), want_zero = it was full but must not take back what it had offered (TCPWantZeroWindowAdv), peer_probe = it probed a window that the peer keeps closed (TCPWinProbe); these make no sum.";
+    TcpSynCookies Counter "tracer_tcp_syn_cookies_total" [NAMESPACE + COOKIE_RESULT] "packets" Proc
+        "SYN cookies since the namespace was made, as /proc/net/netstat has them: sent instead of queueing the SYN (SyncookiesSent), received in an ACK and valid (SyncookiesRecv), received and not valid (SyncookiesFailed).";
+    TcpAborts Counter "tracer_tcp_aborts_total" [NAMESPACE + ABORT_REASON] "connections" Proc
+        "Connections that this side ended at once since the namespace was made, as /proc/net/netstat has them: data = SO_LINGER with 0 seconds or data for a socket that was closed (TCPAbortOnData), close = closed with data unread (TCPAbortOnClose), memory = too many orphans or no memory (TCPAbortOnMemory), timeout = the peer stopped answering, also to keepalive and to SYNs (TCPAbortOnTimeout), linger = TCP_LINGER2 below 0 (TCPAbortOnLinger); failed = an RST for one of these that could not be sent (TCPAbortFailed), which is no further connection.";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
         "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions
@@ -89,6 +113,16 @@ metrics! {
         "Connections that the kernel gave up because no answer came any more, by what waited for one (syn is connect() itself): equals TCPAbortOnTimeout of /proc/net/netstat.";
     TcpResets Counter "tracer_tcp_resets_total" [OWNER + DIRECTION + RESET_REASON] "segments" Resets
         "Resets by the workload of the socket, or by the namespace alone where there is none as at a closed port: those sent, for the kernel's reason, add up to OutRsts of /proc/net/snmp (a firewall's are in neither), those received are told by what they put an end to.";
+    SoftnetDropped Counter "tracer_softnet_dropped_packets_total" [NODE + CPU] "packets" Proc
+        "Packets that the processor dropped before TCP saw them, because its backlog was full (net.core.netdev_max_backlog) or a flow had more than its share of it, as /proc/net/softnet_stat counts them in 32 bits since the node booted.";
+    SoftnetSqueezed Counter "tracer_softnet_squeezed_total" [NODE + CPU] "events" Proc
+        "Times that the processor had packets left when net.core.netdev_budget or its time was used up, as /proc/net/softnet_stat counts them in 32 bits since the node booted: packets wait, none is lost by that.";
+    FileHandles Gauge "tracer_file_handles" [NODE] "handles" Proc
+        "Open file handles of the node at the last pass (the first number of /proc/sys/fs/file-nr, of which each processor may hold some dozens back).";
+    FileHandlesLimit Gauge "tracer_file_handles_limit" [NODE] "handles" Proc
+        "File handles that the node may have open (fs.file-max), beyond which open() and accept() fail with ENFILE.";
+    SysctlValue Gauge "tracer_sysctl_value" [NODE + NETNS + SETTING + INDEX] "1" Proc
+        "Settings that limit TCP, in the unit of each: the host's, and another namespace's where they differ from the host's; read at first sight and then once in twelve passes, with an age of its own in tracer_pass_age_seconds.";
     NetnsInfo Gauge "tracer_netns_info" [NODE + NETNS + NAME + POD_NAMESPACE + POD] "1" Proc
         "Always 1: the network namespaces that the agent watches, with their names.";
     KernelCount Counter "tracer_kernel_count_total" [NAMESPACE + SIGNAL] "events" Reconcile

@@ -138,16 +138,12 @@ fn settings_that_the_kernel_lacks_are_absent() {
         fs::write(path, text).unwrap();
     };
     write("ipv4/tcp_max_tw_buckets", "262144\n");
-    write("ipv4/tcp_syncookies", "1\n");
+    write("ipv4/tcp_syncookies", "much\n");
     write("ipv4/tcp_max_syn_backlog", "-1\n");
     write("ipv4/ip_local_port_range", "32768\t60999\n");
-    write("ipv4/tcp_syn_retries", "much\n");
-    write("core/somaxconn", "4096\n");
     let expected = Sysctls {
         tcp_max_tw_buckets: Some(262_144),
-        tcp_syncookies: Some(1),
         tcp_max_syn_backlog: Some(-1),
-        somaxconn: Some(4096),
         ip_local_port_range: Some((32_768, 60_999)),
         ..Sysctls::default()
     };
