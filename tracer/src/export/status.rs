@@ -56,6 +56,8 @@ fn namespace(namespace: &Namespace) -> Value {
         "netns": namespace.label,
         "inode": namespace.inum,
         "name": namespace.name,
+        "pod_namespace": namespace.owner.namespace,
+        "pod": namespace.owner.pod,
         "alive": namespace.alive,
         "signals": signals.collect::<serde_json::Map<_, _>>(),
     })

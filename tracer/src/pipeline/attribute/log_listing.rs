@@ -76,7 +76,7 @@ impl LogListing {
     }
 }
 
-/// A directory that is not there has no names; where one cannot be read for now, the old ones stay.
+/// A directory that is not there has no names; where one cannot be read, the old ones stay.
 fn take<T>(held: &mut Option<T>, listed: io::Result<T>) {
     match listed {
         Ok(names) => *held = Some(names),
