@@ -74,17 +74,33 @@ fn groups() -> Vec<String> {
 
 fn labels() -> Vec<String> {
     let mut lines = vec!["\n## Labels\n\n| Label | Values |\n|---|---|".to_owned()];
-    // By name: a label means the same wherever it stands.
-    let labels: BTreeMap<_, _> =
-        METRICS.iter().flat_map(Metric::labels).map(|label| (label.name, label.values)).collect();
-    for (name, values) in labels {
-        let values = match values {
-            Values::Text(meaning) => meaning.to_owned(),
-            Values::OneOf(values) => format!("`{}`", values.join("`, `")),
-        };
-        lines.push(format!("| `{name}` | {values} |"));
+    for (name, sets) in value_sets() {
+        for (values, metrics) in &sets {
+            let of = if sets.len() == 1 { String::new() } else { format!(" of `{}`", metrics.join("`, `")) };
+            let values = match values {
+                Values::Text(meaning) => (*meaning).to_owned(),
+                Values::OneOf(values) => format!("`{}`", values.join("`, `")),
+            };
+            lines.push(format!("| `{name}`{of} | {values} |"));
+        }
     }
     lines
+}
+
+/// By the name of a label, the sets of values that it takes, each with its metrics. A label means the same
+/// wherever it stands, but reasons for one thing are not reasons for another.
+fn value_sets() -> BTreeMap<&'static str, Vec<(Values, Vec<&'static str>)>> {
+    let mut sets: BTreeMap<_, Vec<(Values, Vec<_>)>> = BTreeMap::new();
+    for metric in METRICS {
+        for label in metric.labels() {
+            let sets = sets.entry(label.name).or_default();
+            match sets.iter_mut().find(|(values, _)| *values == label.values) {
+                Some((_, metrics)) => metrics.push(metric.name),
+                None => sets.push((label.values, vec![metric.name])),
+            }
+        }
+    }
+    sets
 }
 
 fn push_lines(page: &mut String, lines: &[String]) {
@@ -115,11 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn a_label_name_means_one_thing() {
-        let mut seen: BTreeMap<&str, String> = BTreeMap::new();
-        for label in METRICS.iter().flat_map(Metric::labels) {
-            let values = format!("{:?}", label.values);
-            assert_eq!(*seen.entry(label.name).or_insert_with(|| values.clone()), values, "{}", label.name);
+    fn only_reasons_and_causes_differ_by_metric() {
+        let differ = value_sets().into_iter().filter(|(_, sets)| sets.len() > 1);
+        for (name, sets) in differ {
+            assert!(["reason", "cause"].contains(&name), "{name}");
+            for (values, metrics) in sets {
+                assert!(matches!(values, Values::OneOf(_)), "{name}");
+                assert!(markdown().contains(&format!("| `{name}` of `{}", metrics[0])), "{name}");
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct Label {
 }
 
 /// The values a label takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
     /// Any text; this says what it holds.
     Text(&'static str),

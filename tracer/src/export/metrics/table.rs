@@ -82,7 +82,7 @@ metrics! {
     TcpConnectionTimeouts Counter "tracer_tcp_connection_timeouts_total" [OWNER + ROLE + PORT + TIMEOUT_CAUSE] "connections" Transitions
         "Connections that the kernel gave up because no answer came any more, by what waited for one (syn is connect() itself): equals TCPAbortOnTimeout of /proc/net/netstat.";
     TcpResets Counter "tracer_tcp_resets_total" [OWNER + DIRECTION + RESET_REASON] "segments" Resets
-        "Resets by the workload of the socket, or by the namespace alone where there is none as at a closed port: those sent, for the kernel's reason, add up to OutRsts of /proc/net/snmp (a firewall's are in neither), those received are told by what they put an end to.";
+        "Resets by the workload of the socket, or by the namespace alone where there is none (a closed port): those sent, by the kernel's reason, add up to OutRsts of /proc/net/snmp, which those that a firewall sends are not in, and those received are told by what they put an end to.";
     NetnsInfo Gauge "tracer_netns_info" [NODE + NETNS + NAME + POD_NAMESPACE + POD] "1" Proc
         "Always 1: the network namespaces that the agent watches, with their names.";
     KernelCount Counter "tracer_kernel_count_total" [NAMESPACE + SIGNAL] "events" Reconcile
