@@ -176,7 +176,7 @@ pub struct Settings {
     pub syn_queue_full_at_limit: u32,
     /// Always zero.
     pub zero: u32,
-    /// [`crate::counter::ResetReason`] of each number of `enum sk_rst_reason`.
+    /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
