@@ -198,9 +198,9 @@ pub struct Reset {
     pub header: Header,
     /// The connection.
     pub connection: Connection,
-    /// [`crate::counter::ResetDirection`].
+    /// [`crate::reset::Direction`].
     pub direction: u8,
-    /// [`crate::counter::ResetReason`].
+    /// [`crate::reset::Reason`].
     pub reason: u8,
     /// Always zero.
     pub zero: [u8; 6],

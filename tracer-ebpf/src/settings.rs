@@ -202,7 +202,7 @@ pub struct Settings {
     pub syn_queue_full_at_limit: u32,
     /// Length of one of the kernel's ticks (jiffies), in nanoseconds.
     pub tick_ns: u32,
-    /// [`crate::counter::ResetReason`] of each number of `enum sk_rst_reason`.
+    /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 

@@ -2,8 +2,9 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_ebpf::{
-    counter::{Counter, ResetDirection, ResetReason},
+    counter::Counter,
     event::{Connection, Header, Kind, Reset},
+    reset::{Direction, Reason},
     settings::RESET_REASONS_MAX,
     state,
 };
@@ -22,7 +23,7 @@ use crate::{
 /// process. Frequency: each reset. Cost: 2 m, 2 h, one ring record.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    sent(ctx.arg(0), ctx.arg(1), ResetReason::Unknown as u8);
+    sent(ctx.arg(0), ctx.arg(1), Reason::Unknown as u8);
     0
 }
 
@@ -42,7 +43,7 @@ pub fn tcp_send_reset_reason(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
-    at_socket(sk, ResetDirection::Received, ended(Direct.load(sk, offset!(skc_state))) as u8);
+    at_socket(sk, Direction::Received, ended(Direct.load(sk, offset!(skc_state))) as u8);
     0
 }
 
@@ -50,25 +51,25 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn reason(number: u32) -> u8 {
     let index = number as usize;
-    if index < RESET_REASONS_MAX { constant(&SETTINGS.reset_reasons[index]) } else { ResetReason::Other as u8 }
+    if index < RESET_REASONS_MAX { constant(&SETTINGS.reset_reasons[index]) } else { Reason::Other as u8 }
 }
 
 #[inline(always)]
-fn ended(state: u8) -> ResetReason {
+fn ended(state: u8) -> Reason {
     match state {
-        state::SYN_SENT => ResetReason::Refused,
-        state::SYN_RECV => ResetReason::Handshake,
-        state::ESTABLISHED => ResetReason::Established,
-        state::CLOSE_WAIT => ResetReason::CloseWait,
-        state::CLOSE => ResetReason::Closed,
-        _ => ResetReason::Closing,
+        state::SYN_SENT => Reason::Refused,
+        state::SYN_RECV => Reason::Handshake,
+        state::ESTABLISHED => Reason::Established,
+        state::CLOSE_WAIT => Reason::CloseWait,
+        state::CLOSE => Reason::Closed,
+        _ => Reason::Closing,
     }
 }
 
 #[inline(always)]
 fn sent(sk: *const u8, skb: *const u8, reason: u8) {
     if !is_null(sk) && !sk.is_null() {
-        at_socket(sk, ResetDirection::Sent, reason);
+        at_socket(sk, Direction::Sent, reason);
     } else if !is_null(skb) && !skb.is_null() {
         without_socket(skb, reason);
     } else {
@@ -93,7 +94,7 @@ fn is_null(argument: *const u8) -> bool {
 /// Sockets in TIME_WAIT and requests are cut short: behind what all kinds have in common lies
 /// something else.
 #[inline(always)]
-fn at_socket(sk: *const u8, direction: ResetDirection, reason: u8) {
+fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
     let netns = sock::netns(Direct, sk);
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let is_full = state != state::TIME_WAIT && state != state::NEW_SYN_RECV;
@@ -118,7 +119,7 @@ fn without_socket(skb: *const u8, reason: u8) {
         lost();
         return;
     }
-    let direction = ResetDirection::Sent as u8;
+    let direction = Direction::Sent as u8;
     workload::count(netns, &workload::key(netns, 0, Counter::Reset, direction, reason), 1);
     let record = Reset {
         header: Header {

@@ -1,7 +1,10 @@
 //! Rows about resets, from counts of the maps and from the books of a namespace. Reads nothing itself:
 //! the collector hands over what it has read.
 
-use tracer_ebpf::counter::{CounterKey, ResetDirection, ResetReason};
+use tracer_ebpf::{
+    counter::CounterKey,
+    reset::{Direction, Reason},
+};
 
 use super::{
     collector::{nobody_values, number, with},
@@ -12,8 +15,8 @@ use crate::{pipeline::counters::Closing, view::Namespace};
 
 /// Adds a count under its owner's label values.
 pub(super) fn add(rows: &mut Rows<'_>, owner: &[&str], key: &CounterKey, n: u64) {
-    let Some(direction) = ResetDirection::from_u8(key.a) else { return };
-    let reason = ResetReason::from_u8(key.b).unwrap_or(ResetReason::Other);
+    let Some(direction) = Direction::from_u8(key.a) else { return };
+    let reason = Reason::from_u8(key.b).unwrap_or(Reason::Other);
     rows.add(MetricId::TcpResets, &with(owner, &[direction.name(), reason.name()]), number(n));
 }
 
@@ -22,7 +25,7 @@ pub(super) fn add(rows: &mut Rows<'_>, owner: &[&str], key: &CounterKey, n: u64)
 pub(super) fn add_unknown(rows: &mut Rows<'_>, namespace: &Namespace) {
     if namespace.books.kernel(Closing::ResetsSent).is_some() {
         let unseen = number(namespace.books.unknown(Closing::ResetsSent));
-        let own = [ResetDirection::Sent.name(), ResetReason::Unknown.name()];
+        let own = [Direction::Sent.name(), Reason::Unknown.name()];
         rows.add(MetricId::TcpResets, &with(&nobody_values(namespace), &own), unseen);
     }
 }

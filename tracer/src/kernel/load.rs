@@ -4,6 +4,7 @@
 //! [`Kernel::prepare`], hooks attached by [`Kernel::attach`], so that baselines can be read between.
 
 mod error;
+mod reset_reasons;
 
 use std::{fs::File, io, os::fd::AsFd};
 
@@ -12,15 +13,15 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use tracer_ebpf::{
-    counter::ResetReason,
-    settings::{ABSENT, Offsets, RESET_REASONS_MAX, Settings, switch},
-};
+use tracer_ebpf::settings::{ABSENT, Offsets, RESET_REASONS_MAX, Settings, switch};
 use zerocopy::IntoBytes;
 
 pub use error::LoadError;
 
-use self::error::{chain, errno, maps_refused, verifier_reason};
+use self::{
+    error::{chain, errno, maps_refused, verifier_reason},
+    reset_reasons::reset_reasons,
+};
 use super::{
     btf::Btf,
     hooks::{
@@ -117,18 +118,6 @@ impl Facts {
             reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
         })
     }
-}
-
-/// What each number of the kernel's reasons for resets counts as; a number without a name is another reason.
-fn reset_reasons(enumerators: &[(&str, u64)]) -> [u8; RESET_REASONS_MAX] {
-    let mut reasons = [ResetReason::Other as u8; RESET_REASONS_MAX];
-    for (name, number) in enumerators {
-        let slot = usize::try_from(*number).ok().and_then(|number| reasons.get_mut(number));
-        if let Some(slot) = slot {
-            *slot = ResetReason::of_kernel(name) as u8;
-        }
-    }
-    reasons
 }
 
 /// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before
@@ -482,25 +471,4 @@ fn kinds_of(hooks: &[Hook]) -> String {
         }
     }
     kinds.join(" + ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_for_resets_are_known_by_name() {
-        let reasons = reset_reasons(&[
-            ("SK_RST_REASON_NO_SOCKET", 3),
-            ("SK_RST_REASON_MPTCP_RST_EPROHIBIT", 63),
-            ("SK_RST_REASON_OF_TOMORROW", 4),
-            ("SK_RST_REASON_TCP_STATE", 64),
-            ("SK_RST_REASON_ERROR", u64::MAX),
-        ]);
-        let named = |number: usize| ResetReason::from_u8(reasons[number]);
-        assert_eq!(named(3), Some(ResetReason::NoSocket));
-        assert_eq!(named(63), Some(ResetReason::Mptcp));
-        assert_eq!((named(4), named(5)), (Some(ResetReason::Other), Some(ResetReason::Other)));
-        assert_eq!(reset_reasons(&[]), [ResetReason::Other as u8; RESET_REASONS_MAX]);
-    }
 }

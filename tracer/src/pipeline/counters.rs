@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tracer_ebpf::{
     counter::{
-        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, ResetDirection,
-        RetransmitCause,
+        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, RetransmitCause,
     },
+    reset::Direction,
     state,
 };
 
@@ -181,7 +181,7 @@ impl Totals {
                 totals.add_drop(DropReason::from_u8(key.a).unwrap_or(DropReason::Unknown), n);
             }
             Some(Counter::SynackRetransmit) => totals.add_synack_retransmits(n),
-            Some(Counter::Reset) if key.a == ResetDirection::Sent as u8 => totals.add(Closing::ResetsSent, n),
+            Some(Counter::Reset) if key.a == Direction::Sent as u8 => totals.add(Closing::ResetsSent, n),
             Some(Counter::ConnectionTimeout) => totals.add(Closing::ConnectionTimeouts, n),
             Some(
                 Counter::ConnectRetries
@@ -309,8 +309,8 @@ mod tests {
                 (counter(2, Counter::Transition, 10, 3), 9),
                 (counter(2, Counter::Transition, 8, 7), 2),
                 (counter(2, Counter::TimeWaitCandidate, 0, 0), 50),
-                (counter(2, Counter::Reset, ResetDirection::Sent as u8, 2), 4),
-                (counter(2, Counter::Reset, ResetDirection::Received as u8, 23), 6),
+                (counter(2, Counter::Reset, Direction::Sent as u8, 2), 4),
+                (counter(2, Counter::Reset, Direction::Received as u8, 23), 6),
                 (counter(2, Counter::ConnectionTimeout, 3, 0), 2),
             ],
             other: vec![(counter(1, Counter::ListenDrop, DropReason::SynQueueFull as u8, 0), 11)],

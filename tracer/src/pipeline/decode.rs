@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde::Serialize;
 use thiserror::Error;
 use tracer_ebpf::{
-    counter::{ConnectResult, DropReason, ResetDirection, ResetReason, RetransmitCause, Role},
+    counter::{ConnectResult, DropReason, RetransmitCause, Role},
     event::{
         Connect, Connection, Header, Kind, Listen, ListenDrop, Reset, Retransmit, SynackRetransmit, TimeWaitOverflow,
     },
-    state,
+    reset, state,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -159,7 +159,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             (record.connection, Detail::TimeWaitOverflow { confirmed: record.confirmed != 0 })
         }
         Kind::Listen => listen(&sized(kind, record)?),
-        Kind::Reset => reset(&sized(kind, record)?)?,
+        Kind::Reset => reset_of(&sized(kind, record)?)?,
     };
     Ok(Event {
         time_ns: header.time_ns,
@@ -218,11 +218,11 @@ fn listen(record: &Listen) -> (Connection, Detail) {
     (record.connection, detail)
 }
 
-fn reset(record: &Reset) -> Result<(Connection, Detail), DecodeError> {
+fn reset_of(record: &Reset) -> Result<(Connection, Detail), DecodeError> {
     let unknown = |value| DecodeError::Value { kind: Kind::Reset, value };
     let detail = Detail::Reset {
-        direction: ResetDirection::from_u8(record.direction).ok_or(unknown(record.direction))?.name(),
-        reason: ResetReason::from_u8(record.reason).ok_or(unknown(record.reason))?.name(),
+        direction: reset::Direction::from_u8(record.direction).ok_or(unknown(record.direction))?.name(),
+        reason: reset::Reason::from_u8(record.reason).ok_or(unknown(record.reason))?.name(),
     };
     Ok((record.connection, detail))
 }

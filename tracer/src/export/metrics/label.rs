@@ -3,10 +3,8 @@
 //! Closed sets of values come from the wire crate where the kernel side counts by them, so that the
 //! documentation cannot list a reason that no program reports.
 
-use tracer_ebpf::counter::{
-    ConnectResult, Counter, DropReason, ResetDirection, ResetReason, RetransmitCause, Role, TimeoutCause,
-};
-use tracer_ebpf::{event, state};
+use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role, TimeoutCause};
+use tracer_ebpf::{event, reset, state};
 
 /// A label of a metric.
 #[derive(Debug)]
@@ -18,7 +16,7 @@ pub struct Label {
 }
 
 /// The values a label takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
     /// Any text; this says what it holds.
     Text(&'static str),
@@ -45,13 +43,13 @@ const COUNTERS: [&str; Counter::COUNT] = names!(Counter);
 const ROLES: [&str; Role::COUNT] = names!(Role);
 const RESULTS: [&str; ConnectResult::COUNT] = names!(ConnectResult);
 const TIMEOUT_CAUSES: [&str; TimeoutCause::COUNT] = names!(TimeoutCause);
-const DIRECTIONS: [&str; ResetDirection::COUNT] = names!(ResetDirection);
+const DIRECTIONS: [&str; reset::Direction::COUNT] = names!(reset::Direction);
 
 /// Of resets sent: the kernel's own reasons (`enum sk_rst_reason` without its prefixes), which it tells from
 /// 6.10 on, `mptcp` for all of Multipath TCP, `other` for names that are newer than the agent, and `unknown`
 /// for what only the kernel's counter knows. Of resets received: what they put an end to, by the
 /// state of the socket, from `refused` on.
-const RESET_REASONS: [&str; ResetReason::COUNT] = names!(ResetReason);
+const RESET_REASONS: [&str; reset::Reason::COUNT] = names!(reset::Reason);
 
 /// Kinds of ring records, and what a record of no known kind counts under.
 const EVENTS: [&str; event::Kind::COUNT + 1] = {

@@ -112,7 +112,7 @@ metrics! {
     TcpConnectionTimeouts Counter "tracer_tcp_connection_timeouts_total" [OWNER + ROLE + PORT + TIMEOUT_CAUSE] "connections" Transitions
         "Connections that the kernel gave up because no answer came any more, by what waited for one (syn is connect() itself): equals TCPAbortOnTimeout of /proc/net/netstat.";
     TcpResets Counter "tracer_tcp_resets_total" [OWNER + DIRECTION + RESET_REASON] "segments" Resets
-        "Resets by the workload of the socket, or by the namespace alone where there is none as at a closed port: those sent, for the kernel's reason, add up to OutRsts of /proc/net/snmp (a firewall's are in neither), those received are told by what they put an end to.";
+        "Resets by the workload of the socket, or by the namespace alone where there is none (a closed port): those sent, by the kernel's reason, add up to OutRsts of /proc/net/snmp, which those that a firewall sends are not in, and those received are told by what they put an end to.";
     SoftnetDropped Counter "tracer_softnet_dropped_packets_total" [NODE + CPU] "packets" Proc
         "Packets that the processor dropped before TCP saw them, because its backlog was full (net.core.netdev_max_backlog) or a flow had more than its share of it, as /proc/net/softnet_stat counts them in 32 bits since the node booted.";
     SoftnetSqueezed Counter "tracer_softnet_squeezed_total" [NODE + CPU] "events" Proc
