@@ -301,7 +301,7 @@ impl Worker {
 
 /// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
 /// rarer than they need be.)
-pub fn thread_cpu_time() -> Duration {
+pub(super) fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
