@@ -229,7 +229,7 @@ fn last_ack(walk: &SocketWalk, tcp: *const u8) -> u64 {
     let stamp: u32 = Direct.load(tcp, offset!(rcv_tstamp));
     // An ACK may have come since the walk began, and ticks wrap: either way the age is no less than 0.
     let ticks = (walk.started_jiffies as u32).wrapping_sub(stamp);
-    if stamp == 0 || ticks as i32 <= 0 {
+    if stamp == 0 || ticks.cast_signed() <= 0 {
         return walk.started_ns;
     }
     walk.started_ns.saturating_sub(u64::from(ticks - 1) * u64::from(setting!(tick_ns)))

@@ -136,14 +136,12 @@ mod tests {
             (50, 60, 1, 10_000, 12_000),
             (100, 0, 1, 10_000, 10_000),
         ] {
-            let (found_passes, found_sockets) = intervals(
-                milliseconds(5_000),
-                milliseconds(others),
-                milliseconds(counting),
-                f64::from(percent) / 100.0,
-            );
-            let found = [found_passes, found_sockets].map(|interval| (interval.as_secs_f64() * 1e3).round());
-            assert_eq!(found, [f64::from(passes), f64::from(sockets)], "{others} {counting} {percent}");
+            let share = f64::from(percent) / 100.0;
+            let (found_passes, found_sockets) =
+                intervals(milliseconds(5_000), milliseconds(others), milliseconds(counting), share);
+            // Shares of a core are fractions.
+            let found = [found_passes, found_sockets].map(|interval| (interval + Duration::from_micros(1)).as_millis());
+            assert_eq!(found, [passes, sockets], "{others} {counting} {percent}");
             let share = milliseconds(others).div_duration_f64(found_passes)
                 + milliseconds(counting).div_duration_f64(found_sockets);
             assert!(share <= f64::from(percent) / 100.0 + 1e-9, "{share}");

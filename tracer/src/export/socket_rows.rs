@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Adds the rows; none while no walk has ended, or where no hook counts sockets.
-pub fn add(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespaces: &HashMap<u64, &Namespace>) {
+pub(super) fn add(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespaces: &HashMap<u64, &Namespace>) {
     let Some(sockets) = &sources.view.sockets else { return };
     let mut labelled: Vec<(&Namespace, Arc<Owner>, &States)> = Vec::with_capacity(sockets.owners.len());
     for found in &sockets.owners {

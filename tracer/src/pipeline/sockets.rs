@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(sockets.uncounted, 3);
         let found: Vec<_> = sockets.owners.iter().map(|owner| (owner.cgroup, owner.holder, owner.netns_inum)).collect();
         assert_eq!(found, vec![(5, None, 42), (1, Some(100), 42)]);
-        assert_eq!(sockets.owners[1].states.oldest_close_wait, Duration::from_nanos(6_000));
+        assert_eq!(sockets.owners[1].states.oldest_close_wait, Duration::from_micros(6));
         assert_eq!(sockets.owners[1].states.count(state::CLOSE_WAIT), 1);
     }
 
@@ -132,6 +132,6 @@ mod tests {
         states.merge(&States::of_row(&WALK, &row(7, &[(state::CLOSE_WAIT, 3)], 2_000)));
         states.merge(&States::of_row(&WALK, &row(7, &[(state::ESTABLISHED, 0)], 0)));
         assert_eq!(states.shown().collect::<Vec<_>>(), vec![(1, 0), (8, 5), (10, 1)]);
-        assert_eq!(states.oldest_close_wait, Duration::from_nanos(8_000));
+        assert_eq!(states.oldest_close_wait, Duration::from_micros(8));
     }
 }
