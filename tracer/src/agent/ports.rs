@@ -38,12 +38,14 @@ pub struct PortPass {
 impl PortPass {
     /// What passes that took `cpu`, this pass's walk included, count for when their interval is
     /// stretched: the walk has a budget of its own.
+    #[must_use]
     pub fn weighed(&self, cpu: Duration) -> Duration {
         let others = cpu.saturating_sub(self.cpu);
         if self.ports.are_wanted() { others * SHARES } else { others }
     }
 
     /// The walks as a row among the passes.
+    #[must_use]
     pub fn row(&self, interval: Duration) -> Option<Pass> {
         let walks = self.ports.pass(interval)?;
         Some(Pass { name: "ports", duration: walks.duration, ended: walks.ended, interval: walks.interval })
