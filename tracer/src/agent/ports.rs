@@ -38,17 +38,20 @@ pub struct PortPass {
 impl PortPass {
     /// What passes that took `cpu`, this pass's walk included, took without it: the walk has a budget of
     /// its own.
+    #[must_use]
     pub fn cpu_of_others(&self, cpu: Duration) -> Duration {
         cpu.saturating_sub(self.cpu)
     }
 
     /// The share of a core that walks leave to the other passes, of the percent that all may take.
+    #[must_use]
     pub fn share_of_others(&self, cpu_percent: u32) -> f64 {
         let share = f64::from(cpu_percent.max(1)) / 100.0;
         if self.ports.are_wanted() { share / f64::from(SHARES) } else { share }
     }
 
     /// The walks as a row among the passes.
+    #[must_use]
     pub fn row(&self, interval: Duration) -> Option<Pass> {
         let walks = self.ports.pass(interval)?;
         Some(Pass { name: "ports", duration: walks.duration, ended: walks.ended, interval: walks.interval })

@@ -21,6 +21,7 @@ pub fn add(rows: &mut Rows<'_>, view: &View) {
 }
 
 /// The same with the destinations, for people.
+#[must_use]
 pub fn status(view: &View, now: Instant) -> Value {
     found(view).map(|(namespace, found)| of_namespace(namespace, found, now)).collect()
 }

@@ -18,7 +18,7 @@ use crate::process;
 const WALK: &str = "tracer_pass_duration_seconds{pass=\"ports\"}";
 /// Leaves time between two walks for what the walk is compared with, so that they do not overlap.
 const WALK_FLAGS: &[&str] = &["--pass-interval", "5s", "--pass-cpu-percent", "50"];
-const WALK_LIMIT: Duration = Duration::from_secs(60);
+const WALK_LIMIT: Duration = Duration::from_mins(1);
 const NAMESPACES: u64 = 200;
 /// One in so many namespaces holds a crowd and is near its port range; half of all sockets are there.
 const CROWDED: u64 = 20;
@@ -163,7 +163,7 @@ pub(super) fn fleet(plan: &Plan, table: &mut Table) -> Result<()> {
 /// Sockets of one namespace out of all.
 fn share(index: u64, sockets: u64) -> u64 {
     let crowded = NAMESPACES / CROWDED;
-    let of = if index % CROWDED == 0 { crowded } else { NAMESPACES - crowded };
+    let of = if index.is_multiple_of(CROWDED) { crowded } else { NAMESPACES - crowded };
     sockets / 2 / of
 }
 
