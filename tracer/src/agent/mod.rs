@@ -5,6 +5,7 @@
 pub mod legacy;
 pub mod reaper;
 pub mod registry;
+pub mod snapshot;
 pub mod worker;
 
 use std::{
@@ -103,13 +104,16 @@ fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
         .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}; mount proc at /proc")))
 }
 
-/// Runs the agent on a bound address until `shutdown` comes.
-pub async fn run(
-    config: Config,
-    http: TcpListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    announce: impl FnOnce(&Shared),
-) -> Result<(), Failure> {
+/// An agent that is attached and has its baselines, before its first pass.
+struct Started {
+    shared: Arc<Shared>,
+    worker: Worker,
+    ring: aya::maps::RingBuf<aya::maps::MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Loads, attaches and reads the baselines.
+fn start(config: Config) -> Result<Started, Failure> {
     let mut kernel = prepare(&config)?;
     let maps = Arc::new(kernel.maps().map_err(|error| Failure::unusable(&error))?);
     let ring = kernel.take_ring().map_err(|error| Failure::unusable(&error))?;
@@ -144,6 +148,17 @@ pub async fn run(
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
+    Ok(Started { shared, worker, ring, logger })
+}
+
+/// Runs the agent on a bound address until `shutdown` comes.
+pub async fn run(
+    config: Config,
+    http: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    announce: impl FnOnce(&Shared),
+) -> Result<(), Failure> {
+    let Started { shared, worker, ring, logger } = start(config)?;
     let (stop, stopped) = mpsc::channel();
     let (ended, end) = oneshot::channel();
     let worker = thread::Builder::new()
