@@ -78,3 +78,64 @@ names! { SETTINGS_USED: "Every setting that a rule reads.";
     TW_REUSE "net.ipv4.tcp_tw_reuse";
     WINDOW_SCALING "net.ipv4.tcp_window_scaling";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::metrics::{METRICS, Metric, Values};
+
+    fn metric(name: &str) -> &'static Metric {
+        METRICS.iter().find(|metric| metric.name == name).unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    #[test]
+    fn every_metric_is_in_the_table() {
+        for name in METRICS_USED {
+            metric(name);
+        }
+    }
+
+    /// Rows that rules ask for by the value of a label: a value that no row has would silence them.
+    #[test]
+    fn every_value_that_is_asked_for_is_one_of_its_label() {
+        for (name, label, values) in [
+            (
+                LISTEN_DROPS,
+                "reason",
+                &["accept_queue_full_syn", "accept_queue_full_ack", "syn_queue_full", "unknown"][..],
+            ),
+            (CONNECT_FAILURES, "error", &["no_port", "timed_out"]),
+            (RETRANSMITS, "cause", &["syn", "rto", "fast", "tail_loss_probe", "unknown"]),
+            (SYN_COOKIES, "result", &["sent", "received", "failed"]),
+            (ABORTS, "reason", &["data", "memory", "timeout"]),
+            (ZERO_WINDOW, "direction", &["to_zero"]),
+            (MEMORY_LIMIT, "level", &["pressure", "max"]),
+            (SOCKETS, "state", &["CLOSE_WAIT"]),
+        ] {
+            let label = metric(name).labels().find(|of| of.name == label);
+            let label = label.unwrap_or_else(|| panic!("{name} has no such label"));
+            let Values::OneOf(known) = label.values else { panic!("{name}: {} is any text", label.name) };
+            assert!(values.iter().all(|value| known.contains(value)), "{name}: {} of {known:?}", label.name);
+        }
+    }
+
+    #[test]
+    fn every_label_of_a_subject_is_one_of_its_metric() {
+        for (names, labels) in [
+            (
+                &[LISTEN_DROPS, ACCEPT_LIMIT, OPEN_FILES, OPEN_FILES_LIMIT, SYN_LIMIT][..],
+                &["netns", "unit", "process", "port"][..],
+            ),
+            (&[CLOSE_WAIT_OLDEST, SOCKETS, TIME_WAIT_OVERFLOWS, CONNECT_FAILURES], &["netns", "container", "unit"]),
+            (&[TIME_WAIT, TIME_WAIT_LIMIT, PORTS_USED, PORTS_AVAILABLE, SEGMENTS_SENT, NETNS_INFO], &["netns", "pod"]),
+            (&[SYSCTL], &["netns", "name", "index"]),
+            (&[SOFTNET_DROPPED], &["cpu"]),
+            (&[HOOK_ATTACHED, COUNT_DIFFERENCE], &["signal"]),
+            (&[PASS_AGE, PASS_INTERVAL], &["pass"]),
+        ] {
+            for (name, label) in names.iter().flat_map(|name| labels.iter().map(move |label| (*name, *label))) {
+                assert!(metric(name).labels().any(|of| of.name == label), "{name} has no label {label}");
+            }
+        }
+    }
+}
