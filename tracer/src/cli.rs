@@ -7,7 +7,11 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::{command::doctor, config::Flags, failure};
+use crate::{
+    command::{advise, doctor},
+    config::Flags,
+    failure,
+};
 
 /// See where Linux TCP runs out of room: dropped handshakes by listener and cause, retransmits,
 /// TIME_WAIT overflows with their owner, all equal to the kernel's own counters.
@@ -36,6 +40,16 @@ Examples:
   tracer doctor                                 what works here, and why not better
   tracer doctor --output json                   the same for scripts";
 
+const ADVISE_EXAMPLES: &str = "Nothing is changed: remedies are printed, to be typed by whoever agrees.
+
+Exit codes: 0 nothing binds, 1 something is at risk, 2 a limit binds; 64 wrong flags or input, 69 no agent there, or no rights.
+
+Examples:
+  tracer advise                                 look at this kernel for ten seconds; as root
+  tracer advise --from http://127.0.0.1:9795    ask a running agent, which has seen more
+  tracer advise --from metrics.txt --verbose    read what /metrics said
+  tracer advise --lb-idle 120s                  behind a load balancer that forgets after two minutes";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -45,6 +59,9 @@ pub enum Command {
     /// Try every hook on this kernel and say what is in force, why nothing better is, and what to do
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(doctor::Options),
+    /// Say which limit of TCP binds here, most urgent first, with evidence and remedy
+    #[command(after_help = ADVISE_EXAMPLES)]
+    Advise(advise::Options),
     /// Print docs/metrics.md
     #[command(hide = true)]
     MetricsDoc,

@@ -222,7 +222,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an address with its port, as 127.0.0.1:9795 or [::]:9795".to_owned())
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write a number with its unit, as 500ms, 5s or 2m".to_owned())
 }
 

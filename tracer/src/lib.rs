@@ -2,9 +2,10 @@
 //! and exports both.
 //!
 //! Modules stand in data-flow order: `kernel` (what is loaded and read), `pipeline` (what becomes of
-//! it), `export` (how users see it); `agent` wires them, `command` holds the subcommands.
+//! it), `export` (how users see it), `advise` (what it means); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
+pub mod advise;
 pub mod agent;
 pub mod cli;
 pub mod command;

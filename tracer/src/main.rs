@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use tracer::{
     cli::{Cli, Command},
-    command::{doctor, run},
+    command::{advise, doctor, run},
     failure::Failure,
 };
 
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(flags) => run::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Advise(options) => advise::run(&options),
         Command::MetricsDoc => io::stdout()
             .write_all(tracer::export::reference::markdown().as_bytes())
             .map(|()| ExitCode::SUCCESS)

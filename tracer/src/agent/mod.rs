@@ -8,6 +8,7 @@ pub mod ports;
 pub mod reaper;
 pub mod registry;
 pub mod settings;
+pub mod snapshot;
 pub mod socket_pass;
 pub mod worker;
 
@@ -114,13 +115,16 @@ fn attributor(config: &Config) -> Result<Attributor, Failure> {
     Ok(Attributor::new(cgroup_tree()?, Processes::new("/proc"), LogListing::new(&config.pod_logs)))
 }
 
-/// Runs the agent on a bound address until `shutdown` comes.
-pub async fn run(
-    config: Config,
-    http: TcpListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    announce: impl FnOnce(&Shared),
-) -> Result<(), Failure> {
+/// An agent that is attached and has its baselines, before its first pass.
+struct Started {
+    shared: Arc<Shared>,
+    worker: Worker,
+    ring: aya::maps::RingBuf<aya::maps::MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Loads, attaches and reads the baselines.
+fn start(config: Config) -> Result<Started, Failure> {
     let mut kernel = prepare(&config)?;
     let maps = Arc::new(kernel.maps().map_err(|error| Failure::unusable(&error))?);
     let ring = kernel.take_ring().map_err(|error| Failure::unusable(&error))?;
@@ -160,6 +164,17 @@ pub async fn run(
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
+    Ok(Started { shared, worker, ring, logger })
+}
+
+/// Runs the agent on a bound address until `shutdown` comes.
+pub async fn run(
+    config: Config,
+    http: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    announce: impl FnOnce(&Shared),
+) -> Result<(), Failure> {
+    let Started { shared, worker, ring, logger } = start(config)?;
     let (stop, stopped) = mpsc::channel();
     let (ended, end) = oneshot::channel();
     let worker = thread::Builder::new()

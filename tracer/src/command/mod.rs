@@ -1,4 +1,5 @@
 //! The subcommands, one file each.
 
+pub mod advise;
 pub mod doctor;
 pub mod run;

@@ -69,7 +69,7 @@ fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-fn start_log(level: LogLevel) {
+pub(super) fn start_log(level: LogLevel) {
     // Third-party crates have nothing to say below warnings that would help a user.
     let directives = format!("warn,tracer={level},tracer_bpf={level},tracer_ebpf={level}", level = level.name());
     let subscriber = tracing_subscriber::fmt()

@@ -1,4 +1,5 @@
-//! Rows about the agent itself: hooks, events and their losses, maps, passes, the process.
+//! Rows about the agent itself: hooks, events and their losses, maps, passes, the process; and what the
+//! node has for it.
 
 use std::{fs, time::SystemTime};
 
@@ -19,6 +20,8 @@ pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) 
     caches(rows, sources);
     passes(rows, sources);
     programs(rows, sources);
+    let node = rustix::system::sysinfo();
+    rows.add(MetricId::NodeMemory, &[], number(node.totalram) * f64::from(node.mem_unit));
     rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
     process(rows);
 }

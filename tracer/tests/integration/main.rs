@@ -2,6 +2,7 @@
 //! module says what belongs there.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod advise;
 mod binary;
 mod command_line;
 mod dashboards;

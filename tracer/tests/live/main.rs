@@ -13,6 +13,7 @@ mod lab;
 
 mod accept_queue;
 mod accept_queue_edge;
+mod advise;
 mod agent_life;
 mod bounds;
 mod capacity;

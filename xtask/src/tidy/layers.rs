@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "tracer/src/pipeline/reconcile",
     "tracer/src/kernel/hooks",
     "tracer/src/export/metrics",
+    "tracer/src/advise",
 ];
 
 /// What a pure module does without: files, sockets, the environment, clocks, logs.

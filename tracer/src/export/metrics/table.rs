@@ -167,6 +167,8 @@ metrics! {
         "Time between two passes now, stretched where passes would cost too much of a core.";
     ScrapeDuration Histogram "tracer_scrape_duration_seconds" [NODE] "seconds" Agent
         "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
+    NodeMemory Gauge "tracer_node_memory_bytes" [NODE] "bytes" Proc
+        "Memory of the node (MemTotal), beside which limits on TCP's memory can be judged.";
     BuildInfo Gauge "tracer_build_info" [NODE + VERSION + REVISION] "1" Agent
         "Always 1: which build of the agent this is.";
     ProcessCpuSeconds Counter "process_cpu_seconds_total" [NODE] "seconds" Agent

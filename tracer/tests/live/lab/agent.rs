@@ -76,6 +76,11 @@ impl Agent {
         &self.rungs
     }
 
+    /// Where it serves.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// One scrape.
     pub(crate) fn scrape(&self) -> Scrape {
         let (status, body) = self.get("/metrics").unwrap_or_else(|error| panic!("scraping: {error}\n{}", self.log()));

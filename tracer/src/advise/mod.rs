@@ -1,0 +1,177 @@
+//! What binds on a node, and what to do about it: the limits, settings and counts of one exposition
+//! ([`facts`]) judged by the [`rules`], and the result as [`text`] or [`json`].
+//!
+//! Pure: the text comes from whoever calls, and nothing is set, run or written. The rules read what
+//! any scraper reads, so advice on a running agent, on a file and on a fresh look is the same.
+
+pub mod amount;
+pub mod exposition;
+pub mod facts;
+pub mod finding;
+pub mod json;
+pub mod names;
+pub mod remedy;
+pub mod rules;
+pub mod subject;
+pub mod text;
+
+use std::{cmp::Ordering, fmt};
+
+use facts::Facts;
+use finding::{Finding, Severity};
+use rules::{RULES, Rule};
+
+/// Where the facts came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// What was asked.
+    pub origin: Origin,
+    /// When counting began, in seconds since the Unix epoch, where that is known.
+    pub since: Option<u64>,
+    /// For how long it was counted, where that is known.
+    pub seconds: Option<u64>,
+}
+
+/// What was asked for the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A running agent, at this address.
+    Agent(String),
+    /// A file.
+    File(String),
+    /// Standard input.
+    Stdin,
+    /// The kernel, in a look of its own.
+    Snapshot,
+}
+
+impl Origin {
+    /// The word for it in JSON.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "agent",
+            Self::File(_) => "file",
+            Self::Stdin => "stdin",
+            Self::Snapshot => "snapshot",
+        }
+    }
+
+    /// Its address or path.
+    #[must_use]
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Self::Agent(place) | Self::File(place) => Some(place),
+            Self::Stdin | Self::Snapshot => None,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(address) => write!(f, "the agent at {address}"),
+            Self::File(path) => write!(f, "{path}"),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Snapshot => f.write_str("a fresh look at the kernel"),
+        }
+    }
+}
+
+/// A finding with the rule that made it.
+#[derive(Clone, Debug)]
+pub struct Ruled {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// What it found.
+    pub finding: Finding,
+}
+
+/// A rule that could not judge.
+#[derive(Clone, Debug)]
+pub struct Untold {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// What it lacked.
+    pub missing: Vec<&'static str>,
+}
+
+/// The result of all rules.
+#[derive(Clone, Debug, Default)]
+pub struct Advice {
+    /// What was found, most urgent first.
+    pub findings: Vec<Ruled>,
+    /// Rules whose facts are absent.
+    pub untold: Vec<Untold>,
+}
+
+impl Advice {
+    /// Judges the facts by every rule.
+    #[must_use]
+    pub fn on(facts: &Facts) -> Self {
+        let mut advice = Self::default();
+        for rule in RULES {
+            let missing = rule.missing(facts);
+            if missing.is_empty() {
+                let findings = (rule.examine)(facts);
+                advice.findings.extend(findings.into_iter().map(|finding| Ruled { rule, finding }));
+            } else {
+                advice.untold.push(Untold { rule, missing });
+            }
+        }
+        // Stable: within a severity, rules stay in the order of their table.
+        advice.findings.sort_by(|a, b| {
+            let rank = |ruled: &Ruled| (ruled.finding.severity, ruled.rule.rank());
+            let heavier = b.finding.weight.partial_cmp(&a.finding.weight).unwrap_or(Ordering::Equal);
+            rank(a).cmp(&rank(b)).then(heavier)
+        });
+        advice
+    }
+
+    /// The most urgent severity; `None` when there is nothing to say.
+    #[must_use]
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.first().map(|ruled| ruled.finding.severity)
+    }
+
+    /// How many findings are of this severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|ruled| ruled.finding.severity == severity).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advise::exposition::Exposition;
+
+    fn advice(text: &str) -> Advice {
+        Advice::on(&Facts::new(Exposition::parse(text).unwrap(), None))
+    }
+
+    #[test]
+    fn nothing_known_is_nothing_found_and_nothing_told() {
+        let advice = advice("");
+        assert!(advice.findings.is_empty() && advice.worst().is_none());
+        assert_eq!(advice.untold.len(), RULES.len(), "a rule without needs judges what it does not know");
+    }
+
+    #[test]
+    fn the_most_urgent_comes_first_and_the_heavier_of_two() {
+        let text = "\
+            tracer_sysctl_value{netns=\"host\",name=\"net.ipv4.tcp_window_scaling\",index=\"0\"} 0\n\
+            tracer_tcp_time_wait_sockets{netns=\"1\"} 4\ntracer_tcp_time_wait_limit{netns=\"1\"} 4\n\
+            tracer_tcp_time_wait_overflows_total{netns=\"1\"} 5\n\
+            tracer_tcp_time_wait_sockets{netns=\"2\"} 4\ntracer_tcp_time_wait_limit{netns=\"2\"} 4\n\
+            tracer_tcp_time_wait_overflows_total{netns=\"2\"} 7\n\
+            tracer_file_handles 99\ntracer_file_handles_limit 100\n";
+        let advice = advice(text);
+        let found: Vec<_> =
+            advice.findings.iter().map(|ruled| (ruled.rule.id, ruled.finding.subject.netns.as_str())).collect();
+        let expected =
+            [("time_wait_buckets", "2"), ("time_wait_buckets", "1"), ("file_handles", ""), ("window_scaling", "host")];
+        assert_eq!(found, expected);
+        assert_eq!((advice.worst(), advice.count(Severity::Binds)), (Some(Severity::Binds), 2));
+    }
+}

@@ -1,0 +1,212 @@
+//! The SYN queue: handshakes under way, cookies that stand in for a place in it, and the setting that
+//! shrinks it where there are none.
+
+use std::collections::BTreeMap;
+
+use super::super::amount::Unit;
+use super::super::facts::{Facts, Need};
+use super::super::finding::{Finding, Severity};
+use super::super::names::{
+    ACCEPT_LIMIT, LISTEN_DROPS, MAX_SYN_BACKLOG, SYN_COOKIES, SYN_LENGTH, SYN_LIMIT, SYNCOOKIES,
+};
+use super::super::remedy::{restart, roomier, set};
+use super::super::subject::Scope;
+use super::Rule;
+
+/// Document 002: spoofed SYNs pile up in SYN_RECV until the queue is full.
+pub(super) const FULL: Rule = Rule {
+    id: "syn_queue_full",
+    title: "SYNs that found the SYN queue full and got no cookie",
+    background: "document 002; document 001",
+    needs: &[Need::Metric(LISTEN_DROPS)],
+    examine: full,
+};
+
+/// Document 003, chapter 9: a flood leaves sockets in SYN_RECV; 002: what limits them.
+pub(super) const COOKIES: Rule = Rule {
+    id: "syn_cookies",
+    title: "SYN cookies sent because a SYN queue was full",
+    background: "document 003, chapter 9; document 002",
+    needs: &[Need::Metric(SYN_COOKIES)],
+    examine: cookies,
+};
+
+/// Document 004, section 4.2; 002 on how it differs from somaxconn.
+pub(super) const MAX_SYN_BACKLOG_RULE: Rule = Rule {
+    id: "max_syn_backlog",
+    title: "a tcp_max_syn_backlog that keeps SYN queues shorter than their backlog",
+    background: "document 004, section 4.2; document 002",
+    needs: &[Need::Metric(ACCEPT_LIMIT), Need::Setting(MAX_SYN_BACKLOG), Need::Setting(SYNCOOKIES)],
+    examine: max_syn_backlog,
+};
+
+fn full(facts: &Facts) -> Vec<Finding> {
+    let drops = facts.by_subject(LISTEN_DROPS, Scope::Listener, &[("reason", "syn_queue_full")]);
+    let limits = facts.highest(SYN_LIMIT, Scope::Listener, &[]);
+    let lengths = facts.highest(SYN_LENGTH, Scope::Listener, &[]);
+    let dropped = drops.into_iter().filter(|(_, n)| *n > 0.0);
+    dropped
+        .map(|(subject, n)| {
+            let syncookies = facts.setting(&subject.netns, SYNCOOKIES);
+            let finding = Finding::new(Severity::Binds, &subject, "The SYN queue was full and dropped SYNs.")
+                .weighing(n)
+                .seen("dropped, SYN queue full", LISTEN_DROPS, n, Unit::Of("packets"))
+                .seen_if("SYN queue limit", SYN_LIMIT, limits.get(&subject).copied(), Unit::Of("connections"))
+                .seen_if("SYN queue length now", SYN_LENGTH, lengths.get(&subject).copied(), Unit::Of("connections"))
+                .set_to(SYNCOOKIES, syncookies)
+                .set_to(MAX_SYN_BACKLOG, facts.setting(&subject.netns, MAX_SYN_BACKLOG));
+            let finding = if syncookies == Some(0.0) {
+                finding.advise(set(&subject, "Answer with cookies when the queue is full.", SYNCOOKIES, "1"))
+            } else {
+                finding.say(
+                    "Find out where the SYNs come from; a queue that fills with cookies on is a flood \
+                 or a lost path back.",
+                )
+            };
+            finding.advise(restart(&subject, "with a larger backlog, which limits the SYN queue too."))
+        })
+        .collect()
+}
+
+fn cookies(facts: &Facts) -> Vec<Finding> {
+    let of = |result| facts.by_subject(SYN_COOKIES, Scope::Namespace, &[("result", result)]);
+    let (sent, received, failed) = (of("sent"), of("received"), of("failed"));
+    let mut findings = Vec::new();
+    for (subject, n) in sent.into_iter().filter(|(_, n)| *n > 0.0) {
+        let returned = received.get(&subject).copied();
+        let answered = returned.map(|returned| returned / n);
+        let syncookies = facts.setting(&subject.netns, SYNCOOKIES);
+        let always = syncookies == Some(2.0);
+        let (severity, summary) = match answered {
+            _ if always => (
+                Severity::Note,
+                "Every SYN is answered with a cookie, by setting; window scaling and SACK suffer where clients \
+                 send no timestamps.",
+            ),
+            // More than half came back: clients, not a flood.
+            Some(answered) if answered > 0.5 => (
+                Severity::Risk,
+                "SYN queues were full; most cookies came back, so these were clients that want a longer queue.",
+            ),
+            Some(_) => (Severity::Risk, "SYN queues were full; most cookies did not come back, as in a SYN flood."),
+            None => (Severity::Risk, "SYN queues were full, and clients were answered with cookies."),
+        };
+        let finding = Finding::new(severity, &subject, summary)
+            .weighing(n)
+            .seen("cookies sent, ever", SYN_COOKIES, n, Unit::Of("packets"))
+            .seen_if("valid ones that came back, ever", SYN_COOKIES, returned, Unit::Of("packets"))
+            .seen_if("invalid ones that came, ever", SYN_COOKIES, failed.get(&subject).copied(), Unit::Of("packets"))
+            .set_to(SYNCOOKIES, syncookies);
+        findings.push(if always {
+            finding.advise(set(&subject, "Send cookies only when the queue is full, as by default.", SYNCOOKIES, "1"))
+        } else if answered.is_some_and(|answered| answered > 0.5) {
+            finding.say(
+                "Give the listeners of this namespace a larger backlog (and net.core.somaxconn at least \
+             as much): it limits the SYN queue too.",
+            )
+        } else {
+            finding.say(
+                "Leave cookies on: they keep the listener open to real clients. A larger backlog only \
+             holds more of the flood.",
+            )
+        });
+    }
+    findings
+}
+
+fn max_syn_backlog(facts: &Facts) -> Vec<Finding> {
+    // With cookies the setting does nothing: the backlog alone limits the queue.
+    let mut largest: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for (subject, backlog) in facts.highest(ACCEPT_LIMIT, Scope::Listener, &[]) {
+        let setting = |name| facts.setting(&subject.netns, name);
+        if let (Some(max), Some(0.0)) = (setting(MAX_SYN_BACKLOG), setting(SYNCOOKIES))
+            && max * 0.75 < backlog
+        {
+            let (highest, listeners) = largest.entry(subject.netns).or_default();
+            *highest = highest.max(backlog);
+            *listeners += 1.0;
+        }
+    }
+    let short = largest.into_iter();
+    short
+        .map(|(netns, (backlog, listeners))| {
+            let subject = facts.namespace(&netns);
+            let summary = "Without cookies, unproven clients get three quarters of tcp_max_syn_backlog, which \
+             is less than listeners ask for.";
+            Finding::new(Severity::Risk, &subject, summary)
+                .weighing(listeners)
+                .set_to(MAX_SYN_BACKLOG, facts.setting(&netns, MAX_SYN_BACKLOG))
+                .set_to(SYNCOOKIES, Some(0.0))
+                .seen("largest backlog", ACCEPT_LIMIT, backlog, Unit::Of("connections"))
+                .seen("listeners above three quarters", ACCEPT_LIMIT, listeners, Unit::Of("listeners"))
+                .advise(set(
+                    &subject,
+                    "Answer with cookies when a queue is full: then the setting does not \
+                 matter.",
+                    SYNCOOKIES,
+                    "1",
+                ))
+                .advise(set(&subject, "Or raise it.", MAX_SYN_BACKLOG, &roomier(backlog / 2.0, 1 << 20)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{check, findings, setting};
+    use super::*;
+    use Severity::{Binds, Note, Risk};
+
+    fn drops(n: u32) -> String {
+        format!(
+            "tracer_tcp_listen_drops_total{{netns=\"host\",process=\"web\",port=\"80\",reason=\"syn_queue_full\"}} {n}\n"
+        )
+    }
+
+    fn cookies(sent: u32, received: u32) -> String {
+        format!(
+            "tracer_tcp_syn_cookies_total{{netns=\"host\",result=\"sent\"}} {sent}\n\
+             tracer_tcp_syn_cookies_total{{netns=\"host\",result=\"received\"}} {received}\n"
+        )
+    }
+
+    #[test]
+    fn a_full_syn_queue() {
+        check(&FULL, "", &[("dropped", &drops(3), &[Binds]), ("nothing dropped", &drops(0), &[])]);
+        let command = |text: &str| findings(&FULL, text)[0].remedy[0].command.clone();
+        assert_eq!(
+            command(&(drops(3) + &setting("host", SYNCOOKIES, 0))).as_deref(),
+            Some("sysctl -w net.ipv4.tcp_syncookies=1")
+        );
+        assert_eq!(command(&(drops(3) + &setting("host", SYNCOOKIES, 1))), None);
+    }
+
+    #[test]
+    fn cookies_that_were_sent() {
+        let always = cookies(9, 9) + &setting("host", SYNCOOKIES, 2);
+        let cases: &[super::super::tests::Case<'_>] =
+            &[("none", &cookies(0, 0), &[]), ("a flood", &cookies(1000, 3), &[Risk]), ("always", &always, &[Note])];
+        check(&COOKIES, "", cases);
+        let summary = |text: &str| findings(&COOKIES, text)[0].summary.clone();
+        assert!(summary(&cookies(1000, 3)).contains("SYN flood"));
+        assert!(summary(&cookies(1000, 900)).contains("longer queue"));
+    }
+
+    #[test]
+    fn a_short_max_syn_backlog() {
+        let text = |max, cookies, backlog| {
+            setting("host", MAX_SYN_BACKLOG, max)
+                + &setting("host", SYNCOOKIES, cookies)
+                + &format!("tracer_tcp_accept_queue_limit{{netns=\"host\",port=\"80\"}} {backlog}\n")
+        };
+        check(
+            &MAX_SYN_BACKLOG_RULE,
+            "",
+            &[
+                ("below the backlog, no cookies", &text(128, 0, 511), &[Risk]),
+                ("exactly three quarters", &text(128, 0, 96), &[]),
+                ("with cookies it does nothing", &text(128, 1, 511), &[]),
+            ],
+        );
+    }
+}

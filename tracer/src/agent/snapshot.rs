@@ -1,0 +1,56 @@
+//! A short look at the node: the agent's own machinery, attached for a while and asked once, without
+//! HTTP and with nobody reading the ring. What it gives is the text that `/metrics` would have.
+
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{GRACE, Shared, Source, Started, start, worker::Stop};
+use crate::{config::Config, failure::Failure};
+
+/// Passes come this often, so that a look of a few seconds holds a few.
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
+/// Somebody waits, and it is soon over.
+const PASS_CPU_PERCENT: u32 = 50;
+/// The smallest ring: nobody reads events, and no count depends on them.
+const RING_BYTES: u32 = 4096;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Counts for `watch` and gives the exposition after the pass that follows. Nothing stays attached.
+pub fn take(config: Config, watch: Duration) -> Result<Bytes, Failure> {
+    let config =
+        Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ring_bytes: RING_BYTES, ..config };
+    // The ring lives as long as the look, so that programs find where to put what nobody reads.
+    let Started { shared, worker, ring: _ring, logger: _ } = start(config)?;
+    let (stop, stopped) = mpsc::channel();
+    let passes = thread::Builder::new()
+        .name("passes".into())
+        .spawn(move || worker.run(&stopped))
+        .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
+    thread::sleep(watch);
+    let seen = await_pass(&shared, Instant::now(), || passes.is_finished()).map(|()| shared.metrics());
+    // An error here means that the worker has ended already.
+    let _ = stop.send(Stop);
+    match passes.join() {
+        Ok(Ok(())) => seen,
+        Ok(Err(error)) => Err(Failure::other(format!("the passes ended: {error}; try again"))),
+        Err(_) => Err(Failure::other("the worker thread did not end as it should")),
+    }
+}
+
+/// Waits for a pass that ended after `from`.
+fn await_pass(shared: &Shared, from: Instant, has_ended: impl Fn() -> bool) -> Result<(), Failure> {
+    let limit = Instant::now() + GRACE;
+    let is_new = || shared.view().passes.iter().any(|pass| pass.ended > from);
+    while !is_new() {
+        if has_ended() || Instant::now() > limit {
+            return Err(Failure::other("no pass over namespaces and listeners ended; see the messages above"));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! `tracer advise`: reads limits, settings and what was seen, and says what binds, most urgent first,
+//! with evidence and remedy. It changes nothing.
+//!
+//! Owns the flags and the exit code. The facts come from a running agent, from a file, or from a short
+//! look of its own ([`crate::agent::snapshot`]); in every case they are the text of `/metrics`.
+
+mod scrape;
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Read, Write},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Args, ValueEnum};
+
+use super::run::start_log;
+use crate::{
+    advise::{
+        Advice, Origin, Source,
+        exposition::Exposition,
+        facts::Facts,
+        finding::Severity,
+        json,
+        names::{BUILD_INFO, START_TIME},
+        text::{self, Style},
+    },
+    agent,
+    config::{Config, Flags, LogLevel, parse_time},
+    failure::Failure,
+};
+
+/// Flags of `tracer advise`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Ask a running agent (http://127.0.0.1:9795), or read what /metrics said from a file, or from
+    /// standard input (-); without it, look at the kernel for a while
+    #[arg(long, value_name = "URL|FILE|-")]
+    from: Option<String>,
+    /// How long to look at the kernel
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_watch, conflicts_with = "from")]
+    watch: Duration,
+    /// Idle time after which a load balancer before this node forgets a connection
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    lb_idle: Option<Duration>,
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Print every finding, and the rules that could not judge
+    #[arg(long)]
+    verbose: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Forms of the findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For scripts: one object.
+    Json,
+}
+
+/// The longest text that is read: far more than an agent at its limits of series writes.
+const TEXT_BYTES_MAX: u64 = 256 << 20;
+
+/// A look shorter than a pass sees nothing; a longer one is an agent's business.
+const WATCH: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
+
+fn parse_watch(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if WATCH.contains(&time) { Ok(time) } else { Err("choose 1s to 1h".to_owned()) }
+}
+
+/// Exit code for the most urgent finding. Notes ask for nothing.
+const fn exit_code(worst: Option<Severity>) -> u8 {
+    match worst {
+        None | Some(Severity::Note) => 0,
+        Some(Severity::Risk) => 1,
+        Some(Severity::Binds) => 2,
+    }
+}
+
+/// Reads, judges and prints. The most urgent finding is the exit code.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
+    let (origin, text) = match &options.from {
+        Some(from) => read(from)?,
+        None => (Origin::Snapshot, look(config, options.watch)?),
+    };
+    let samples = Exposition::parse(&text)
+        .map_err(|error| Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}")))?;
+    let source = source(origin, &samples, options.watch);
+    let facts = Facts::new(samples, options.lb_idle);
+    if facts.agent_version().is_none() {
+        return Err(Failure::usage(&format_args!(
+            "{} is no exposition of an agent: it has no {BUILD_INFO}; give --from the /metrics of tracer run",
+            source.origin
+        )));
+    }
+    let advice = Advice::on(&facts);
+    print(options, &source, &facts, &advice)
+        .map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
+    Ok(ExitCode::from(exit_code(advice.worst())))
+}
+
+fn print(options: &Options, source: &Source, facts: &Facts, advice: &Advice) -> io::Result<()> {
+    let stdout = io::stdout();
+    let color = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut out = io::BufWriter::new(stdout.lock());
+    match options.output {
+        Output::Text => text::write(&mut out, source, advice, Style { color, verbose: options.verbose })?,
+        Output::Json => writeln!(out, "{:#}", json::value(source, facts.agent_version(), advice))?,
+    }
+    out.flush()
+}
+
+/// Fetches or reads the text that `--from` names.
+fn read(from: &str) -> Result<(Origin, String), Failure> {
+    if from == "-" {
+        let text = bounded(io::stdin().lock(), "standard input")?;
+        return Ok((Origin::Stdin, text));
+    }
+    if from.contains("://") {
+        return Ok((Origin::Agent(from.to_owned()), scrape::get(from, TEXT_BYTES_MAX)?));
+    }
+    let file = File::open(from).map_err(|error| {
+        Failure::usage(&format_args!(
+            "cannot read {from}: {error}; --from takes a file, - for standard input, or an agent as \
+             http://127.0.0.1:9795"
+        ))
+    })?;
+    Ok((Origin::File(from.to_owned()), bounded(file, from)?))
+}
+
+/// Reads all text, but not more than [`TEXT_BYTES_MAX`].
+fn bounded(input: impl Read, name: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = input.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text);
+    let read = read.map_err(|error| Failure::usage(&format_args!("cannot read {name}: {error}")))?;
+    if read as u64 > TEXT_BYTES_MAX {
+        return Err(Failure::usage(&format_args!(
+            "{name} is longer than {TEXT_BYTES_MAX} bytes: no agent writes that much"
+        )));
+    }
+    Ok(text)
+}
+
+/// Looks at the kernel with hooks of its own.
+fn look(config: Config, watch: Duration) -> Result<String, Failure> {
+    start_log(LogLevel::Warn);
+    let shows_progress = io::stderr().is_terminal() && watch > Duration::from_secs(1);
+    if shows_progress {
+        // For people alone, who may have left.
+        let _ = write!(io::stderr(), "looking for {} …", humantime::format_duration(watch));
+    }
+    let text = agent::snapshot::take(config, watch);
+    if shows_progress {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    let text = text.map_err(|failure| Failure {
+        message: format!("{}; or ask a running agent: --from http://127.0.0.1:9795", failure.message),
+        ..failure
+    })?;
+    String::from_utf8(text.to_vec()).map_err(|error| Failure::other(format!("the agent wrote no text: {error}")))
+}
+
+/// What is known of where and how long was looked.
+fn source(origin: Origin, samples: &Exposition, watch: Duration) -> Source {
+    let (since, seconds) = match origin {
+        Origin::Snapshot => (None, Some(watch.as_secs())),
+        // Only an agent that answered just now tells how long it has been counting.
+        Origin::Agent(_) => {
+            let since = start_time(samples);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| now.as_secs()).ok();
+            (since, now.zip(since).and_then(|(now, since)| now.checked_sub(since)))
+        }
+        Origin::File(_) | Origin::Stdin => (start_time(samples), None),
+    };
+    Source { origin, since, seconds }
+}
+
+/// When the agent started, in seconds since the Unix epoch.
+fn start_time(samples: &Exposition) -> Option<u64> {
+    let seconds = samples.rows(START_TIME).first()?.value;
+    // A time that no calendar has is none.
+    Duration::try_from_secs_f64(seconds).ok().map(|time| time.as_secs()).filter(|seconds| *seconds < 1 << 36)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_the_documented_ones() {
+        let codes = [None, Some(Severity::Note), Some(Severity::Risk), Some(Severity::Binds)].map(exit_code);
+        assert_eq!(codes, [0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_look_is_neither_too_short_nor_an_agent() {
+        assert_eq!(parse_watch("10s"), Ok(Duration::from_secs(10)));
+        for text in ["0s", "999ms", "2h"] {
+            assert_eq!(parse_watch(text), Err("choose 1s to 1h".to_owned()), "{text}");
+        }
+        assert!(parse_watch("10").unwrap_err().contains("unit"));
+    }
+
+    #[test]
+    fn how_long_was_counted_is_said_where_it_is_known() {
+        let samples = Exposition::parse("process_start_time_seconds 1700000000.5\n").unwrap();
+        let of = |origin| source(origin, &samples, Duration::from_secs(7));
+        let file = of(Origin::Stdin);
+        assert_eq!((file.since, file.seconds), (Some(1_700_000_000), None));
+        let agent = of(Origin::Agent(String::new()));
+        assert!(agent.since.is_some() && agent.seconds.is_some_and(|seconds| seconds > 1_000_000));
+        let look = of(Origin::Snapshot);
+        assert_eq!((look.since, look.seconds), (None, Some(7)));
+        for odd in ["-1", "NaN", "1e30"] {
+            let samples = Exposition::parse(&format!("process_start_time_seconds {odd}\n")).unwrap();
+            assert_eq!(start_time(&samples), None, "{odd}");
+        }
+    }
+}

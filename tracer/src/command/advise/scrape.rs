@@ -1,0 +1,218 @@
+//! One GET of an agent's `/metrics`, with limits on time and size, and an error that says what to do.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, Uri, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::failure::Failure;
+
+/// A node that does not answer a SYN in this time is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// An agent at its limits of series needs seconds, on a slow machine more.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// The agent's port unless told otherwise.
+const PORT_DEFAULT: u16 = 9795;
+
+/// Where to go, as the URL says.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
+    /// What stands in the header `Host` and in messages.
+    authority: String,
+    path: String,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, String> {
+        let example = "write it as http://127.0.0.1:9795";
+        let uri: Uri = url.parse().map_err(|error| format!("{url} is no URL: {error}; {example}"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(format!(
+                "{url}: agents speak plain HTTP; {example}, or fetch it by other means and pipe it to --from -"
+            ));
+        }
+        let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
+            return Err(format!("{url} names no host; {example}"));
+        };
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(format!("{url}: agents know no users; {example}"));
+        }
+        let port = match uri.authority().and_then(|authority| authority.as_str().strip_prefix(host)) {
+            None | Some("" | ":") => PORT_DEFAULT,
+            Some(_) => uri.port_u16().ok_or_else(|| format!("{url} has no port that can be; {example}"))?,
+        };
+        let path = match uri.path_and_query().map_or("/", |path| path.as_str()) {
+            "" | "/" => "/metrics",
+            path => path,
+        };
+        let host_alone = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Ok(Self { host: host_alone.to_owned(), port, authority: format!("{host}:{port}"), path: path.to_owned() })
+    }
+}
+
+/// Fetches the text that an agent serves at `url`, `/metrics` unless it names another path.
+pub(super) fn get(url: &str, bytes_max: u64) -> Result<String, Failure> {
+    let target = Target::parse(url).map_err(|message| Failure::usage(&message))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+    let bytes = runtime.block_on(async {
+        let stream = connect(&target).await?;
+        timeout(ANSWER_LIMIT, ask(stream, &target, bytes_max))
+            .await
+            .unwrap_or_else(|_| Err(late(&target, ANSWER_LIMIT)))
+    })?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        Failure::usage(&format_args!(
+            "what {} answered is no text: is that an \
+         agent?",
+            target.authority
+        ))
+    })
+}
+
+async fn connect(target: &Target) -> Result<TcpStream, Failure> {
+    let address = (target.host.as_str(), target.port);
+    match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(Failure::unusable(&format_args!(
+            "no agent answers at {} ({error}): start it (tracer run), or leave out --from for a look at this kernel",
+            target.authority
+        ))),
+        Err(_) => Err(late(target, CONNECT_LIMIT)),
+    }
+}
+
+async fn ask(stream: TcpStream, target: &Target, bytes_max: u64) -> Result<Bytes, Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::unusable(&format_args!("{} broke off: {error}; is that an agent?", target.authority))
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let request = Request::get(target.path.as_str())
+        .header(header::HOST, target.authority.as_str())
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| Failure::usage(&error))?;
+    // The connection ends with the answer; its error shows in the answer.
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(Failure::unusable(&format_args!(
+            "{}{} answered {}: is that an agent's address?",
+            target.authority,
+            target.path,
+            response.status()
+        )));
+    }
+    let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|error| broken(&error))?;
+    driver.abort();
+    Ok(body.to_bytes())
+}
+
+fn late(target: &Target, limit: Duration) -> Failure {
+    let limit = humantime::format_duration(limit);
+    Failure::unusable(&format_args!(
+        "{} did not answer in {limit}: is the agent there, and the way to it open?",
+        target.authority
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn target(url: &str) -> (String, u16, String, String) {
+        let target = Target::parse(url).unwrap();
+        (target.host, target.port, target.authority, target.path)
+    }
+
+    #[test]
+    fn urls_of_agents_are_understood() {
+        let of = |host: &str, port, authority: &str, path: &str| {
+            (host.to_owned(), port, authority.to_owned(), path.to_owned())
+        };
+        assert_eq!(target("http://127.0.0.1:9795"), of("127.0.0.1", 9795, "127.0.0.1:9795", "/metrics"));
+        assert_eq!(target("http://[::1]:80/"), of("::1", 80, "[::1]:80", "/metrics"));
+        assert_eq!(target("http://node-7"), of("node-7", 9795, "node-7:9795", "/metrics"));
+        assert_eq!(target("http://p/api/v1?x=1"), of("p", 9795, "p:9795", "/api/v1?x=1"));
+    }
+
+    #[test]
+    fn other_urls_are_refused_with_a_remedy() {
+        for url in ["https://a", "ftp://a", "http://", "http://a b", "http://u:p@a", "http://a:99999"] {
+            let message = Target::parse(url).unwrap_err();
+            assert!(message.contains(url) && message.contains("http://127.0.0.1:9795"), "{message}");
+        }
+    }
+
+    /// What `get` makes of an answer of these bytes.
+    fn answered(answer: Vec<u8>, bytes_max: u64) -> Result<String, Failure> {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).unwrap();
+            assert!(request[..read].starts_with(b"GET /metrics HTTP/1.1\r\n"));
+            // The client may have had enough.
+            let _ = stream.write_all(&answer);
+        });
+        let got = get(&url, bytes_max);
+        server.join().unwrap();
+        got
+    }
+
+    #[test]
+    fn answers_of_all_forms_are_read() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n".to_vec();
+        assert_eq!(answered(whole, 10), Ok("a 1\n".to_owned()));
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na \
+         \r\n2\r\n1\n\r\n0\r\n\r\n"
+            .to_vec();
+        assert_eq!(answered(chunked, 10), Ok("a 1\n".to_owned()));
+        let until_closed = b"HTTP/1.1 200 OK\r\n\r\na 1\n".to_vec();
+        assert_eq!(answered(until_closed, 10), Ok("a 1\n".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_agent_is_said() {
+        let failed = |answer: &[u8], bytes_max| {
+            let failure = answered(answer.to_vec(), bytes_max).unwrap_err();
+            (failure.code, failure.message)
+        };
+        let (code, message) = failed(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 10);
+        assert!(
+            code == 69 && message.ends_with("/metrics answered 404 Not Found: is that an agent's address?"),
+            "{message}"
+        );
+        for answer in [&b"SSH-2.0-OpenSSH\r\n"[..], b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na"] {
+            let (code, message) = failed(answer, 10);
+            assert!(code == 69 && message.contains(" broke off: "), "{message}");
+        }
+        let (code, message) = failed(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", 3);
+        assert!(code == 69 && message.contains("limit exceeded"), "{message}");
+        let (code, message) = failed(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", 10);
+        assert!(code == 64 && message.contains("no text"), "{message}");
+    }
+
+    #[test]
+    fn nobody_there_is_said_with_a_remedy() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let failure = get(&format!("http://{free}"), 10).unwrap_err();
+        assert_eq!(failure.code, 69);
+        assert!(failure.message.starts_with(&format!("no agent answers at {free} (")), "{failure}");
+        assert!(failure.message.contains("start it (tracer run), or leave out --from"), "{failure}");
+    }
+}

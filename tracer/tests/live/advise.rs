@@ -1,0 +1,129 @@
+//! `tracer advise` on the running kernel: the listener of an experiment is named with its numbers, from a
+//! running agent and from a look of the command's own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::agent::Agent;
+use crate::lab::counters::Watch;
+use crate::lab::netns::Netns;
+use crate::lab::rungs::{Drops, Signal};
+use crate::lab::setting::{agent_command, without};
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::until;
+use crate::lab::{Lab, own_process_name};
+
+const PORT: u16 = 8110;
+const SOMAXCONN: u32 = 8;
+const CLIENTS: usize = 20;
+/// Clients that find no room come again after one second.
+const DROPS_LIMIT: Duration = Duration::from_secs(5);
+/// Exit codes: where drops have no owner, a queue that is full is a risk.
+const RISK: i32 = 1;
+const BINDS: i32 = 2;
+
+/// A namespace in which a backlog of 64 is clamped.
+fn clamped() -> (Netns, Listener, SocketAddr) {
+    let netns = Netns::single();
+    netns.run(|| std::fs::write("/proc/sys/net/core/somaxconn", SOMAXCONN.to_string()).unwrap());
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let listener = Listener::open(&netns, address, 64);
+    (netns, listener, address)
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = agent_command();
+    command.args(["advise", "--output", "json"]).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn advice(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(RISK | BINDS)), "{said}{}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The finding about the listener of `netns`, with process, port and the numbers of the experiment.
+fn assert_names(advice: &Value, netns: &Netns, rung: Drops, drops: u64) {
+    let findings = advice["findings"].as_array().unwrap();
+    let inode = netns.inode();
+    let finding = findings
+        .iter()
+        .find(|finding| finding["rule"] == "accept_queue_clamped" && finding["subject"]["netns"] == inode.as_str())
+        .unwrap_or_else(|| panic!("no clamped listener in {inode}: {advice:#}"));
+    let subject = &finding["subject"];
+    let expected = [
+        ("netns_name", netns.name().to_owned()),
+        ("process", own_process_name()),
+        ("address", Ipv4Addr::LOCALHOST.to_string()),
+        ("port", PORT.to_string()),
+    ];
+    for (label, value) in expected {
+        assert_eq!(subject[label], value.as_str(), "{label}: {finding:#}");
+    }
+    // On the lowest rung the kernel's count has no listener; the full queue shows all the same.
+    let (severity, drops) = if rung == Drops::Totals { ("risk", 0) } else { ("binds", drops) };
+    assert_eq!(finding["severity"], severity, "{finding:#}");
+    let evidence = finding["evidence"].as_array().unwrap();
+    let number = |source: &str| {
+        let found = evidence.iter().find(|evidence| evidence["source"] == source);
+        found.unwrap_or_else(|| panic!("no {source}: {finding:#}"))["value"].as_u64()
+    };
+    assert_eq!(number("tracer_tcp_accept_queue_limit"), Some(u64::from(SOMAXCONN)));
+    assert_eq!(number("net.core.somaxconn"), Some(u64::from(SOMAXCONN)));
+    assert_eq!(number("tracer_tcp_accept_queue_length"), Some(u64::from(SOMAXCONN) + 1));
+    assert_eq!(number("tracer_tcp_listen_drops_total"), Some(drops));
+    let raise = format!("ip netns exec {} sysctl -w net.core.somaxconn=1024", netns.name());
+    let commands: Vec<_> = finding["remedy"].as_array().unwrap().iter().map(|step| &step["command"]).collect();
+    assert!(commands.contains(&&Value::from(raise)), "{commands:?}");
+}
+
+/// Fills the queue, lets the rest be dropped, and ends those that would come again.
+fn overflow(netns: &Netns, address: SocketAddr, watch: &Watch<'_>) -> Vec<Client> {
+    let mut clients = Client::connect_many(netns, address, CLIENTS);
+    let room = u64::from(SOMAXCONN) + 1;
+    until("drops", DROPS_LIMIT, || match watch.delta("ListenDrops") {
+        drops if drops >= CLIENTS as u64 - room => Ok(()),
+        drops => Err(format!("ListenDrops {drops}")),
+    });
+    clients.retain_mut(|client| client.result() == Some(Ok(())));
+    clients
+}
+
+#[test]
+fn a_running_agent_names_the_clamped_listener() {
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
+    let (netns, _listener, address) = clamped();
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let _clients = overflow(&netns, address, &watch);
+    agent.await_two_passes();
+    let output = command(&["--from", &agent.url()]).output().unwrap();
+    assert_names(&advice(&output), &netns, agent.rungs().drops, watch.delta("ListenDrops"));
+}
+
+#[test]
+fn a_look_of_its_own_names_the_clamped_listener() {
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
+    let (netns, _listener, address) = clamped();
+    let watch = Watch::from_now(&netns);
+    let rung = Agent::start().rungs().drops;
+    let flags: Vec<String> = without().into_iter().flat_map(|kind| ["--disable-hooks".to_owned(), kind]).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let child = command(&["--watch", "6s"]).args(flags).spawn().unwrap();
+    // Loading takes a second or so, on slow machines more; then nothing but the look is under way.
+    until("the hooks of the look", Duration::from_secs(5), || {
+        let attached = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
+        if attached > 1 { Ok(()) } else { Err(format!("{attached} threads")) }
+    });
+    let _clients = overflow(&netns, address, &watch);
+    let output = child.wait_with_output().unwrap();
+    let advice = advice(&output);
+    assert_names(&advice, &netns, rung, watch.delta("ListenDrops"));
+    assert_eq!(advice["source"]["kind"], "snapshot");
+    assert_eq!(advice["source"]["seconds"], 6);
+}
