@@ -24,6 +24,10 @@ use super::{
     sys::{Map, Update},
 };
 
+/// What one `read()` asks for: more than the 32 KiB that the kernel gathers, so that it never stops
+/// a walk sooner than it must.
+const READ_BYTES: usize = 64 << 10;
+
 /// The programs of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walks {
@@ -68,11 +72,14 @@ impl Kernel {
     /// Runs an iterator to its end; returns the listeners that it wrote.
     pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
         let mut file = self.open_iterator(program)?;
-        let mut bytes = Vec::new();
-        // The kernel takes a break after a million files that wrote nothing.
-        while let Err(error) = file.read_to_end(&mut bytes) {
-            if error.kind() != io::ErrorKind::WouldBlock {
-                return Err(error);
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                // The kernel takes a break after a million files that wrote nothing.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
             }
         }
         let records = bytes.chunks_exact(size_of::<ListenerSocket>());

@@ -78,9 +78,9 @@ metrics! {
     TcpTimeWaitLimit Gauge "tracer_tcp_time_wait_limit" [NAMESPACE] "sockets" Proc
         "Sockets that the namespace may hold in TIME_WAIT (net.ipv4.tcp_max_tw_buckets).";
     TcpSockets Gauge "tracer_tcp_sockets" [OWNER + STATE] "sockets" SocketPass
-        "TCP sockets that processes held open at the last socket pass, each once however many hold it; every owner of one has rows of ESTABLISHED and CLOSE_WAIT; TIME_WAIT and NEW_SYN_RECV never show, nor do sockets that wait for accept(), orphans and MPTCP; CLOSE (closed by the peer or not yet connected) shows from Linux 5.11 on.";
+        "TCP sockets that processes held open at the last socket pass, each once however many hold it, with rows of ESTABLISHED and CLOSE_WAIT for every owner of one: TIME_WAIT and NEW_SYN_RECV never show, nor do sockets that wait for accept(), orphans and MPTCP's, and CLOSE (not yet connected, or ended by the peer) shows from Linux 5.11 on.";
     TcpCloseWaitOldest Gauge "tracer_tcp_close_wait_oldest_seconds" [OWNER] "seconds" SocketPass
-        "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, in seconds, at least: since its last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed; 0 if no socket of the owner is in CLOSE_WAIT.";
+        "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, 0 if none is: at least so long, counted from the last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed.";
     TcpEphemeralPortsUsed Gauge "tracer_tcp_ephemeral_ports_used" [NAMESPACE] "ports" PortPass
         "Ephemeral ports that the busiest destination (an address and port, from one source address) used at the namespace's last walk, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again: absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
     TcpEphemeralPortsAvailable Gauge "tracer_tcp_ephemeral_ports_available" [NAMESPACE] "ports" Proc

@@ -319,10 +319,10 @@ proptest! {
 
 /// Rows of [`Offsets::PATHS`] that the development machine's kernel (6.18) does not have.
 const ABSENT_ON_6_18: [&str; 2] = [
-    // Replaced by `file_ref` in 6.13.
-    "file_count",
     // Replaced by `tw_refcount` in 6.1.
     "tw_count",
+    // Replaced by `file_ref` in 6.13.
+    "file_count",
 ];
 
 #[test]
