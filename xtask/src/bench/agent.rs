@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::child::Dialogue;
 
@@ -62,6 +62,17 @@ impl Agent {
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         cpu_seconds(&stat).context("reading the agent's processor time")
+    }
+
+    /// The same of the one thread that makes the passes.
+    pub(super) fn passes_cpu_seconds(&self) -> Result<f64> {
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let stat = fs::read_to_string(task?.path().join("stat"))?;
+            if stat.contains(" (passes) ") {
+                return cpu_seconds(&stat).context("reading the processor time of the passes");
+            }
+        }
+        bail!("the agent has no thread that makes passes")
     }
 
     /// A line of /proc/PID/status that is in kB, for example `VmRSS`; MiB.

@@ -29,7 +29,9 @@ impl Load {
     }
 
     /// Another process in the same namespace: how many descriptors one may have is limited.
-    pub(super) fn beside(&self) -> Result<Self> {
+    pub(super) fn beside(&mut self) -> Result<Self> {
+        // Its answer proves that it is in its namespace, and not still in the one that it came from.
+        self.establish(0)?;
         let own = env::current_exe().context("finding this program")?;
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.pid())).arg(own).args(["bench", "--generate-load"]);
