@@ -25,6 +25,7 @@ const OTHER_PORT: u16 = 8096;
 const RANGE: &str = "40000 40099";
 const PORTS: usize = 100;
 const USED: &str = "tracer_tcp_ephemeral_ports_used";
+const AVAILABLE: &str = "tracer_tcp_ephemeral_ports_available";
 const FAILURES: &str = "tracer_tcp_connect_failures_total";
 const LIMIT: Duration = Duration::from_secs(10);
 /// Walks keep to half of the passes' share of a core.
@@ -97,6 +98,7 @@ fn one_destination_uses_up_the_range_until_time_wait_is_reused() {
     }
     assert_eq!(clients_in_state(&pair.client, PORT, TIME_WAIT), PORTS);
     await_used(&agent, &client, Some(PORTS));
+    assert_eq!(agent.scrape().one(AVAILABLE, &[("netns", &client.inode)]), Ok(as_value(100)));
     await_destinations(&agent, &client, &[destination(CLIENT_V4, to, PORTS, PORTS)]);
     let no_port = || agent.scrape().sum(FAILURES, &[("netns", &client.inode), ("error", "no_port")]);
     assert_eq!(no_port(), 3);
