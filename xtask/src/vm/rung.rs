@@ -63,9 +63,19 @@ impl Rung {
     /// away: what they are about stands on tracepoints, or on no hook at all.
     pub(crate) const fn left_out(self) -> &'static [&'static str] {
         match self {
-            Self::Kprobe | Self::Packet | Self::Totals => {
-                &["cardinality::", "connect::", "faults::", "lab::", "machine_limits::", "retransmit::"]
-            }
+            Self::Kprobe | Self::Packet | Self::Totals => &[
+                "capacity::",
+                "cardinality::",
+                "connect::",
+                "faults::",
+                "lab::",
+                "machine_limits::",
+                "ports::",
+                "resets::",
+                "retransmit::",
+                "socket_pass::",
+                "timeouts::",
+            ],
             _ => &["cardinality::"],
         }
     }
