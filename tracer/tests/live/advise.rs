@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::lab::agent::Agent;
 use crate::lab::counters::Watch;
+use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::setting::{agent_command, without};
@@ -47,7 +48,8 @@ fn advice(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The finding about the listener of `netns`, with process, port and the numbers of the experiment.
+/// The finding about the listener of `netns`, with process, port and the numbers of the experiment. Before 5.11 no
+/// walk tells whose a listener is that is older than the agent.
 fn assert_names(advice: &Value, netns: &Netns, rung: Drops, drops: u64) {
     let findings = advice["findings"].as_array().unwrap();
     let inode = netns.inode();
@@ -62,7 +64,8 @@ fn assert_names(advice: &Value, netns: &Netns, rung: Drops, drops: u64) {
         ("address", Ipv4Addr::LOCALHOST.to_string()),
         ("port", PORT.to_string()),
     ];
-    for (label, value) in expected {
+    let knows_processes = machine().kernel >= (5, 11, 0);
+    for (label, value) in expected.into_iter().filter(|(label, _)| knows_processes || *label != "process") {
         assert_eq!(subject[label], value.as_str(), "{label}: {finding:#}");
     }
     // On the lowest rung the kernel's count has no listener; the full queue shows all the same.
