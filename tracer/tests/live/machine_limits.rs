@@ -71,29 +71,31 @@ fn orphans_beyond_the_limit() {
     let pair = Pair::new();
     let (watch, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
     let agent = Agent::start();
-    let (listener, connections) = connections(&pair, ORPHANS);
-    let limit = MachineSetting::change("tcp_max_orphans", "4");
+    let (listener, mut first) = connections(&pair, ORPHANS);
+    let second = first.split_off(first.len() / 2);
     let firewall = Firewall::install(&pair.server, "input", "meta l4proto tcp drop");
     let mut servers = Vec::new();
-    for mut connection in connections {
+    let mut orphan = |mut connection: Connection| {
         connection.client.write_all(b"not acknowledged").unwrap();
         servers.push(connection.server);
-    }
-    until("orphans to be killed", LIMIT, || match watch.delta("TCPAbortOnMemory") {
-        KILLED_AT_LEAST.. => Ok(()),
-        count => Err(format!("TCPAbortOnMemory {count}")),
-    });
-    until("the orphans that are left", LIMIT, || {
+    };
+    first.into_iter().for_each(&mut orphan);
+    until("the orphans", LIMIT, || {
         let before = sockstat("orphan");
         agent.await_pass();
-        let scrape = agent.scrape();
-        equal("limit", &scrape.one("tracer_tcp_orphan_limit", &[])?, &4.0)?;
-        let orphans = scrape.one("tracer_tcp_orphan_sockets", &[])?;
+        let orphans = agent.scrape().one("tracer_tcp_orphan_sockets", &[])?;
         match sockstat("orphan") {
             after @ 1.. if after == before => equal("orphans", &orphans, &as_value(after)),
             after => Err(format!("orphans: {before}, {orphans}, {after}")),
         }
     });
+    let limit = MachineSetting::change("tcp_max_orphans", "4");
+    second.into_iter().for_each(&mut orphan);
+    until("orphans to be killed", LIMIT, || match watch.delta("TCPAbortOnMemory") {
+        KILLED_AT_LEAST.. => Ok(()),
+        count => Err(format!("TCPAbortOnMemory {count}")),
+    });
+    until("the limit", LIMIT, || equal("limit", &agent.scrape().one("tracer_tcp_orphan_limit", &[])?, &4.0));
     // The others come through after all.
     drop((limit, firewall));
     let waiting = || clients_in_state(&pair.client, PORT, FIN_WAIT1);
