@@ -132,6 +132,11 @@ fn both_queues_full(syncookies: &str) -> ([u64; 3], u64) {
     }
     assert_closes(&agent, &[&watch]);
     assert_reasons_are_the_kernels(&agent, &watch);
+    // Document 002: spoofed SYNs pile up in SYN_RECV.
+    let labels = [("netns", watch.inode.as_str()), ("port", "8084")];
+    let gauge = |metric| agent.scrape().one(metric, &labels);
+    assert_eq!(gauge("tracer_tcp_syn_queue_length"), Ok(f64::from(room)));
+    assert_eq!(gauge("tracer_tcp_syn_queue_limit"), Ok(4.0));
     drop(queued);
     by_kernel(&watch)
 }
