@@ -20,7 +20,7 @@ use crate::lab::results::note_difference;
 use crate::lab::rungs::Signal;
 use crate::lab::setting::patient;
 use crate::lab::sockets::{Client, Listener};
-use crate::lab::wait::until;
+use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8086;
 const LOSS: &str = "meta l4proto tcp numgen random mod 100 < 3 drop";
@@ -162,9 +162,12 @@ fn fast_open_syn_acks_sent_again_count_at_their_listener() {
     drop((client, firewall));
     assert_closes(&agent, &[&server]);
     assert_eq!(server.delta("TCPFastOpenPassive"), 1);
-    let scrape = agent.scrape();
     let at_listener = [("netns", server.inode.as_str()), ("port", "8086"), ("address", "0.0.0.0")];
-    assert_eq!(scrape.sum("tracer_tcp_synack_retransmits_total", &at_listener), server.delta("TCPSynRetrans"));
+    // The child may send once more between scrape and counter.
+    until("SYN-ACKs of the listener", LIMIT, || {
+        let told = agent.scrape().sum("tracer_tcp_synack_retransmits_total", &at_listener);
+        equal("SYN-ACKs", &told, &server.delta("TCPSynRetrans"))
+    });
 }
 
 /// How often a namespace with `tcp_syn_retries=2` sends a SYN again: the kernel gives up when as
