@@ -152,7 +152,6 @@ impl<'a> Closing<'a> {
 
     fn compare_equation(&self, scrape: &Scrape, equation: &Equation, now: &[Counters], faults: &mut String) {
         let mut missing = 0;
-        let untold = if DROP_SIGNALS[1..].contains(&equation.signal) { self.drops_not_shown(scrape) } else { 0 };
         for (watch, now) in self.watches.iter().zip(now) {
             let kernel = watch.delta_of(now, equation.counter);
             let labels = [("netns", watch.inode.as_str()), ("signal", equation.signal)];
@@ -161,8 +160,7 @@ impl<'a> Closing<'a> {
             let sum = equation.sum(scrape, &watch.inode);
             let too_much = sum > kernel;
             missing += kernel.saturating_sub(sum);
-            let is_explained = difference.as_ref().is_ok_and(|found| (0.0..=as_value(untold)).contains(found));
-            if too_much || account.as_ref() != Ok(&as_value(kernel)) || !is_explained {
+            if too_much || account.as_ref() != Ok(&as_value(kernel)) || difference != Ok(0.0) {
                 let _ = writeln!(
                     faults,
                     "{}: kernel {kernel}, metric {sum}, kernel_count {account:?}, difference {difference:?}",
@@ -173,7 +171,7 @@ impl<'a> Closing<'a> {
         }
         // Series of closed listeners may have been removed; then their counts are here, whole.
         let retired = scrape.sum("tracer_retired_total", &[("signal", equation.signal)]);
-        if missing > untold && missing != retired {
+        if missing != 0 && missing != retired {
             for watch in &self.watches {
                 let _ = writeln!(
                     faults,
@@ -247,7 +245,6 @@ impl<'a> Closing<'a> {
             }
             // How far that may go is said there.
             _ if self.inexact_drops => Ok(()),
-            _ if unknown_drops == self.unknown_drops + self.drops_not_shown(scrape) => Ok(()),
             _ => equal("drops for an unknown reason", &unknown_drops, &self.unknown_drops),
         };
         for fault in [drops, retransmits, self.transitions_are_known(scrape), self.resets_are_known(scrape)]
@@ -256,15 +253,6 @@ impl<'a> Closing<'a> {
         {
             let _ = writeln!(faults, "{fault}");
         }
-    }
-
-    /// Drops for an unknown reason for which there is no other excuse than that kprobes rested: a program of theirs
-    /// is not run while its processor is in a map operation of bpf(), and where tasks are preempted inside of one
-    /// (7.0 and later) that may be long. From 6.7 on the kernel counts it, so there cannot be more.
-    fn drops_not_shown(&self, scrape: &Scrape) -> u64 {
-        let beyond = self.sum(scrape, DROPS, ("reason", "unknown")).saturating_sub(self.unknown_drops);
-        let is_excused = self.agent.rungs().drops == Drops::Outcomes && beyond <= missed_kprobes(scrape);
-        if is_excused { beyond } else { 0 }
     }
 
     fn transitions_are_known(&self, scrape: &Scrape) -> Result<(), String> {
@@ -304,12 +292,9 @@ impl<'a> Closing<'a> {
         for equation in EQUATIONS.iter().filter(|equation| !self.exceptions.contains(&equation.signal)) {
             let count = self.watches.iter().map(|watch| watch.delta(equation.counter)).sum();
             let error = |watch: &&Watch<'_>| error(equation, &scrape, watch, watch.delta(equation.counter));
-            let is_untold_drop = DROP_SIGNALS.contains(&equation.signal) && self.drops_not_shown(&scrape) > 0;
             match self.watches.iter().map(error).sum() {
                 _ if self.is_untold(equation) => {}
-                error @ (..=-1 | 1..) if self.may_differ(equation) || is_untold_drop => {
-                    note_difference(equation.signal, error);
-                }
+                error @ (..=-1 | 1..) if self.may_differ(equation) => note_difference(equation.signal, error),
                 _ => note_closed(equation.signal, count),
             }
         }
@@ -339,11 +324,6 @@ impl<'a> Closing<'a> {
 /// nothing else is an excuse for a count of an unknown kind.
 fn missed_runs(scrape: &Scrape, programs: &str) -> u64 {
     scrape.rows(MISSED_RUNS, &[]).filter(|row| row.label("program").starts_with(programs)).map(Sample::count).sum()
-}
-
-fn missed_kprobes(scrape: &Scrape) -> u64 {
-    let is_kprobe = |row: &&Sample| row.label("program").ends_with("probe");
-    scrape.rows(MISSED_RUNS, &[]).filter(is_kprobe).map(Sample::count).sum()
 }
 
 fn assert_known(signal: &str) {
