@@ -16,14 +16,13 @@ use crate::{config::Config, failure::Failure};
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// Somebody waits, and it is soon over.
 const PASS_CPU_PERCENT: u32 = 50;
-/// The smallest ring: nobody reads events, and no count depends on them.
-const RING_BYTES: u32 = 4096;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Counts for `watch` and gives the exposition after the pass that follows. Nothing stays attached.
 pub fn take(config: Config, watch: Duration) -> Result<Bytes, Failure> {
-    let config =
-        Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ring_bytes: RING_BYTES, ..config };
+    // The smallest ring, a page: nobody reads events, and no count depends on them.
+    let ring_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(config.ring_bytes);
+    let config = Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ring_bytes, ..config };
     // The ring lives as long as the look, so that programs find where to put what nobody reads.
     let Started { shared, worker, ring: _ring, logger: _ } = start(config)?;
     let (stop, stopped) = mpsc::channel();

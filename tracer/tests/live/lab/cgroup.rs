@@ -12,15 +12,20 @@ pub(crate) struct Cgroup {
     made: Vec<PathBuf>,
 }
 
+/// Where the v2 hierarchy is mounted.
+pub(crate) fn root() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
+        panic!("owners by cgroup need cgroup v2 mounted");
+    };
+    PathBuf::from(mount)
+}
+
 impl Cgroup {
     /// Makes `name`, a path below the hierarchy's root, which must not exist.
     pub(crate) fn make(name: &str) -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
-            panic!("owners by cgroup need cgroup v2 mounted");
-        };
-        let path = PathBuf::from(mount).join(name);
+        let path = root().join(name);
         let missing = path.ancestors().take_while(|path| !path.exists());
         let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         made.reverse();

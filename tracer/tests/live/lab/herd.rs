@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
+use super::cgroup;
 use super::netns::Netns;
 use super::setting::patient;
 
@@ -103,12 +104,7 @@ pub(crate) struct Cgroups {
 
 impl Cgroups {
     pub(crate) fn make(count: usize) -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-        let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else {
-            panic!("owners by cgroup need cgroup v2 mounted");
-        };
-        let home = PathBuf::from(mount);
+        let home = cgroup::root();
         let root = home.join(format!("live{}.slice", std::process::id()));
         std::fs::create_dir(&root).unwrap();
         // From here on what was made is removed, whatever happens.
