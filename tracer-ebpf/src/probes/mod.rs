@@ -5,6 +5,7 @@
 
 pub mod conn_request;
 pub mod listener_drop;
+pub mod map_rows;
 pub mod packet;
 pub mod ports;
 pub mod reset;

@@ -129,7 +129,7 @@ fn start(config: Config) -> Result<Started, Failure> {
     let maps = Arc::new(kernel.maps().map_err(|error| Failure::unusable(&error))?);
     let ring = kernel.take_ring().map_err(|error| Failure::unusable(&error))?;
     let logger = logger(&config, &mut kernel);
-    let report = Arc::new(kernel.attach().map_err(|error| Failure::unusable(&error))?);
+    let report = Arc::new(kernel.attach(&maps).map_err(|error| Failure::unusable(&error))?);
     if report.verdict() == Verdict::Unusable {
         return Err(Failure::unusable(&unusable(&report)));
     }

@@ -66,7 +66,9 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
 
 /// Loads and attaches as the agent would; everything is detached when this returns.
 fn examine(config: &Config) -> Result<Report, Failure> {
-    agent::prepare(config)?.attach().map_err(|error| Failure::unusable(&error))
+    let mut kernel = agent::prepare(config)?;
+    let maps = kernel.maps().map_err(|error| Failure::unusable(&error))?;
+    kernel.attach(&maps).map_err(|error| Failure::unusable(&error))
 }
 
 fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {

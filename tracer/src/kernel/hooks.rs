@@ -33,6 +33,8 @@ pub enum Signal {
     EphemeralPorts,
     /// Resets sent and received.
     Resets,
+    /// The reading of the maps in which all of these count.
+    MapRows,
 }
 
 impl Signal {
@@ -49,6 +51,7 @@ impl Signal {
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
             Self::Resets => "resets",
+            Self::MapRows => "map_rows",
         }
     }
 }

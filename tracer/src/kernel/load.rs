@@ -5,6 +5,7 @@
 
 mod error;
 mod reset_reasons;
+mod rows;
 
 use std::{fs::File, io, os::fd::AsFd};
 
@@ -230,15 +231,16 @@ impl Kernel {
         self.facts.offsets.net_cookie != ABSENT
     }
 
-    /// Attaches the best rung of every ladder that holds.
-    pub fn attach(&mut self) -> Result<Report, LoadError> {
+    /// Attaches the best rung of every ladder that holds; `maps` are those of this object.
+    pub fn attach(&mut self, maps: &Maps) -> Result<Report, LoadError> {
         // Parsed again because aya keeps its own copy to itself; freed when this returns.
         let btf = AyaBtf::from_sys_fs()?;
         let mut report = Report::default();
         for ladder in LADDERS {
             report.ladders.push(self.climb_down(ladder, &btf));
         }
-        self.set_switches(&report)?;
+        self.read_by_iterators(maps, &mut report);
+        maps.set_switches(switches(&report))?;
         Ok(report)
     }
 
@@ -252,7 +254,7 @@ impl Kernel {
                     rung: Some(index),
                     in_force: if kinds.is_empty() { rung.name.to_owned() } else { format!("{} ({kinds})", rung.name) },
                     cost: rung.cost.to_owned(),
-                    hooks: hooks.iter().map(|hook| hook.attach.describe()).collect(),
+                    hooks: names_of(&hooks),
                     refusals,
                 };
             }
@@ -354,18 +356,6 @@ impl Kernel {
         }
     }
 
-    fn set_switches(&self, report: &Report) -> Result<(), LoadError> {
-        let mut bits = 0;
-        let kfree_skb = Attach::BtfTracepoint("kfree_skb").describe();
-        if report.of(Signal::ListenDrops).is_some_and(|drops| drops.hooks.contains(&kfree_skb)) {
-            bits |= switch::ACK_DROPS_BY_KFREE_SKB;
-        }
-        if report.stands_on(Signal::TimeWaitOverflows, "candidates") {
-            bits |= switch::TIME_WAIT_CANDIDATES;
-        }
-        Ok(self.maps()?.set_switches(bits)?)
-    }
-
     /// One of the loaded programs.
     pub(super) fn program_mut(&mut self, name: &str) -> Option<&mut Program> {
         self.ebpf.program_mut(name)
@@ -376,6 +366,19 @@ impl Kernel {
     pub fn program_stats(&self) -> Vec<ProgramStats> {
         self.ebpf.programs().filter_map(|(name, program)| ProgramStats::read(name, program)).collect()
     }
+}
+
+/// What the programs have to know of the hooks in force, as bits of `settings::switch`.
+fn switches(report: &Report) -> u64 {
+    let mut bits = 0;
+    let kfree_skb = Attach::BtfTracepoint("kfree_skb").describe();
+    if report.of(Signal::ListenDrops).is_some_and(|drops| drops.hooks.contains(&kfree_skb)) {
+        bits |= switch::ACK_DROPS_BY_KFREE_SKB;
+    }
+    if report.stands_on(Signal::TimeWaitOverflows, "candidates") {
+        bits |= switch::TIME_WAIT_CANDIDATES;
+    }
+    bits
 }
 
 /// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.
@@ -460,6 +463,13 @@ fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Refusal {
         other => chain(other),
     };
     explain(attach, stage, errno(error), &detail)
+}
+
+/// The hooks' names, each once: several programs may hang on one.
+fn names_of(hooks: &[Hook]) -> Vec<String> {
+    let mut names: Vec<String> = hooks.iter().map(|hook| hook.attach.describe()).collect();
+    names.dedup();
+    names
 }
 
 fn kinds_of(hooks: &[Hook]) -> String {

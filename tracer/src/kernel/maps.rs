@@ -6,6 +6,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tracer_ebpf::{
@@ -19,6 +20,7 @@ use super::{
     load::LoadError,
     ports::PortMaps,
     sys::{Map, PerCpuArray, Update},
+    table::Table,
     walk::SocketMaps,
 };
 use crate::pipeline::counters::Counts;
@@ -26,19 +28,21 @@ use crate::pipeline::counters::Counts;
 /// Duplicated descriptors of all maps.
 #[derive(Debug)]
 pub struct Maps {
-    listeners: OwnedFd,
-    counters: OwnedFd,
-    other: OwnedFd,
+    listeners: Table,
+    counters: Table,
+    other: Table,
     lost_counts: OwnedFd,
-    workloads: OwnedFd,
-    ports: OwnedFd,
-    netns: OwnedFd,
+    workloads: Table,
+    ports: Table,
+    netns: Table,
     tallies: OwnedFd,
     pending: OwnedFd,
     switches: OwnedFd,
-    sockets: OwnedFd,
-    sockets_other: OwnedFd,
+    sockets: Table,
+    sockets_other: Table,
     socket_walk: OwnedFd,
+    /// Held while rows are read and while they are removed: a row that goes can hide another one.
+    rows: Mutex<()>,
     /// Of the walk that counts ephemeral ports.
     pub port_walk: PortMaps,
 }
@@ -58,33 +62,58 @@ impl Maps {
     /// Opens all maps through `fd`, which finds one by its name in the object.
     pub fn open(mut fd: impl FnMut(&'static str) -> Result<OwnedFd, LoadError>) -> Result<Self, LoadError> {
         Ok(Self {
-            listeners: fd("LISTENERS")?,
-            counters: fd("COUNTERS")?,
-            other: fd("OTHER")?,
+            listeners: Table::new(fd("LISTENERS")?),
+            counters: Table::new(fd("COUNTERS")?),
+            other: Table::new(fd("OTHER")?),
             lost_counts: fd("LOST_COUNTS")?,
-            workloads: fd("WORKLOADS")?,
-            ports: fd("PORTS")?,
-            netns: fd("NETNS")?,
+            workloads: Table::new(fd("WORKLOADS")?),
+            ports: Table::new(fd("PORTS")?),
+            netns: Table::new(fd("NETNS")?),
             tallies: fd("TALLIES")?,
             pending: fd("PENDING")?,
             switches: fd("SWITCHES")?,
-            sockets: fd("SOCKETS")?,
-            sockets_other: fd("SOCKETS_OTHER")?,
+            sockets: Table::new(fd("SOCKETS")?),
+            sockets_other: Table::new(fd("SOCKETS_OTHER")?),
             socket_walk: fd("SOCKET_WALK")?,
+            rows: Mutex::default(),
             port_walk: PortMaps::open(fd)?,
         })
     }
 
+    /// From now on reads rows by the iterators that `program` finds by their names; all or none.
+    pub fn read_by(&self, mut program: impl FnMut(&'static str) -> io::Result<OwnedFd>) -> io::Result<()> {
+        let mut links = Vec::new();
+        for (tables, name) in [
+            (&[&self.listeners][..], "rows_of_listeners"),
+            (&[&self.counters, &self.other], "rows_of_counters"),
+            (&[&self.netns], "rows_of_netns"),
+            (&[&self.workloads], "rows_of_workloads"),
+            (&[&self.ports], "rows_of_ports"),
+            (&[&self.sockets, &self.sockets_other], "rows_of_sockets"),
+        ] {
+            let program = program(name)?;
+            for &table in tables {
+                links.push((table, table.link(program.as_fd())?));
+            }
+        }
+        links.into_iter().for_each(|(table, link)| table.read_by(link));
+        Ok(())
+    }
+
+    fn lock_rows(&self) -> MutexGuard<'_, ()> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn map_listeners(&self) -> io::Result<Map<'_, ListenerKey, ListenerStats>> {
-        Map::new(self.listeners.as_fd())
+        self.listeners.map()
     }
 
     fn map_counters(&self) -> io::Result<Map<'_, CounterKey, u64>> {
-        Map::new(self.counters.as_fd())
+        self.counters.map()
     }
 
     fn map_netns(&self) -> io::Result<Map<'_, u64, NetnsSeen>> {
-        Map::new(self.netns.as_fd())
+        self.netns.map()
     }
 
     /// Reads all counts. A dropped handshake counts in its row or as pending. One that moves from here
@@ -105,10 +134,11 @@ impl Maps {
     }
 
     fn read_rows(&self, counts: &mut Counts) -> io::Result<()> {
-        self.map_listeners()?.read_all(&mut counts.listeners)?;
-        self.map_counters()?.read_all(&mut counts.counters)?;
-        Map::new(self.other.as_fd())?.read_all(&mut counts.other)?;
-        self.map_netns()?.read_all(&mut counts.netns)?;
+        let _reading = self.lock_rows();
+        self.listeners.read_all(&mut counts.listeners)?;
+        self.counters.read_all(&mut counts.counters)?;
+        self.other.read_all(&mut counts.other)?;
+        self.netns.read_all(&mut counts.netns)?;
         counts.lost = self.lost()?;
         Ok(())
     }
@@ -143,13 +173,14 @@ impl Maps {
 
     /// How full the hash maps are; `counts` is a reading of them.
     pub fn fill(&self, counts: &Counts) -> io::Result<Vec<Fill>> {
-        let mut workloads = Vec::new();
-        let map_workloads = Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?;
-        map_workloads.read_all(&mut workloads)?;
-        let mut ports = Vec::new();
-        let map_ports = Map::<PortKey, u64>::new(self.ports.as_fd())?;
-        map_ports.read_all(&mut ports)?;
-        let other = Map::<CounterKey, u64>::new(self.other.as_fd())?.max_entries();
+        let (mut workloads, mut ports) = (Vec::<(WorkloadKey, u64)>::new(), Vec::<(PortKey, u64)>::new());
+        let reading = self.lock_rows();
+        self.workloads.read_all(&mut workloads)?;
+        self.ports.read_all(&mut ports)?;
+        drop(reading);
+        let map_workloads = self.workloads.map::<WorkloadKey, u64>()?;
+        let map_ports = self.ports.map::<PortKey, u64>()?;
+        let other = self.other.map::<CounterKey, u64>()?.max_entries();
         Ok(vec![
             Fill { map: "listeners", entries: counts.listeners.len(), capacity: self.map_listeners()?.max_entries() },
             Fill { map: "counters", entries: counts.counters.len(), capacity: self.map_counters()?.max_entries() },
@@ -180,37 +211,41 @@ impl Maps {
 
     /// Forgets a listener that is gone.
     pub fn remove_listener(&self, key: &ListenerKey) -> io::Result<bool> {
+        let _removing = self.lock_rows();
         self.map_listeners()?.delete(key)
     }
 
     /// Forgets a listener that is gone, unless its row has changed since it was read: then it is not.
     pub fn remove_listener_if_still(&self, key: &ListenerKey, stats: &ListenerStats) -> io::Result<bool> {
+        let _removing = self.lock_rows();
         let map = self.map_listeners()?;
         if map.lookup(key)?.as_ref() == Some(stats) { map.delete(key) } else { Ok(false) }
     }
 
     /// Forgets a counter of a workload that is gone, and its room.
     pub fn remove_counter(&self, key: &CounterKey) -> io::Result<bool> {
+        let _removing = self.lock_rows();
         let removed = self.map_counters()?.delete(key)?;
-        Map::<CounterKey, u64>::new(self.other.as_fd())?.delete(key)?;
+        self.other.map::<CounterKey, u64>()?.delete(key)?;
         // There is none if this is a count by namespace; where sockets' cgroups cannot be read, it has cgroup 0.
         let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
-        Map::<WorkloadKey, u64>::new(self.workloads.as_fd())?.delete(&workload)?;
+        self.workloads.map::<WorkloadKey, u64>()?.delete(&workload)?;
         if key.port != 0 {
             let port = PortKey { netns: key.netns, cgroup: key.cgroup, port: key.port, role: key.role, zero: [0; 5] };
-            Map::<PortKey, u64>::new(self.ports.as_fd())?.delete(&port)?;
+            self.ports.map::<PortKey, u64>()?.delete(&port)?;
         }
         Ok(removed)
     }
 
     /// Forgets a namespace.
     pub fn remove_netns(&self, id: u64) -> io::Result<bool> {
+        let _removing = self.lock_rows();
         self.map_netns()?.delete(&id)
     }
 
     /// The maps of the socket pass.
     pub fn socket_maps(&self) -> io::Result<SocketMaps<'_>> {
-        SocketMaps::new(self.sockets.as_fd(), self.sockets_other.as_fd(), self.socket_walk.as_fd())
+        SocketMaps::new(&self.sockets, &self.sockets_other, self.socket_walk.as_fd())
     }
 
     /// Tells the programs which hooks are in force (`settings::switch`).

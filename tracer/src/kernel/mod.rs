@@ -9,5 +9,6 @@ pub mod ports;
 pub mod preflight;
 pub mod program_stats;
 pub mod sys;
+pub mod table;
 pub mod version;
 pub mod walk;

@@ -8,6 +8,7 @@
 
 #![expect(unsafe_code, reason = "system calls that exchange memory with the kernel by address")]
 
+mod iterator;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,8 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+pub use self::iterator::{link_map_iterator, open_iterator};
+
 /// Commands of `bpf(2)`, numbered as in the kernel's `include/uapi/linux/bpf.h`.
 #[derive(Clone, Copy)]
 #[repr(u8)]
@@ -32,6 +35,8 @@ enum Command {
     ObjGetInfoByFd = 15,
     MapLookupBatch = 24,
     MapLookupAndDeleteBatch = 25,
+    LinkCreate = 28,
+    IterCreate = 33,
 }
 
 /// Map types that hold one value for each possible CPU, so that a look-up fills a larger buffer.

@@ -22,11 +22,12 @@ use super::{
     load::Kernel,
     maps::Fill,
     sys::{Map, Update},
+    table::Table,
 };
 
 /// What one `read()` asks for: more than the 32 KiB that the kernel gathers, so that it never stops
 /// a walk sooner than it must.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 
 /// The programs of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,8 +99,8 @@ impl Kernel {
 /// The maps of the socket pass.
 #[derive(Debug)]
 pub struct SocketMaps<'fd> {
-    rows: Map<'fd, SocketsKey, SocketsRow>,
-    other: Map<'fd, SocketsKey, SocketsRow>,
+    rows: &'fd Table,
+    other: &'fd Table,
     walk: Map<'fd, u32, SocketWalk>,
 }
 
@@ -115,8 +116,8 @@ pub struct WalkCounts {
 }
 
 impl<'fd> SocketMaps<'fd> {
-    pub(super) fn new(rows: BorrowedFd<'fd>, other: BorrowedFd<'fd>, walk: BorrowedFd<'fd>) -> io::Result<Self> {
-        Ok(Self { rows: Map::new(rows)?, other: Map::new(other)?, walk: Map::new(walk)? })
+    pub(super) fn new(rows: &'fd Table, other: &'fd Table, walk: BorrowedFd<'fd>) -> io::Result<Self> {
+        Ok(Self { rows, other, walk: Map::new(walk)? })
     }
 
     /// Tells the programs that another walk begins.
@@ -127,13 +128,13 @@ impl<'fd> SocketMaps<'fd> {
     /// Reads what the walk left, and removes the rows of owners that it did not meet.
     pub fn read(&self) -> io::Result<WalkCounts> {
         let walk = self.walk.lookup(&0)?.unwrap_or_default();
-        let mut rows = live_rows(&self.rows, walk.generation)?;
-        let mut other = live_rows(&self.other, walk.generation)?;
+        let mut rows = live_rows(self.rows, walk.generation)?;
+        let mut other = live_rows(self.other, walk.generation)?;
         let close_wait = rows.iter().chain(&other).map(|(_, row)| row.counts[usize::from(state::CLOSE_WAIT)]).sum();
         let fill = |map, entries, capacity| Fill { map, entries, capacity };
         let fills = vec![
-            fill("sockets", rows.len(), self.rows.max_entries()),
-            fill("sockets_other", other.len(), self.other.max_entries()),
+            fill("sockets", rows.len(), max_entries(self.rows)?),
+            fill("sockets_other", other.len(), max_entries(self.other)?),
             fill("shared_sockets", walk.shared as usize, SHARED_SOCKETS_MAX),
             fill("close_wait_seen", CLOSE_WAIT_SEEN_MAX.min(close_wait) as usize, CLOSE_WAIT_SEEN_MAX),
         ];
@@ -142,9 +143,15 @@ impl<'fd> SocketMaps<'fd> {
     }
 }
 
-fn live_rows(map: &Map<'_, SocketsKey, SocketsRow>, generation: u32) -> io::Result<Vec<(SocketsKey, SocketsRow)>> {
-    let mut rows = Vec::new();
-    map.read_all(&mut rows)?;
+fn max_entries(table: &Table) -> io::Result<u32> {
+    Ok(table.map::<SocketsKey, SocketsRow>()?.max_entries())
+}
+
+/// Nobody else removes rows of sockets, so there is nothing to be kept from it meanwhile.
+fn live_rows(table: &Table, generation: u32) -> io::Result<Vec<(SocketsKey, SocketsRow)>> {
+    let mut rows: Vec<(SocketsKey, SocketsRow)> = Vec::new();
+    table.read_all(&mut rows)?;
+    let map = table.map::<SocketsKey, SocketsRow>()?;
     for (key, _) in rows.extract_if(.., |(_, row)| row.generation != generation) {
         map.delete(&key)?;
     }

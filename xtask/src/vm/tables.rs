@@ -30,6 +30,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("listener_pass", "Listener pass"),
     ("socket_pass", "Socket pass"),
     ("ephemeral_ports", "Ephemeral ports"),
+    ("map_rows", "Reading of counts"),
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.

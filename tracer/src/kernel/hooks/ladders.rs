@@ -241,6 +241,23 @@ pub const LADDERS: &[Ladder] = &[
         fallback: "the namespace's number of resets sent",
         required: false,
     },
+    Ladder {
+        signal: Signal::MapRows,
+        rungs: &[Rung {
+            name: "iterator",
+            cost: "",
+            points: &[point(&[&[
+                hook("rows_of_listeners", Attach::Iterator("bpf_map_elem")),
+                hook("rows_of_counters", Attach::Iterator("bpf_map_elem")),
+                hook("rows_of_netns", Attach::Iterator("bpf_map_elem")),
+                hook("rows_of_workloads", Attach::Iterator("bpf_map_elem")),
+                hook("rows_of_ports", Attach::Iterator("bpf_map_elem")),
+                hook("rows_of_sockets", Attach::Iterator("bpf_map_elem")),
+            ]])],
+        }],
+        fallback: "look-ups, which keep kprobes off the processor meanwhile",
+        required: false,
+    },
 ];
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(crate) enum Signal {
     SocketPass,
     EphemeralPorts,
     Resets,
+    MapRows,
 }
 
 impl Signal {
@@ -33,6 +34,7 @@ impl Signal {
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
             Self::Resets => "resets",
+            Self::MapRows => "map_rows",
         }
     }
 }
@@ -101,6 +103,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
         (Signal::Resets, resets(machine)),
+        (Signal::MapRows, map_rows(has("iterator"))),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -193,6 +196,15 @@ fn ephemeral_ports(iterator: bool) -> Rung {
 fn walk(machine: &Machine, iterator: bool, fallback: &str) -> Rung {
     let walk = if machine.kernel >= (5, 11, 0) { "task_file" } else { "tcp" };
     if iterator { Rung::new(&format!("{walk} (iterator)"), [format!("iter/{walk}")]) } else { Rung::new(fallback, []) }
+}
+
+/// By an iterator over a map's entries that all kernels have.
+fn map_rows(iterator: bool) -> Rung {
+    if iterator {
+        Rung::new("iterator (iterator)", ["iter/bpf_map_elem".to_owned()])
+    } else {
+        Rung::new("look-ups, which keep kprobes off the processor meanwhile", [])
+    }
 }
 
 /// Whether the kernel shows every reset that it sends, and why: from 6.10 on.
