@@ -70,7 +70,7 @@ fn pages(date: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
     for command in all.get_subcommands().filter(|command| command.get_name() != "help") {
         let title = format!("tracer-{}", command.get_name());
         // Its usage is that of a command of tracer, not of a program of its own.
-        let command = command.clone().version(cli::VERSION).bin_name(format!("tracer {}", command.get_name()));
+        let command = command.clone().bin_name(format!("tracer {}", command.get_name()));
         pages.push((format!("{title}.1"), page(command, &title, date, &names)?));
     }
     Ok(pages)
@@ -199,6 +199,7 @@ mod tests {
             }
             assert!(page.contains("\n.SH \"EXIT STATUS\"\n.TP\n\\fB0\\fR\n"), "{page}");
             assert!(!page.contains("metrics\\-doc") && !page.contains("EXTRA"), "{page}");
+            assert_eq!(page.contains("\\-\\-version"), name == "tracer.1", "{page}");
         }
     }
 

@@ -83,7 +83,7 @@ fn slow_agent(delay: Duration) -> String {
 fn a_long_wait_is_shown_on_a_terminal_and_taken_away() {
     let url = slow_agent(Duration::from_millis(2500));
     let shown = Terminal::open().watch(&mut tracer(&["advise", "--from", &url]), on_stderr);
-    assert!(shown.starts_with(&format!("{ERASE}asking {url} … 1 s")), "{shown:?}");
+    assert!(shown.starts_with(&format!("{ERASE}asking {url} … ")), "{shown:?}");
     assert!(shown.ends_with(ERASE), "{shown:?}");
     assert!(!shown.contains('\n'), "{shown:?}");
 }
