@@ -63,14 +63,12 @@ fn keep(what: &str, expected: Option<Duration>, stopped: &mpsc::Receiver<()>) {
 }
 
 fn line(what: &str, expected: Option<Duration>, elapsed: Duration) -> String {
-    match expected {
-        Some(expected) => {
-            let left = expected.saturating_sub(elapsed);
-            // Half a second left reads as one.
-            format!("{what} … {} s left", left.as_millis().div_ceil(1000))
-        }
-        None => format!("{what} … {} s", elapsed.as_secs()),
+    let left = expected.unwrap_or_default().saturating_sub(elapsed);
+    if left.is_zero() {
+        return format!("{what} … {} s", elapsed.as_secs());
     }
+    // Half a second left reads as one.
+    format!("{what} … {} s left", left.as_millis().div_ceil(1000))
 }
 
 fn show(line: &str) {
@@ -113,7 +111,7 @@ mod tests {
         assert_eq!(line("loading", None, ms(2900)), "loading … 2 s");
         assert_eq!(line("looking", Some(ms(10_000)), Duration::ZERO), "looking … 10 s left");
         assert_eq!(line("looking", Some(ms(10_000)), ms(1001)), "looking … 9 s left");
-        assert_eq!(line("looking", Some(ms(10_000)), ms(12_000)), "looking … 0 s left");
+        assert_eq!(line("looking", Some(ms(10_000)), ms(12_000)), "looking … 12 s", "longer than it should");
     }
 
     #[test]

@@ -66,7 +66,8 @@ fn pages(date: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
     all.build();
     let names: Vec<String> = all.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let names: Vec<String> = names.into_iter().filter(|name| name != "help").collect();
-    let mut pages = vec![("tracer.1".to_owned(), page(cli::visible(), "tracer", date, &names)?)];
+    let first = cli::visible().subcommand_value_name("COMMAND").subcommand_help_heading("COMMANDS");
+    let mut pages = vec![("tracer.1".to_owned(), page(first, "tracer", date, &names)?)];
     for command in all.get_subcommands().filter(|command| command.get_name() != "help") {
         let title = format!("tracer-{}", command.get_name());
         // Its usage is that of a command of tracer, not of a program of its own.
