@@ -126,8 +126,12 @@ fn btf_strings(btf: &mut [u8]) -> Result<&mut [u8]> {
     btf.get_mut(start..start + len).context("the BTF ends within its strings")
 }
 
-/// The commit that is built, or "unknown" outside a git checkout.
+/// The commit that is built, or "unknown" outside a git checkout: in an unpacked archive git may find the
+/// repository of whatever that lies in.
 fn git_revision() -> String {
+    if !is_own_checkout() {
+        return "unknown".to_owned();
+    }
     // HEAD moves at a checkout, its log at a commit; a branch's own file where no log is kept.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
     for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
@@ -138,6 +142,12 @@ fn git_revision() -> String {
         }
     }
     git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Whether the repository that git finds here is this workspace's.
+fn is_own_checkout() -> bool {
+    let root = git(&["rev-parse", "--show-toplevel"]).and_then(|root| fs::canonicalize(root).ok());
+    root.is_some() && root == fs::canonicalize("..").ok()
 }
 
 fn git(args: &[&str]) -> Option<String> {

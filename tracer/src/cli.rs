@@ -5,28 +5,31 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    command::{advise, doctor},
+    command::{advise, completions, doctor, manual},
     config::Flags,
-    failure,
+    exit_codes, failure,
 };
 
 /// See where Linux TCP runs out of room: dropped handshakes by listener and cause, retransmits,
 /// TIME_WAIT overflows with their owner, all equal to the kernel's own counters.
 #[derive(Debug, Parser)]
-#[command(name = "tracer", version = VERSION, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "tracer", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_REVISION"), ")");
+/// The version with the commit that was built.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_REVISION"), ")");
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 64 wrong flags or configuration, 69 this kernel or these rights will not do.";
+const EXAMPLES: &str = "Examples:
+  tracer doctor                                 what works here; as root
+  tracer run                                    count, and serve http://127.0.0.1:9795/metrics
+  tracer advise --from http://127.0.0.1:9795    what binds, and what to do about it";
 
 const RUN_EXAMPLES: &str = "Examples:
   tracer run                                    serve on 127.0.0.1:9795
@@ -34,15 +37,11 @@ const RUN_EXAMPLES: &str = "Examples:
   tracer run --config /etc/tracer.toml          read the same keys from a file
   tracer run --no-packet-hook                   count drops by namespace only, where functions cannot be hooked";
 
-const DOCTOR_EXAMPLES: &str = "Exit codes: 0 everything counts at its best, 1 degraded, 2 unusable.
-
-Examples:
+const DOCTOR_EXAMPLES: &str = "Examples:
   tracer doctor                                 what works here, and why not better
   tracer doctor --output json                   the same for scripts";
 
 const ADVISE_EXAMPLES: &str = "Nothing is changed: remedies are printed, to be typed by whoever agrees.
-
-Exit codes: 0 nothing binds, 1 something is at risk, 2 a limit binds; 64 wrong flags or input, 69 no agent there, or no rights.
 
 Examples:
   tracer advise                                 look at this kernel for ten seconds; as root
@@ -62,9 +61,61 @@ pub enum Command {
     /// Say which limit of TCP binds here, most urgent first, with evidence and remedy
     #[command(after_help = ADVISE_EXAMPLES)]
     Advise(advise::Options),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(completions::Options),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manual(manual::Options),
     /// Print docs/metrics.md
     #[command(hide = true)]
     MetricsDoc,
+}
+
+impl Cli {
+    /// The command line of this process.
+    pub fn from_arguments() -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(&mut command().try_get_matches()?)
+    }
+}
+
+/// The command line as it is shown: help names the exit codes of each command, from their table.
+#[must_use]
+pub fn command() -> clap::Command {
+    let mut command = with_exit_codes(Cli::command());
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, with_exit_codes);
+    }
+    command
+}
+
+/// The same without hidden commands, for completions and manual pages.
+#[must_use]
+pub fn visible() -> clap::Command {
+    let all = command();
+    let commands: Vec<clap::Command> =
+        all.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let mut visible = clap::Command::new("tracer").version(VERSION).subcommand_required(true).subcommands(commands);
+    if let Some(about) = all.get_about() {
+        visible = visible.about(about.clone());
+    }
+    if let Some(help) = all.get_after_help() {
+        visible = visible.after_help(help.clone());
+    }
+    visible
+}
+
+/// Help with the exit codes before the examples, unless it has some.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    if command.is_hide_set() || help.contains(exit_codes::PARAGRAPH) {
+        return command;
+    }
+    let codes = exit_codes::paragraph(exit_codes::of(command.get_name()));
+    let at = help.find("Examples:").unwrap_or(help.len());
+    let (words, examples) = help.split_at(at);
+    command.after_help(format!("{words}{codes}\n\n{examples}"))
 }
 
 /// Prints help or version as asked; a wrong flag as one line on stderr, with exit code 64.
@@ -99,13 +150,50 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+        visible().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_exit_codes_and_examples_of_its_own() {
+        for command in visible().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().unwrap().to_string();
+            assert_eq!(help.matches(exit_codes::PARAGRAPH).count(), 1, "{name}: {help}");
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples"));
+            assert!(examples.lines().count() >= 2, "{name}: {examples}");
+            for example in examples.lines() {
+                assert!(example.trim_start().starts_with(&format!("tracer {name}")), "{name}: {example}");
+            }
+        }
+    }
+
+    /// Examples are typed as they stand: each is parsed.
+    #[test]
+    fn examples_are_command_lines() {
+        for command in visible().get_subcommands() {
+            let help = command.get_after_help().unwrap().to_string();
+            for line in help.split_once("Examples:\n").unwrap().1.lines() {
+                let words = line.trim().split("  ").next().unwrap().replace('\'', "");
+                let typed = words.split(['|', '>', '&']).next().unwrap();
+                let parsed = super::command().try_get_matches_from(typed.split_whitespace());
+                assert!(parsed.is_ok(), "{typed}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn output_has_the_same_names_everywhere() {
+        for command in visible().get_subcommands() {
+            let output = command.get_arguments().find(|argument| argument.get_long() == Some("output"));
+            let values = output.map(clap::Arg::get_possible_values).unwrap_or_default();
+            let names: Vec<&str> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
+            assert!(output.is_none() || names == ["text", "json"], "{}: {names:?}", command.get_name());
+        }
     }
 
     #[test]

@@ -299,6 +299,27 @@ mod tests {
         }
     }
 
+    /// The packaged file shows every key with its default, so that it changes nothing, with a # or without.
+    #[test]
+    fn the_packaged_file_is_the_defaults() {
+        let packaged = include_str!("../../deploy/tracer.toml");
+        assert_eq!(load(&[], Some(packaged)).unwrap(), load(&[], None).unwrap());
+        let shown: String = packaged
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert_eq!(load(&[], Some(&shown)).unwrap(), load(&[], None).unwrap());
+        let keys: Vec<&str> = shown.lines().filter_map(|line| line.split(' ').next()).collect();
+        let command = <Cli as clap::CommandFactory>::command();
+        let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+        let flags: Vec<String> = flags
+            .filter(|flag| !["config", "no-packet-hook"].contains(flag))
+            .map(|flag| flag.replace('-', "_"))
+            .collect();
+        assert_eq!(keys, flags);
+    }
+
     #[test]
     fn a_missing_file_is_named() {
         let error = load(&["--config", "/nonexistent/tracer.toml"], None).unwrap_err().to_string();

@@ -5,15 +5,15 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
 use tracer::{
     cli::{Cli, Command},
-    command::{advise, doctor, run},
+    command::{advise, completions, doctor, manual, run},
     failure::Failure,
+    terminal::unless_reader_left,
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(error) => return tracer::cli::report_usage(&error),
     };
@@ -21,10 +21,13 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options),
         Command::Advise(options) => advise::run(&options),
-        Command::MetricsDoc => io::stdout()
-            .write_all(tracer::export::reference::markdown().as_bytes())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| Failure::other(format!("cannot write the page: {error}; give stdout room"))),
+        Command::Completions(options) => completions::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Manual(options) => manual::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::MetricsDoc => {
+            unless_reader_left(io::stdout().write_all(tracer::export::reference::markdown().as_bytes()))
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Failure::other(format!("cannot write the page: {error}; give stdout room")))
+        }
     };
     outcome.unwrap_or_else(|failure: Failure| {
         // With stderr gone the exit code alone has to tell.

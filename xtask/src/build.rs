@@ -40,7 +40,7 @@ pub(crate) fn agent() -> Result<PathBuf> {
 }
 
 /// Sets up what is missing and compiles the agent. The eBPF programs follow the target.
-fn compile(arch: Arch) -> Result<PathBuf> {
+pub(crate) fn compile(arch: Arch) -> Result<PathBuf> {
     setup::toolchain()?;
     setup::static_target(arch)?;
     let target = arch.static_target();
@@ -117,6 +117,6 @@ fn install(built: &Path, agent: &Path) -> Result<()> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a file's size shown with one decimal")]
-fn megabytes(bytes: u64) -> f64 {
+pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod debian;
+mod dist;
 mod kernels;
 mod metrics_doc;
 mod process;
@@ -34,6 +35,8 @@ enum Command {
     Setup(setup::Opts),
     /// Build the static agent and leave it at target/release/tracer.
     Build(build::Opts),
+    /// Pack what is given to others: a tarball and a Debian package, in target/dist.
+    Dist(dist::Opts),
     /// Build the agent and run it in the foreground.
     Run(run::Opts),
     /// Run everything that CI runs.
@@ -64,6 +67,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Setup(opts) => setup::run(&opts),
         Command::Build(opts) => build::run(&opts),
+        Command::Dist(opts) => dist::run(&opts),
         Command::Run(opts) => run::run(&opts),
         Command::Test(opts) => test::run(&opts),
         Command::Bench(opts) => bench::run(&opts),

@@ -36,6 +36,13 @@ const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "ng
 const KERNEL_TOOLS: &[Tool] =
     &[("zstd", "zstd"), ("lz4", "lz4"), ("xz", "xz-utils"), ("gzip", "gzip"), ("bpftool", "bpftool")];
 
+/// Programs that make packages.
+const PACKAGE_TOOLS: &[Tool] =
+    &[("tar", "tar"), ("gzip", "gzip"), ("dpkg-deb", "dpkg"), ("sha256sum", "coreutils"), ("md5sum", "coreutils")];
+
+/// Programs that packages are for: they format pages and complete words.
+const PACKAGE_CHECK_TOOLS: &[Tool] = &[("groff", "groff-base"), ("bash", "bash"), ("zsh", "zsh"), ("fish", "fish")];
+
 /// Packages that start a service where systemd runs, and its name.
 const SERVICES: &[(&str, &str)] = &[("prometheus", "prometheus"), ("nginx-light", "nginx")];
 
@@ -132,6 +139,16 @@ pub(crate) fn bench_tools() -> Result<()> {
         tools.push(("tcpstates", "libbpf-tools"));
     }
     debian_tools("benchmarks", &tools)
+}
+
+/// What makes packages.
+pub(crate) fn package_tools() -> Result<()> {
+    debian_tools("packages", PACKAGE_TOOLS)
+}
+
+/// What the tests of packages call.
+pub(crate) fn package_check_tools() -> Result<()> {
+    debian_tools("tests of packages", &[PACKAGE_TOOLS, PACKAGE_CHECK_TOOLS].concat())
 }
 
 /// What the comparison with kernels calls.

@@ -8,7 +8,7 @@ mod scrape;
 
 use std::{
     fs::File,
-    io::{self, IsTerminal, Read, Write},
+    io::{self, Read, Write},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -29,6 +29,8 @@ use crate::{
     agent,
     config::{Config, Flags, LogLevel, parse_time},
     failure::Failure,
+    progress::Progress,
+    terminal::{colors_stdout, unless_reader_left},
 };
 
 /// Flags of `tracer advise`.
@@ -87,7 +89,10 @@ const fn exit_code(worst: Option<Severity>) -> u8 {
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
     let (origin, text) = match &options.from {
-        Some(from) => read(from)?,
+        Some(from) => {
+            let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
+            read(from)?
+        }
         None => (Origin::Snapshot, look(config, options.watch)?),
     };
     let samples = Exposition::parse(&text)
@@ -101,17 +106,16 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         )));
     }
     let advice = Advice::on(&facts);
-    print(options, &source, &facts, &advice)
+    unless_reader_left(print(options, &source, &facts, &advice))
         .map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
     Ok(ExitCode::from(exit_code(advice.worst())))
 }
 
 fn print(options: &Options, source: &Source, facts: &Facts, advice: &Advice) -> io::Result<()> {
-    let stdout = io::stdout();
-    let color = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut out = io::BufWriter::new(stdout.lock());
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let style = Style { color: colors_stdout(), verbose: options.verbose };
     match options.output {
-        Output::Text => text::write(&mut out, source, advice, Style { color, verbose: options.verbose })?,
+        Output::Text => text::write(&mut out, source, advice, style)?,
         Output::Json => writeln!(out, "{:#}", json::value(source, facts.agent_version(), advice))?,
     }
     out.flush()
@@ -151,15 +155,9 @@ fn bounded(input: impl Read, name: &str) -> Result<String, Failure> {
 /// Looks at the kernel with hooks of its own.
 fn look(config: Config, watch: Duration) -> Result<String, Failure> {
     start_log(LogLevel::Warn);
-    let shows_progress = io::stderr().is_terminal() && watch > Duration::from_secs(1);
-    if shows_progress {
-        // For people alone, who may have left.
-        let _ = write!(io::stderr(), "looking for {} …", humantime::format_duration(watch));
-    }
+    let progress = Progress::new("looking at the kernel", Some(watch));
     let text = agent::snapshot::take(config, watch);
-    if shows_progress {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
+    drop(progress);
     let text = text.map_err(|failure| Failure {
         message: format!("{}; or ask a running agent: --from http://127.0.0.1:9795", failure.message),
         ..failure

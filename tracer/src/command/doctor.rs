@@ -18,6 +18,8 @@ use crate::{
         hooks::{Report, Verdict},
         preflight::Preflight,
     },
+    progress::Progress,
+    terminal::unless_reader_left,
 };
 
 /// Flags of `tracer doctor`.
@@ -60,12 +62,13 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         Output::Text => write_text(&mut out, &report, obstacle.as_deref()),
         Output::Json => write_json(&mut out, &report, obstacle.as_deref()),
     };
-    written.map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
+    unless_reader_left(written).map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
     Ok(ExitCode::from(exit_code(report.verdict())))
 }
 
 /// Loads and attaches as the agent would; everything is detached when this returns.
 fn examine(config: &Config) -> Result<Report, Failure> {
+    let _progress = Progress::new("loading and attaching every hook", None);
     let mut kernel = agent::prepare(config)?;
     let maps = kernel.maps().map_err(|error| Failure::unusable(&error))?;
     kernel.attach(&maps).map_err(|error| Failure::unusable(&error))

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     config::{Config, Flags, LogLevel},
     failure::Failure,
     kernel::hooks::{LadderReport, Report, Verdict},
+    progress, terminal,
 };
 
 /// Runs the agent with these flags.
@@ -74,8 +75,8 @@ pub(super) fn start_log(level: LogLevel) {
     let directives = format!("warn,tracer={level},tracer_bpf={level},tracer_ebpf={level}", level = level.name());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(directives))
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(|| progress::Stderr)
+        .with_ansi(terminal::colors_stderr())
         .with_target(false)
         .finish();
     // Fails only if another subscriber is there already, which then gets the output.

@@ -19,7 +19,7 @@ const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 
 /// A node on which nothing is wrong.
-const SOUND: &str = "\
+pub const SOUND: &str = "\
 # HELP tracer_build_info Always 1: which build of the agent this is.
 # TYPE tracer_build_info gauge
 tracer_build_info{version=\"0.1.0\",revision=\"abc\"} 1
@@ -30,7 +30,7 @@ tracer_file_handles_limit 775052
 ";
 
 /// The same, and a listener that somaxconn clamps.
-fn clamped(drops: u32) -> String {
+pub fn clamped(drops: u32) -> String {
     let labels = "netns=\"host\",namespace=\"\",pod=\"\",container=\"\",unit=\"web.service\",process=\"web\",\
         address=\"0.0.0.0\",port=\"80\"";
     format!(

@@ -27,6 +27,7 @@ mod machine_limits;
 mod namespace_life;
 mod older_connections;
 mod other_drops;
+mod output;
 mod owners;
 mod ports;
 mod resets;
