@@ -2,4 +2,9 @@
 
 pub mod advise;
 pub mod doctor;
+pub mod events;
+mod output;
+pub mod replay;
 pub mod run;
+mod selection;
+mod stop;

@@ -9,3 +9,4 @@ mod dashboards;
 mod exposition;
 mod faults;
 mod promql;
+mod replay;
