@@ -102,7 +102,7 @@ fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
     workload::count(netns, &workload::key(netns, cgroup, Counter::Reset, direction as u8, reason), 1);
     let record = Reset {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Reset, state),
-        connection: sock::connection(Direct, sk),
+        connection: if is_full { sock::connection_at_close(sk) } else { sock::connection(Direct, sk) },
         direction: direction as u8,
         reason,
         zero: [0; 6],

@@ -33,7 +33,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const WALK_INTERVAL: Duration = Duration::from_secs(5);
 /// Names that wait to be told. Beyond, the oldest questions are put again sooner.
 const WAITING_MAX: usize = 4096;
-/// Names of processes that are asked for in one interval, where the hook knows only a thread's.
+/// Processes that are looked at in one interval because they listen.
 const PROCESSES_MAX: u32 = 100;
 
 /// Finds names.
@@ -47,7 +47,8 @@ pub struct Origins {
     waiting: HashMap<(u64, Option<u64>), Instant>,
     /// Whether the hook that sees listen() knows only the calling thread's name.
     names_are_of_threads: bool,
-    processes_asked: (Instant, u32),
+    /// How many processes were looked at since then.
+    processes: (Instant, u32),
 }
 
 impl Origins {
@@ -65,7 +66,7 @@ impl Origins {
             tenants: HashMap::new(),
             waiting: HashMap::new(),
             names_are_of_threads,
-            processes_asked: (now, 0),
+            processes: (now, 0),
         })
     }
 
@@ -151,9 +152,11 @@ impl Origins {
     fn opened(&mut self, event: &Event) -> Option<Name> {
         let Detail::Listen { opened: true, tgid, process } = &event.detail else { return None };
         let local = event.local?;
-        let asked = self.names_are_of_threads.then(|| self.process_name(*tgid)).flatten();
-        let process = asked.unwrap_or_else(|| process.clone());
-        let owner = self.owner_of_holder(event.netns, event.cgroup, *tgid);
+        let may_look = self.may_look_at_a_process();
+        let asked = (self.names_are_of_threads && may_look).then(|| self.attributor.process_name(*tgid)).flatten();
+        let process = asked.map_or_else(|| process.clone(), |name| String::from_utf8_lossy(&name).into_owned());
+        let owner =
+            if may_look { self.owner_of_holder(event.netns, event.cgroup, *tgid) } else { Owner::default() };
         let listener = Listener { address: local.address, process, owner };
         Some(Name::Listener { netns: event.netns, port: local.port, listener })
     }
@@ -165,14 +168,14 @@ impl Origins {
         self.attributor.owner(&evidence, Instant::now()).map(|owner| Owner::clone(&owner)).unwrap_or_default()
     }
 
-    fn process_name(&mut self, tgid: u32) -> Option<String> {
-        let (since, asked) = &mut self.processes_asked;
+    /// Whether another process may be looked at in this interval.
+    fn may_look_at_a_process(&mut self) -> bool {
+        let (since, looked_at) = &mut self.processes;
         if since.elapsed() >= LOOK_INTERVAL {
-            (*since, *asked) = (Instant::now(), 0);
+            (*since, *looked_at) = (Instant::now(), 0);
         }
-        *asked += 1;
-        let name = if *asked > PROCESSES_MAX { None } else { self.attributor.process_name(tgid) };
-        name.map(|name| String::from_utf8_lossy(&name).into_owned())
+        *looked_at += 1;
+        *looked_at <= PROCESSES_MAX
     }
 
     /// Who listens on the node, by the walk that tells processes.

@@ -152,6 +152,7 @@ impl Watch {
                 let kind = of(kind)?.name().to_owned();
                 Some(Loss { kind, ring: tally.lost_ring, rate: tally.lost_rate, decode: 0 })
             })
+            .filter(|loss| loss.ring + loss.rate > 0)
             .collect())
     }
 }

@@ -88,7 +88,7 @@ fn introduce(preamble: &Preamble) {
 
 fn play(reader: &mut Reader<impl io::Read>, stream: &mut Stream<impl Write>, stop: &Stop) -> io::Result<Ending> {
     while !stop.is_wanted() {
-        match reader.next() {
+        match reader.next_frame() {
             Ok(Frame::Record(record)) => match decode(record) {
                 Ok(event) => {
                     if let ControlFlow::Break(()) = stream.show(&event)? {

@@ -51,7 +51,7 @@ impl Text {
             if self.cell.is_empty() {
                 self.cell.push('-');
             }
-            let color = if self.color && column == KIND { color_of(kind, &event.detail) } else { "" };
+            let color = if self.color && column == KIND { color_of(kind) } else { "" };
             self.column(out, column, color)?;
         }
         self.cell.clear();
@@ -102,13 +102,13 @@ impl Text {
 }
 
 /// What is amiss in red, what may become so in yellow.
-const fn color_of(kind: EventKind, detail: &Detail) -> &'static str {
-    match (kind, detail) {
-        (EventKind::Drop | EventKind::TimeWait, _) => "\x1b[31m",
-        (EventKind::Retransmit | EventKind::Synack | EventKind::Connect, _) => "\x1b[33m",
-        (EventKind::Reset, _) => "\x1b[35m",
-        (EventKind::Listen, _) => "\x1b[32m",
-        _ => "",
+const fn color_of(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Drop | EventKind::TimeWait => "\x1b[31m",
+        EventKind::Retransmit | EventKind::Synack | EventKind::Connect => "\x1b[33m",
+        EventKind::Reset => "\x1b[35m",
+        EventKind::Listen => "\x1b[32m",
+        EventKind::State => "",
     }
 }
 

@@ -244,8 +244,10 @@ fn reset_of(record: &Reset) -> Result<(Connection, Detail), DecodeError> {
 }
 
 fn endpoint(address: &[u32; 4], port: u16) -> Option<Endpoint> {
-    let seen = port != 0 || address.iter().any(|&word| word != 0);
-    seen.then(|| Endpoint { address: ip_address(address), port })
+    let address = ip_address(address);
+    // A wildcard without a port says nothing, as which a listener has its other end.
+    let seen = port != 0 || !address.is_unspecified();
+    seen.then_some(Endpoint { address, port })
 }
 
 /// The 16-byte form of the wire as an address; `::ffff:a.b.c.d` becomes `a.b.c.d`.
@@ -313,6 +315,8 @@ mod tests {
         let mut record = drop_record(0);
         record.connection.remote = [0; 4];
         record.connection.remote_port = 0;
+        assert_eq!(decode(record.as_bytes()).unwrap().remote, None);
+        record.connection.remote = v4(0, 0, 0, 0);
         assert_eq!(decode(record.as_bytes()).unwrap().remote, None);
     }
 

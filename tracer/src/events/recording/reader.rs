@@ -88,7 +88,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next frame. Nothing is to be read after [`Frame::End`] or [`Frame::Cut`].
-    pub fn next(&mut self) -> Result<Frame<'_>, RecordingError> {
+    pub fn next_frame(&mut self) -> Result<Frame<'_>, RecordingError> {
         let at = self.at;
         let damaged = |what| RecordingError::Damaged { at, what };
         let mut head = [0; 4];

@@ -47,7 +47,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, Option<u64>), RecordingError> {
     let (_, mut reader) = Reader::new(bytes)?;
     let mut records = Vec::new();
     loop {
-        match reader.next()? {
+        match reader.next_frame()? {
             Frame::Record(record) => records.push(record.to_vec()),
             Frame::Name(found) => assert_eq!(found, name()),
             Frame::End(found) => {
@@ -123,15 +123,15 @@ proptest! {
         let end = recording.len();
         recording.truncate(end - 60.min(end));
         recording.extend(bytes);
-        let mut reader = match Reader::new(&recording[..]) { Ok((_, reader)) => reader, Err(_) => return Ok(()) };
-        while let Ok(Frame::Record(_) | Frame::Name(_)) = reader.next() {}
+        let Ok((_, mut reader)) = Reader::new(&recording[..]) else { return Ok(()) };
+        while let Ok(Frame::Record(_) | Frame::Name(_)) = reader.next_frame() {}
     }
 
     #[test]
     fn no_flipped_byte_makes_the_reader_stumble(place in 0..400usize, byte in any::<u8>()) {
         let mut recording = recording(&[vec![7; 72], vec![8; 80]]);
         if let Some(there) = recording.get_mut(place) { *there = byte; }
-        let mut reader = match Reader::new(&recording[..]) { Ok((_, reader)) => reader, Err(_) => return Ok(()) };
-        while let Ok(Frame::Record(_) | Frame::Name(_)) = reader.next() {}
+        let Ok((_, mut reader)) = Reader::new(&recording[..]) else { return Ok(()) };
+        while let Ok(Frame::Record(_) | Frame::Name(_)) = reader.next_frame() {}
     }
 }

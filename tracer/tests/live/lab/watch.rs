@@ -123,8 +123,8 @@ impl Drop for Watching {
 impl Seen {
     /// The line that counts: what was shown, filtered out and lost.
     pub(crate) fn summary(&self) -> &str {
-        let lines = self.said.iter().filter_map(|line| line.strip_prefix("tracer: "));
-        lines.filter(|line| line.contains(" shown")).last().unwrap_or_else(|| panic!("no summary: {:?}", self.said))
+        let mut lines = self.said.iter().filter_map(|line| line.strip_prefix("tracer: "));
+        lines.rfind(|line| line.contains(" shown")).unwrap_or_else(|| panic!("no summary: {:?}", self.said))
     }
 
     /// A number of the summary, by the word that follows it.
