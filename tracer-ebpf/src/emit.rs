@@ -11,10 +11,19 @@ use crate::{
     maps::{EVENTS, TALLIES},
 };
 
-/// Puts `record` on the ring unless its kind has used up its share of this second.
+/// Whether records of this kind are wanted. The verifier knows, and removes what hangs on it where they are not.
+#[inline(always)]
+pub fn wanted(kind: Kind) -> bool {
+    setting!(kinds) & kind.bit() != 0
+}
+
+/// Puts `record` on the ring if its kind is wanted and has not used up its share of this second.
 /// Cost: one per-CPU look-up, one ring query, one reservation.
 #[inline(always)]
 pub fn emit<T: Copy + 'static>(kind: Kind, time_ns: u64, record: &T) {
+    if !wanted(kind) {
+        return;
+    }
     let Some(tally) = TALLIES.get_ptr_mut(kind as u32) else { return };
     // SAFETY: the look-up returned a value of this CPU's own; programs of one CPU may interleave,
     // which can at worst miscount one record's fate.

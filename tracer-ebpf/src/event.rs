@@ -24,6 +24,16 @@ wire_enum! {
         Listen = 5, "listen";
         /// A reset was sent, or came: [`Reset`].
         Reset = 6, "reset";
+        /// A socket changed its state: [`State`]. Only where [`crate::settings::Settings::kinds`] asks for it.
+        State = 7, "state";
+    }
+}
+
+impl Kind {
+    /// The kind as a bit of [`crate::settings::Settings::kinds`].
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << self as u8
     }
 }
 
@@ -52,6 +62,7 @@ pub const fn size_of_kind(kind: Kind) -> usize {
         Kind::TimeWaitOverflow => size_of::<TimeWaitOverflow>(),
         Kind::Listen => size_of::<Listen>(),
         Kind::Reset => size_of::<Reset>(),
+        Kind::State => size_of::<State>(),
     }
 }
 
@@ -72,7 +83,9 @@ pub struct Header {
     /// Socket state, numbered as in [`crate::state`].
     pub state: u8,
     /// Always zero.
-    pub zero: [u8; 5],
+    pub zero: u8,
+    /// Inode number of the network namespace.
+    pub netns_inum: u32,
 }
 
 /// The two ends of a connection. Addresses in network order, IPv4 as `::ffff:a.b.c.d`; all zero
@@ -202,6 +215,22 @@ pub struct Reset {
     pub direction: u8,
     /// [`crate::reset::Reason`].
     pub reason: u8,
+    /// Always zero.
+    pub zero: [u8; 6],
+}
+
+/// A change of state, as the kernel made it. The header's state is the new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct State {
+    /// Common part.
+    pub header: Header,
+    /// The connection.
+    pub connection: Connection,
+    /// State before, numbered as in [`crate::state`].
+    pub old: u8,
+    /// State after.
+    pub new: u8,
     /// Always zero.
     pub zero: [u8; 6],
 }

@@ -143,36 +143,50 @@ pub fn drop_at<R: Reader>(r: R, sk: *const u8, reason: DropReason, client: Clien
     let key = sock::listener_key(r, sk, netns);
     let queues = sock::queues(r, sk);
     count_drop(&key, netns.inum, reason, queues.accept);
-    let family = sock::family(r, sk) as u8;
-    emit_drop(&key, family, key.address, client, queues, reason, sock::now_ns());
+    let seen = Seen {
+        netns_inum: netns.inum,
+        family: sock::family(r, sk) as u8,
+        local: key.address,
+        client,
+        time_ns: sock::now_ns(),
+    };
+    emit_drop(&key, seen, queues, reason);
+}
+
+/// What the record of a drop says beyond its listener.
+#[derive(Clone, Copy)]
+pub struct Seen {
+    /// Inode number of the namespace.
+    pub netns_inum: u32,
+    /// Address family.
+    pub family: u8,
+    /// The address that was called.
+    pub local: [u32; 4],
+    /// Who called.
+    pub client: Client,
+    /// When.
+    pub time_ns: u64,
 }
 
 /// Puts a drop on the ring.
 #[inline(always)]
-pub fn emit_drop(
-    key: &ListenerKey,
-    family: u8,
-    local: [u32; 4],
-    client: Client,
-    queues: Queues,
-    reason: DropReason,
-    time_ns: u64,
-) {
+pub fn emit_drop(key: &ListenerKey, seen: Seen, queues: Queues, reason: DropReason) {
     let record = ListenDrop {
         header: Header {
-            time_ns,
+            time_ns: seen.time_ns,
             netns: key.netns,
             cgroup: key.cgroup,
             kind: Kind::ListenDrop as u8,
-            family,
+            family: seen.family,
             state: state::LISTEN,
-            zero: [0; 5],
+            zero: 0,
+            netns_inum: seen.netns_inum,
         },
         connection: Connection {
-            local,
-            remote: client.address,
+            local: seen.local,
+            remote: seen.client.address,
             local_port: key.port,
-            remote_port: client.port,
+            remote_port: seen.client.port,
             zero: 0,
         },
         queue_length: queues.accept,
@@ -181,5 +195,5 @@ pub fn emit_drop(
         reason: reason as u8,
         zero: [0; 3],
     };
-    emit(Kind::ListenDrop, time_ns, &record);
+    emit(Kind::ListenDrop, seen.time_ns, &record);
 }

@@ -5,6 +5,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::event::Kind;
+
 /// Marks a field that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -180,6 +182,18 @@ offsets! {
 /// How many numbers of `enum sk_rst_reason` are told apart, twice as many as Linux 6.18 has.
 pub const RESET_REASONS_MAX: usize = 64;
 
+/// Kinds of records that an agent has on its ring: changes of state come by the ten with each connection,
+/// and what matters of them has kinds of its own.
+pub const KINDS_OF_AGENT: u64 = {
+    let mut kinds = 0;
+    let mut index = 0;
+    while index < Kind::COUNT {
+        kinds |= Kind::ALL[index].bit();
+        index += 1;
+    }
+    kinds & !Kind::State.bit()
+};
+
 /// Switches and limits, fixed at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -188,6 +202,8 @@ pub struct Settings {
     pub rate_limit: u64,
     /// Bytes in the ring at which the reader is woken.
     pub wakeup_bytes: u64,
+    /// [`Kind::bit`] of each kind of record that is wanted.
+    pub kinds: u64,
     /// Ports a workload may have before further ones share a row.
     pub ports_per_workload: u64,
     /// Number of `TCP_LISTEN_OVERFLOW` in `enum skb_drop_reason`; [`ABSENT`] before 6.15.
@@ -211,6 +227,7 @@ impl Settings {
     pub const NONE: Self = Self {
         rate_limit: 0,
         wakeup_bytes: 0,
+        kinds: 0,
         ports_per_workload: 0,
         reason_listen_overflow: ABSENT,
         death_row_is_pointer: 0,
@@ -231,4 +248,4 @@ pub mod switch {
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 112);
+const _: () = assert!(size_of::<Settings>() == 120);

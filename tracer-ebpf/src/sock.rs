@@ -229,6 +229,20 @@ pub fn connection<R: Reader>(r: R, sk: *const u8) -> Connection {
     }
 }
 
+/// The same of a socket that may be closing: the local port that the kernel chose is given back before the
+/// state changes, but the socket still knows it.
+#[inline(always)]
+pub fn connection_at_close(sk: *const u8) -> Connection {
+    let mut connection = connection(Direct, sk);
+    if connection.local_port == 0 {
+        let tcp = Direct.tcp_sock(sk);
+        if !tcp.is_null() {
+            connection.local_port = bound_port(Direct, tcp);
+        }
+    }
+    connection
+}
+
 /// The header of an event about this socket.
 #[inline(always)]
 pub fn header<R: Reader>(r: R, sk: *const u8, netns: Netns, cgroup: u64, kind: Kind, state: u8) -> Header {
@@ -239,7 +253,8 @@ pub fn header<R: Reader>(r: R, sk: *const u8, netns: Netns, cgroup: u64, kind: K
         kind: kind as u8,
         family: family(r, sk) as u8,
         state,
-        zero: [0; 5],
+        zero: 0,
+        netns_inum: netns.inum,
     }
 }
 

@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let config = Config::load(&Flags::default())?;
     let mut kernel = agent::prepare(&config).map_err(|failure| anyhow!(failure.message))?;
     let maps = kernel.maps()?;
-    kernel.attach()?;
+    kernel.attach(&maps)?;
     let mut holders = Vec::new();
     let mut generation = 0;
     println!("    held  counted      listing     counting   more, each");

@@ -8,7 +8,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    command::{advise, completions, doctor, manual},
+    command::{advise, completions, doctor, events, manual, replay},
     config::Flags,
     exit_codes, failure,
 };
@@ -29,6 +29,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_
 const EXAMPLES: &str = "Examples:
   tracer doctor                                 what works here; as root
   tracer run                                    count, and serve http://127.0.0.1:9795/metrics
+  tracer events --kind drop                     dropped handshakes, as they happen
   tracer advise --from http://127.0.0.1:9795    what binds, and what to do about it";
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -49,6 +50,24 @@ Examples:
   tracer advise --from metrics.txt --verbose    read what /metrics said
   tracer advise --lb-idle 120s                  behind a load balancer that forgets after two minutes";
 
+const EVENTS_EXAMPLES: &str = "Events go to standard output, what is said about them to standard error; a summary with losses comes last.
+What an event does not tell, no filter on it lets pass. Fields and formats are in docs/events.md.
+
+Examples:
+  tracer events                                 all that goes wrong, as it happens; as root
+  tracer events --kind drop,time_wait           only where queues and tables were full
+  tracer events --port 443 --kind state         every transition of connections to and from a port
+  tracer events --netns shop --duration 30s     half a minute of one network namespace
+  tracer events --output json | jq .reason      one object a line
+  tracer events --record bug.rec --count 1000   keep it, to be looked at again or sent to somebody";
+
+const REPLAY_EXAMPLES: &str = "A recording holds addresses, ports and names of the node that it was made on. No rights are needed to read one.
+
+Examples:
+  tracer replay bug.rec                         as it was shown
+  tracer replay bug.rec --address 10.0.0.0/8    one part of it
+  tracer replay bug.rec --output json           the same for scripts";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -61,6 +80,12 @@ pub enum Command {
     /// Say which limit of TCP binds here, most urgent first, with evidence and remedy
     #[command(after_help = ADVISE_EXAMPLES)]
     Advise(advise::Options),
+    /// Show drops, retransmits, failed connects, resets and more as they happen
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events(events::Options),
+    /// Show a recording of tracer events
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(replay::Options),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions(completions::Options),

@@ -168,9 +168,28 @@ pub enum ConfigError {
     },
 }
 
+/// What a command wants unless flags or file say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Size of the ring in bytes.
+    pub ring_bytes: u32,
+    /// Events a second, kind and CPU; 0 = no limit.
+    pub rate_limit: u64,
+}
+
+impl Defaults {
+    /// Of the agent, for which the ring is a sideshow.
+    pub const AGENT: Self = Self { ring_bytes: 1 << 20, rate_limit: 10_000 };
+}
+
 impl Config {
-    /// Flags over file over defaults.
+    /// Flags over file over the agent's defaults.
     pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        Self::load_or(flags, Defaults::AGENT)
+    }
+
+    /// Flags over file over these defaults.
+    pub fn load_or(flags: &Flags, defaults: Defaults) -> Result<Self, ConfigError> {
         let file = flags.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let own = &flags.settings;
         let mut disable_hooks = own.disable_hooks.clone().or(file.disable_hooks).unwrap_or_default();
@@ -183,8 +202,8 @@ impl Config {
             pass_cpu_percent: own.pass_cpu_percent.or(file.pass_cpu_percent).unwrap_or(1),
             retain: own.retain.or(file.retain).unwrap_or(Duration::from_mins(2)),
             disable_hooks,
-            ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(1 << 20),
-            rate_limit: own.rate_limit.or(file.rate_limit).unwrap_or(10_000),
+            ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(defaults.ring_bytes),
+            rate_limit: own.rate_limit.or(file.rate_limit).unwrap_or(defaults.rate_limit),
             max_listeners: own.max_listeners.or(file.max_listeners).unwrap_or(10_000),
             max_workloads: own.max_workloads.or(file.max_workloads).unwrap_or(5_000),
             max_ports: own.max_ports.or(file.max_ports).unwrap_or(32),

@@ -2,7 +2,7 @@
 //! and exports both.
 //!
 //! Modules stand in data-flow order: `kernel` (what is loaded and read), `pipeline` (what becomes of
-//! it), `export` (how users see it), `advise` (what it means); `agent` wires them, `command` holds the subcommands.
+//! it), `export` (how users see it), `events` (the same for single events), `advise` (what it means); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
 pub mod advise;
@@ -10,6 +10,7 @@ pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod events;
 pub mod exit_codes;
 pub mod export;
 pub mod failure;

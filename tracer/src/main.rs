@@ -7,7 +7,7 @@ use std::{
 
 use tracer::{
     cli::{Cli, Command},
-    command::{advise, completions, doctor, manual, run},
+    command::{advise, completions, doctor, events, manual, replay, run},
     failure::Failure,
     terminal::unless_reader_left,
 };
@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options),
         Command::Advise(options) => advise::run(&options),
+        Command::Events(options) => events::run(&options),
+        Command::Replay(options) => replay::run(&options),
         Command::Completions(options) => completions::run(options).map(|()| ExitCode::SUCCESS),
         Command::Manual(options) => manual::run(&options).map(|()| ExitCode::SUCCESS),
         Command::MetricsDoc => {

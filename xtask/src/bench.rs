@@ -8,6 +8,7 @@ mod agent;
 mod child;
 mod connections;
 mod crowd;
+mod events;
 mod load;
 mod pairs;
 mod programs;
@@ -56,6 +57,7 @@ enum Measurement {
     Programs,
     Connections,
     Web,
+    Events,
 }
 
 /// What is measured, and for how long.
@@ -143,6 +145,8 @@ passes       tracer_pass_duration_seconds, median
 walk         the same of the port pass, over the TIME_WAIT and established sockets of one network
              namespace; in turns with `ss -tan | wc -l` inside it and a whole read of its
              /proc/net/tcp, none of which overlap; medians
+events       tracer events --kind state to /dev/null while one thread connects, accepts and closes; its
+             processor time from start to the load's end; the replay by the clock, as it does nothing else
 namespaces   an agent as shipped; half of the sockets are in one namespace of twenty, which are near
              their port range and so are walked; processor time of the thread that makes the passes";
 
@@ -162,6 +166,7 @@ fn measure(plan: &Plan<'_>, reader: &Path, only: &[Measurement]) -> Result<Table
             Measurement::Programs => programs::measure(plan, reader, &mut table),
             Measurement::Connections => connections::measure(plan, &mut table),
             Measurement::Web => web::measure(plan, &mut table),
+            Measurement::Events => events::measure(plan, &mut table),
         }
         .with_context(|| format!("measuring {measurement:?}"))?;
         println!("{measurement:?}: {:.0} s", start.elapsed().as_secs_f64());

@@ -23,7 +23,7 @@ use tracer_ebpf::{
 
 use crate::{
     constants::{offset, present},
-    listener::{Client, count_drop, emit_drop},
+    listener::{Client, Seen, count_drop, emit_drop},
     maps::{EGRESS_SEEN, PENDING, switched_on},
     packet::{ACK, FIN, Packet, RST, SYN, Tuple},
     reader::{Direct, Reader},
@@ -118,10 +118,16 @@ fn resolve_as_dropped(pending: *mut PendingHandshake) {
     };
     let queues = Queues { accept: pending.queue_length, limit: pending.queue_limit, syn: pending.syn_queue_length };
     let client = Client { address: pending.remote, port: pending.remote_port };
-    let since_ns = pending.since_ns;
+    let seen = Seen {
+        netns_inum: pending.netns_inum,
+        family: pending.family,
+        local: pending.local,
+        client,
+        time_ns: pending.since_ns,
+    };
     pending.since_ns = 0;
     count_drop(&pending.listener, pending.netns_inum, reason, queues.accept);
-    emit_drop(&pending.listener, pending.family, pending.local, client, queues, reason, since_ns);
+    emit_drop(&pending.listener, seen, queues, reason);
 }
 
 /// A SYN without ACK, RST or FIN: `tcp_conn_request` follows, unless it repeats a known request.

@@ -102,7 +102,7 @@ fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
     workload::count(netns, &workload::key(netns, cgroup, Counter::Reset, direction as u8, reason), 1);
     let record = Reset {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Reset, state),
-        connection: sock::connection(Direct, sk),
+        connection: if is_full { sock::connection_at_close(sk) } else { sock::connection(Direct, sk) },
         direction: direction as u8,
         reason,
         zero: [0; 6],
@@ -129,7 +129,8 @@ fn without_socket(skb: *const u8, reason: u8) {
             kind: Kind::Reset as u8,
             family: 0,
             state: 0,
-            zero: [0; 5],
+            zero: 0,
+            netns_inum: netns.inum,
         },
         connection: Connection { local: [0; 4], remote: [0; 4], local_port: 0, remote_port: 0, zero: 0 },
         direction,

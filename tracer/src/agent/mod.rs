@@ -4,12 +4,15 @@
 
 pub mod descriptors;
 pub mod legacy;
+pub mod origins;
+pub mod overdue;
 pub mod ports;
 pub mod reaper;
 pub mod registry;
 pub mod settings;
 pub mod snapshot;
 pub mod socket_pass;
+pub mod watch;
 pub mod worker;
 
 use std::{
@@ -24,6 +27,7 @@ use aya_log::EbpfLogger;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::oneshot};
+use tracer_ebpf::settings::KINDS_OF_AGENT;
 
 use self::{
     descriptors::Descriptors,
@@ -46,7 +50,7 @@ use crate::{
     failure::Failure,
     kernel::{
         btf::Btf,
-        hooks::{Report, Verdict},
+        hooks::{Report, Signal, Verdict},
         load::{Kernel, LoadOptions},
         maps::Maps,
         netns::{Roots, VisitError},
@@ -84,6 +88,11 @@ pub struct Shared {
 
 /// Preflight and the load of the object, attached to nothing yet.
 pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
+    prepare_for(config, KINDS_OF_AGENT, None)
+}
+
+/// The same for some kinds of records and the ladders of some signals.
+fn prepare_for(config: &Config, kinds: u64, signals: Option<Vec<Signal>>) -> Result<Kernel, Failure> {
     lift_memlock_limit();
     let preflight = Preflight::collect();
     preflight.verdict().map_err(|error| Failure::unusable(&error))?;
@@ -96,6 +105,8 @@ pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
         disabled: config.disable_hooks.clone(),
         ring_bytes: config.ring_bytes,
         rate_limit: config.rate_limit,
+        kinds,
+        signals,
         listeners_max: config.max_listeners,
         workloads_max: config.max_workloads,
         ports_max: config.max_ports,

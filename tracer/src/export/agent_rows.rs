@@ -3,6 +3,8 @@
 
 use std::{fs, time::SystemTime};
 
+use tracer_ebpf::settings::KINDS_OF_AGENT;
+
 use super::{
     collector::{Sources, number},
     metrics::MetricId,
@@ -44,7 +46,7 @@ fn hooks(rows: &mut Rows<'_>, sources: &Sources<'_>) {
 fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
     match sources.maps.tallies() {
         Ok(tallies) => {
-            for (kind, tally) in tallies {
+            for (kind, tally) in tallies.into_iter().filter(|(kind, _)| KINDS_OF_AGENT & kind.bit() != 0) {
                 let kind_name = kind.name();
                 rows.add(MetricId::Events, &[kind_name], number(tally.emitted));
                 rows.add(MetricId::EventsLost, &[kind_name, "ring"], number(tally.lost_ring));

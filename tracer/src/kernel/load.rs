@@ -45,6 +45,10 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     /// Records a second, kind and CPU; 0 = no limit.
     pub rate_limit: u64,
+    /// Kinds of records that are put on the ring (`Kind::bit`).
+    pub kinds: u64,
+    /// Signals whose ladders are tried; `None` = all.
+    pub signals: Option<Vec<Signal>>,
     /// Listeners with a row of their own.
     pub listeners_max: u32,
     /// Workloads with rows of their own.
@@ -179,6 +183,7 @@ impl Kernel {
         let facts = Facts::read(btf)?;
         let settings = Settings {
             rate_limit: options.rate_limit,
+            kinds: options.kinds,
             wakeup_bytes: u64::from(options.ring_bytes / 8),
             ports_per_workload: options.ports_max,
             reason_listen_overflow: facts.listen_overflow_reason.unwrap_or(ABSENT),
@@ -231,12 +236,20 @@ impl Kernel {
         self.facts.offsets.net_cookie != ABSENT
     }
 
-    /// Attaches the best rung of every ladder that holds; `maps` are those of this object.
+    /// Whether hooks see the calling thread's name, and not its process's.
+    #[must_use]
+    pub fn names_threads(&self) -> bool {
+        !self.facts.has_current_task_btf
+    }
+
+    /// Attaches the best rung that holds of every ladder that is wanted; `maps` are those of this object.
     pub fn attach(&mut self, maps: &Maps) -> Result<Report, LoadError> {
         // Parsed again because aya keeps its own copy to itself; freed when this returns.
         let btf = AyaBtf::from_sys_fs()?;
         let mut report = Report::default();
-        for ladder in LADDERS {
+        let signals = self.options.signals.clone();
+        let wanted = |ladder: &&Ladder| signals.as_ref().is_none_or(|signals| signals.contains(&ladder.signal));
+        for ladder in LADDERS.iter().filter(wanted) {
             report.ladders.push(self.climb_down(ladder, &btf));
         }
         self.read_by_iterators(maps, &mut report);

@@ -144,7 +144,7 @@ impl Maps {
     }
 
     /// The handshake that waits on each CPU, if any.
-    fn handshakes(&self) -> io::Result<Vec<PendingHandshake>> {
+    pub fn handshakes(&self) -> io::Result<Vec<PendingHandshake>> {
         PerCpuArray::new(self.pending.as_fd())?.lookup(0)
     }
 

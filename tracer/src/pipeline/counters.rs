@@ -13,7 +13,7 @@ use tracer_ebpf::{
 
 /// A handshake is judged within one softirq. Younger ones than this may still be under way, on a
 /// virtual CPU that is kept waiting too. Below the shortest interval between two passes.
-const OVERDUE_NS: u64 = 20_000_000;
+pub const OVERDUE_NS: u64 = 20_000_000;
 
 /// One reading of all maps that count.
 #[derive(Clone, Debug, Default)]

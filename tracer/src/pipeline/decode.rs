@@ -7,7 +7,8 @@ use thiserror::Error;
 use tracer_ebpf::{
     counter::{ConnectResult, DropReason, RetransmitCause, Role},
     event::{
-        Connect, Connection, Header, Kind, Listen, ListenDrop, Reset, Retransmit, SynackRetransmit, TimeWaitOverflow,
+        Connect, Connection, Header, Kind, Listen, ListenDrop, Reset, Retransmit, State, SynackRetransmit,
+        TimeWaitOverflow,
     },
     reset, state,
 };
@@ -47,6 +48,8 @@ pub struct Event {
     pub time_ns: u64,
     /// Namespace id, as in the maps.
     pub netns: u64,
+    /// Inode number of the namespace.
+    pub netns_inum: u32,
     /// cgroup v2 id of the socket.
     pub cgroup: u64,
     /// Socket state.
@@ -127,6 +130,13 @@ pub enum Detail {
         /// Why, as far as can be told.
         reason: &'static str,
     },
+    /// A socket changed its state.
+    State {
+        /// Before.
+        old: &'static str,
+        /// After.
+        new: &'static str,
+    },
 }
 
 impl Detail {
@@ -141,6 +151,7 @@ impl Detail {
             Self::TimeWaitOverflow { .. } => Kind::TimeWaitOverflow,
             Self::Listen { .. } => Kind::Listen,
             Self::Reset { .. } => Kind::Reset,
+            Self::State { .. } => Kind::State,
         }
     }
 }
@@ -160,10 +171,15 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         }
         Kind::Listen => listen(&sized(kind, record)?),
         Kind::Reset => reset_of(&sized(kind, record)?)?,
+        Kind::State => {
+            let record: State = sized(kind, record)?;
+            (record.connection, Detail::State { old: state::name(record.old), new: state::name(record.new) })
+        }
     };
     Ok(Event {
         time_ns: header.time_ns,
         netns: header.netns,
+        netns_inum: header.netns_inum,
         cgroup: header.cgroup,
         state: state::name(header.state),
         local: endpoint(&connection.local, connection.local_port),
@@ -228,8 +244,10 @@ fn reset_of(record: &Reset) -> Result<(Connection, Detail), DecodeError> {
 }
 
 fn endpoint(address: &[u32; 4], port: u16) -> Option<Endpoint> {
-    let seen = port != 0 || address.iter().any(|&word| word != 0);
-    seen.then(|| Endpoint { address: ip_address(address), port })
+    let address = ip_address(address);
+    // A wildcard without a port says nothing, as which a listener has its other end.
+    let seen = port != 0 || !address.is_unspecified();
+    seen.then_some(Endpoint { address, port })
 }
 
 /// The 16-byte form of the wire as an address; `::ffff:a.b.c.d` becomes `a.b.c.d`.
@@ -251,7 +269,7 @@ mod tests {
     use super::*;
 
     fn header(kind: Kind) -> Header {
-        Header { time_ns: 1, netns: 2, cgroup: 3, kind: kind as u8, family: 2, state: 10, zero: [0; 5] }
+        Header { time_ns: 1, netns: 2, cgroup: 3, kind: kind as u8, family: 2, state: 10, zero: 0, netns_inum: 4 }
     }
 
     fn v4(a: u8, b: u8, c: u8, d: u8) -> [u32; 4] {
@@ -297,6 +315,8 @@ mod tests {
         let mut record = drop_record(0);
         record.connection.remote = [0; 4];
         record.connection.remote_port = 0;
+        assert_eq!(decode(record.as_bytes()).unwrap().remote, None);
+        record.connection.remote = v4(0, 0, 0, 0);
         assert_eq!(decode(record.as_bytes()).unwrap().remote, None);
     }
 

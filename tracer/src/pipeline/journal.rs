@@ -70,6 +70,7 @@ mod tests {
         Event {
             time_ns,
             netns: 1,
+            netns_inum: 1,
             cgroup: 1,
             state: "LISTEN",
             local: None,

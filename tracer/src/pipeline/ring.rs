@@ -1,9 +1,15 @@
 //! Drains the ring into a sink. Wakes when the kernel side says that much is waiting, and on a timer
 //! for the rest, so that a quiet node costs ten empty looks a second and a busy one few wakeups.
+//!
+//! The agent drains beside its HTTP server ([`drain`]); who does nothing else drains by itself ([`drain_alone`]).
 
-use std::{io, time::Duration};
+use std::{io, mem::MaybeUninit, ops::ControlFlow, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
+use rustix::{
+    event::{Timespec, epoll},
+    io::Errno,
+};
 use tokio::{io::unix::AsyncFd, time::MissedTickBehavior};
 
 /// How long a record may wait on a quiet node.
@@ -48,4 +54,51 @@ fn take(ring: &mut RingBuf<MapData>, sink: &mut impl FnMut(&[u8])) -> bool {
         }
     }
     false
+}
+
+/// What a reader that does nothing else does with records.
+pub trait Sink {
+    /// Takes a record; breaks when no more is wanted.
+    fn record(&mut self, record: &[u8]) -> ControlFlow<()>;
+    /// Called when the ring is empty, after each turn and ten times a second; breaks when no more is wanted.
+    fn pause(&mut self) -> ControlFlow<()>;
+}
+
+/// Drains on the calling thread until the sink wants no more.
+pub fn drain_alone(ring: &mut RingBuf<MapData>, sink: &mut impl Sink) -> io::Result<()> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    // By edge: else each record that comes while the last are written would wake the reader for itself alone.
+    let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, &*ring, epoll::EventData::new_u64(0), events)?;
+    let tick = Timespec::try_from(TICK).map_err(io::Error::other)?;
+    loop {
+        let (taken, flow) = take_some(ring, sink);
+        if flow.is_break() || sink.pause().is_break() {
+            return Ok(());
+        }
+        if taken == RECORDS_PER_TURN {
+            continue;
+        }
+        match epoll::wait(&epoll, &mut [MaybeUninit::uninit(); 1][..], Some(&tick)) {
+            // A signal: the sink knows whether it was meant to end this.
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes what is left in the ring once nothing more comes.
+pub fn drain_rest(ring: &mut RingBuf<MapData>, sink: &mut impl Sink) {
+    while let (RECORDS_PER_TURN, ControlFlow::Continue(())) = take_some(ring, sink) {}
+}
+
+/// Takes up to a turn's records.
+fn take_some(ring: &mut RingBuf<MapData>, sink: &mut impl Sink) -> (usize, ControlFlow<()>) {
+    for taken in 0..RECORDS_PER_TURN {
+        let Some(record) = ring.next() else { return (taken, ControlFlow::Continue(())) };
+        if sink.record(&record).is_break() {
+            return (taken + 1, ControlFlow::Break(()));
+        }
+    }
+    (RECORDS_PER_TURN, ControlFlow::Continue(()))
 }

@@ -12,4 +12,5 @@ mod exposition;
 mod faults;
 mod manual;
 mod promql;
+mod replay;
 mod terminal;

@@ -27,6 +27,7 @@ pub(crate) mod scrape;
 pub(crate) mod setting;
 pub(crate) mod sockets;
 pub(crate) mod wait;
+pub(crate) mod watch;
 
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};

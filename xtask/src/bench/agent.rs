@@ -89,7 +89,7 @@ pub(super) fn sample(exposition: &str, series: &str) -> Option<f64> {
 }
 
 /// User and system time; the name in brackets may hold anything.
-fn cpu_seconds(stat: &str) -> Option<f64> {
+pub(super) fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

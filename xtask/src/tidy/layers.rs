@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "tracer/src/kernel/hooks",
     "tracer/src/export/metrics",
     "tracer/src/advise",
+    "tracer/src/events",
 ];
 
 /// What a pure module does without: files, sockets, the environment, clocks, logs.

@@ -51,12 +51,13 @@ const DIRECTIONS: [&str; reset::Direction::COUNT] = names!(reset::Direction);
 /// state of the socket, from `refused` on.
 const RESET_REASONS: [&str; reset::Reason::COUNT] = names!(reset::Reason);
 
-/// Kinds of ring records, and what a record of no known kind counts under.
-const EVENTS: [&str; event::Kind::COUNT + 1] = {
+/// Kinds of ring records that an agent asks for, all but the last, and what a record of no known kind counts under.
+const EVENTS: [&str; event::Kind::COUNT] = {
+    assert!(event::Kind::State as usize == event::Kind::COUNT - 1);
     let known: [&str; event::Kind::COUNT] = names!(event::Kind);
-    let mut names = ["unknown"; event::Kind::COUNT + 1];
+    let mut names = ["unknown"; event::Kind::COUNT];
     let mut index = 0;
-    while index < known.len() {
+    while index < event::Kind::State as usize {
         names[index] = known[index];
         index += 1;
     }

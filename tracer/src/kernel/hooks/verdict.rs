@@ -114,7 +114,7 @@ pub enum Verdict {
 /// What became of all ladders.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// One entry for each of [`LADDERS`], in their order.
+    /// One entry for each of [`LADDERS`] that was wanted, in their order.
     pub ladders: Vec<LadderReport>,
 }
 

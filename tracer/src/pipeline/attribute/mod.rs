@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use self::cgroup_path::Workload;
 use self::cgroup_tree::{CgroupTree, DIRECTORIES_MAX, Lookup, ROOT_ID};
 use self::log_listing::{LogListing, NAMES_MAX};
@@ -31,15 +33,20 @@ const GONE_KEPT: Duration = Duration::from_mins(5);
 
 /// The labels that name an owner; empty where there is nothing to name. Owners with the same labels have the
 /// same series.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Owner {
     /// The systemd unit.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub unit: String,
     /// The container's name in its pod, or the first 12 digits of its id.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub container: String,
     /// The pod's Kubernetes namespace.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     /// The pod's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
 }
 

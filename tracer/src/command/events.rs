@@ -1,0 +1,284 @@
+//! `tracer events`: shows on a terminal what happens to TCP on this node, as it happens.
+//!
+//! Owns the flags, the recording's file and the end of it all. An instance of the programs of its own, without
+//! metrics ([`crate::agent::watch`]); the stages from a record to a line are [`crate::events`]'.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Write},
+    ops::ControlFlow,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use tracer_ebpf::event::Kind;
+
+use super::{
+    run::start_log,
+    selection::{Selection, say, writing_failed},
+    stop::Stop,
+};
+use crate::{
+    agent::watch::{Audience, Meet, Watch},
+    config::{Config, Defaults, Flags, LogLevel, parse_time},
+    events::{
+        clock::Clock,
+        filter::Netns,
+        kind::EventKind,
+        recording::{End, Preamble, Writer},
+        stream::Stream,
+    },
+    failure::Failure,
+    kernel::maps::monotonic_ns,
+    pipeline::decode::decode,
+};
+
+/// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's.
+const DEFAULTS: Defaults = Defaults { ring_bytes: 8 << 20, rate_limit: 0 };
+
+/// Flags of `tracer events`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    selection: Selection,
+    /// End after so long
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    duration: Option<Duration>,
+    /// Write all that the ring delivers to a new file, whatever is shown
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// End when the file has grown to this
+    #[arg(long, value_name = "MIB", default_value_t = 1024, requires = "record", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    record_max: u64,
+    #[command(flatten, next_help_heading = "Options of tracer run, as far as they are about hooks and names")]
+    flags: Flags,
+}
+
+/// Watches until told to end.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let config = Config::load_or(&options.flags, DEFAULTS).map_err(|error| Failure::usage(&error))?;
+    // What a server says at its usual level is of no interest here.
+    start_log(if config.log_level == LogLevel::Info { LogLevel::Warn } else { config.log_level });
+    let stop = Stop::on_signals()?;
+    let asked = &options.selection.kinds;
+    let kinds = if asked.is_empty() { EventKind::USUAL } else { asked };
+    let offset_ns = clock_offset_ns();
+    let mut watch = Watch::open(&config, kinds)?;
+    check_names(&options.selection.namespaces, &watch)?;
+    let recorder = options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
+    announce(&watch, kinds);
+    let started = Instant::now();
+    let mut screen = Screen {
+        stream: options.selection.stream(kinds, Clock::new(offset_ns), stop.clone()).silent_about(Kind::Listen),
+        recorder,
+        stop,
+        until: options.duration.and_then(|duration| started.checked_add(duration)),
+        end: None,
+    };
+    let ring = watch.run(&mut screen);
+    ring.map_err(|error| Failure::other(format!("the event ring failed: {error}")))?;
+    screen.finish(&mut watch, kinds, started)
+}
+
+/// What CLOCK_REALTIME is ahead of the programs' clock. Taken once: all times of a run have the same offset.
+fn clock_offset_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let unix_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    i64::try_from(unix_ns - i128::from(monotonic_ns())).unwrap_or(0)
+}
+
+/// A name that nothing has is a mistake, not a filter.
+fn check_names(wanted: &[Netns], watch: &Watch) -> Result<(), Failure> {
+    let names = watch.namespace_names();
+    let missing = wanted.iter().find_map(|netns| match netns {
+        Netns::Name(name) if !names.contains(name) => Some(name),
+        _ => None,
+    });
+    missing.map_or(Ok(()), |name| {
+        Err(Failure::usage(&format_args!(
+            "no network namespace is named {name:?} under /run/netns; ip netns list shows the names, \
+             and readlink /proc/PID/ns/net the number of one without"
+        )))
+    })
+}
+
+fn announce(watch: &Watch, kinds: &[EventKind]) {
+    for (kind, ladder) in watch.unseen(kinds) {
+        let why = ladder.refusals.last().map(|refusal| format!(" ({})", refusal.cause)).unwrap_or_default();
+        say(&format!("no {} events here{why}; tracer doctor says more", kind.name()));
+    }
+    let kinds: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+    say(&format!("watching {}; Ctrl-C ends it", kinds.join(", ")));
+}
+
+/// Why the watch ends.
+#[derive(Debug)]
+enum Ending {
+    /// As asked: by a signal, the time, or the number of events.
+    Asked,
+    /// Enough were shown, so what is left in the ring is of no interest.
+    Enough,
+    /// The reader of standard output has left, and wants no summary either.
+    Deserted,
+    /// The recording is as long as it may be.
+    Full,
+    /// Something cannot be written.
+    Failed(Failure),
+}
+
+/// Shows and records what comes.
+struct Screen<W: Write> {
+    stream: Stream<W>,
+    recorder: Option<Recorder>,
+    stop: Stop,
+    until: Option<Instant>,
+    end: Option<Ending>,
+}
+
+impl<W: Write> Screen<W> {
+    fn end(&mut self, ending: Ending) -> ControlFlow<()> {
+        self.end.get_or_insert(ending);
+        ControlFlow::Break(())
+    }
+
+    fn cannot_write(&mut self, error: &io::Error) -> ControlFlow<()> {
+        self.end(writing_failed(error).map_or(Ending::Deserted, Ending::Failed))
+    }
+
+    fn record(&mut self, record: &[u8]) -> ControlFlow<()> {
+        let Some(recorder) = &mut self.recorder else { return ControlFlow::Continue(()) };
+        recorder.keep(|writer| writer.record(record));
+        match recorder.ending() {
+            Some(ending) => self.end(ending),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Detaches, shows the rest, and says how it went.
+    fn finish(mut self, watch: &mut Watch, kinds: &[EventKind], started: Instant) -> Result<ExitCode, Failure> {
+        let took = started.elapsed();
+        let ended = self.end.take();
+        // Whoever asked for the end wants to see what was there by then.
+        let wants_rest = matches!(ended, None | Some(Ending::Asked));
+        self.until = None;
+        self.stop = Stop::default();
+        watch.close(wants_rest.then_some(&mut self));
+        let losses = watch.losses(kinds).map_err(|error| Failure::other(format!("cannot read the losses: {error}")))?;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.end(&End { losses: losses.clone() })?;
+        }
+        match self.end.or(ended) {
+            Some(Ending::Failed(failure)) => return Err(failure),
+            Some(Ending::Deserted) => return Ok(ExitCode::SUCCESS),
+            Some(Ending::Full) => say("the recording has grown to what --record-max allows"),
+            Some(Ending::Asked | Ending::Enough) | None => {}
+        }
+        if let Err(error) = self.stream.flush() {
+            return writing_failed(&error).map_or(Ok(ExitCode::SUCCESS), Err);
+        }
+        for line in self.stream.summary(&losses, Some(took)) {
+            say(&line);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl<W: Write> Audience for Screen<W> {
+    fn take(&mut self, record: &[u8], meet: Meet<'_>) -> ControlFlow<()> {
+        let shown = match decode(record) {
+            Ok(event) => {
+                let recorder = &mut self.recorder;
+                meet.event(&event, &mut self.stream.names, |name| {
+                    if let Some(recorder) = recorder {
+                        recorder.keep(|writer| writer.name(name));
+                    }
+                });
+                self.stream.show(&event)
+            }
+            Err(error) => {
+                self.stream.fail(error);
+                Ok(ControlFlow::Continue(()))
+            }
+        };
+        self.record(record)?;
+        match shown {
+            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            Ok(ControlFlow::Break(())) => self.end(Ending::Enough),
+            Err(error) => self.cannot_write(&error),
+        }
+    }
+
+    fn pause(&mut self) -> ControlFlow<()> {
+        if let Err(error) = self.stream.flush() {
+            return self.cannot_write(&error);
+        }
+        if self.stop.is_wanted() || self.until.is_some_and(|until| Instant::now() >= until) {
+            return self.end(Ending::Asked);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Writes the recording, and remembers what went wrong until somebody can be told.
+struct Recorder {
+    writer: Writer<BufWriter<File>>,
+    path: PathBuf,
+    bytes_max: u64,
+    error: Option<io::Error>,
+}
+
+impl Recorder {
+    /// Begins a file that is not there yet. It holds addresses, so it is its owner's alone.
+    fn new(path: &Path, clock_offset_ns: i64, mib_max: u64) -> Result<Self, Failure> {
+        let refused = |error: io::Error| {
+            let remedy = if error.kind() == io::ErrorKind::AlreadyExists {
+                "choose another name, or remove it"
+            } else {
+                "choose another place"
+            };
+            Failure::usage(&format_args!("cannot write the recording {}: {error}; {remedy}", path.display()))
+        };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(refused)?;
+        let preamble = Preamble {
+            tracer: format!("{} ({})", env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            clock_offset_ns,
+        };
+        let writer = Writer::new(BufWriter::new(file), &preamble).map_err(refused)?;
+        Ok(Self { writer, path: path.to_owned(), bytes_max: mib_max << 20, error: None })
+    }
+
+    fn keep(&mut self, write: impl FnOnce(&mut Writer<BufWriter<File>>) -> io::Result<()>) {
+        if self.error.is_none() {
+            self.error = write(&mut self.writer).err();
+        }
+    }
+
+    /// Whether it has come to an end.
+    fn ending(&self) -> Option<Ending> {
+        match &self.error {
+            Some(error) => Some(Ending::Failed(self.failure(error))),
+            None => (self.writer.bytes() >= self.bytes_max).then_some(Ending::Full),
+        }
+    }
+
+    fn end(mut self, end: &End) -> Result<(), Failure> {
+        if let Some(error) = self.error.take() {
+            return Err(self.failure(&error));
+        }
+        let path = self.path;
+        self.writer.end(end).map_err(|error| failure(&path, &error))
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        failure(&self.path, error)
+    }
+}
+
+fn failure(path: &Path, error: &io::Error) -> Failure {
+    Failure::other(format!("cannot write the recording {}: {error}; give it room", path.display()))
+}
