@@ -3,3 +3,4 @@
 pub mod advise;
 pub mod doctor;
 pub mod run;
+pub mod supervisor;
