@@ -30,7 +30,7 @@ const TEST_TOOLS: &[Tool] = &[
 ];
 
 /// Programs that build and run the image.
-const IMAGE_TOOLS: &[Tool] = &[("buildah", "buildah"), ("podman", "podman"), ("crun", "crun"), ("ip", "iproute2")];
+const IMAGE_TOOLS: &[Tool] = &[("buildah", "buildah"), ("podman", "podman"), ("runc", "runc"), ("ip", "iproute2")];
 
 /// Programs that check what is in deploy/; the rest comes from registries into target/.
 const DEPLOY_TOOLS: &[Tool] = &[("python3", "python3"), ("npm", "npm"), ("systemd-analyze", "systemd")];

@@ -2,10 +2,11 @@
 //! gives, it has to count real drops of another network namespace's listener to the last one.
 //!
 //! Owns the container and the namespace, and removes both. The flags are read off the rendered DaemonSet, so
-//! that the manifest is what is tried. Not tried: kubelet, AppArmor, SELinux and the memory limit.
+//! that the manifest is what is tried. Not tried: kubelet, AppArmor and SELinux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,6 +24,9 @@ const OVERFLOW: &str = include_str!("overflow.py");
 
 /// The manifest's port, in a namespace where nobody else listens.
 const ADDRESS: &str = "127.0.0.1:9795";
+
+/// The one hierarchy of v2, or the directory of all.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// More than the agent takes to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -55,7 +59,7 @@ impl Netns {
     }
 
     /// The beginning of a command that runs inside.
-    fn command(&self) -> std::process::Command {
+    fn command(&self) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name]);
         command
@@ -71,22 +75,27 @@ impl Drop for Netns {
 /// The agent in its container; removed on drop.
 struct Container {
     id: String,
+    /// The parent of its cgroup, which podman leaves behind.
+    cgroup: String,
 }
 
 impl Container {
     fn start(image: &str, daemonset: &Value, netns: &Netns) -> Result<Self> {
-        let mut run = stored("podman");
-        // This machine's cgroups are left alone; what the cgroup mount shows is the node's either way.
-        run.args(["run", "--detach", "--cgroups", "disabled", "--cgroupns", "host", "--log-driver", "k8s-file"]);
-        run.args(["--runtime", "crun", "--pull", "never", "--network", &format!("ns:/run/netns/{}", netns.name)]);
-        run.args(flags(&daemonset["spec"]["template"]["spec"])?);
-        run.arg(image).args(strings(&daemonset["spec"]["template"]["spec"]["containers"][0]["args"]));
-        Ok(Self { id: process::capture(&mut run)?.trim().to_owned() })
+        let pod = &daemonset["spec"]["template"]["spec"];
+        let cgroup = format!("/{}", netns.name);
+        let mut run = podman("run");
+        // No systemd may be there to make cgroups, and what is logged may have no journal to go to.
+        run.args(["--detach", "--cgroups", "no-conmon", "--cgroup-parent", &cgroup, "--log-driver", "k8s-file"]);
+        run.args(["--pull", "never", "--network", &format!("ns:/run/netns/{}", netns.name)]);
+        // podman's own are more than some machines allow.
+        run.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        run.args(flags(pod)?).arg(image).args(strings(&pod["containers"][0]["args"]));
+        Ok(Self { id: process::capture(&mut run)?.trim().to_owned(), cgroup })
     }
 
     /// The kernel's word for it that the agent has these capabilities alone, and a seccomp filter.
     fn is_confined(&self) -> Result<()> {
-        let pid = process::capture(stored("podman").args(["inspect", "--format", "{{.State.Pid}}", &self.id]))?;
+        let pid = self.inspect("{{.State.Pid}}")?;
         let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).with_context(|| self.log())?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
         let expected = CAPABILITIES.iter().fold(0, |set: u64, (number, _)| set | 1 << number);
@@ -100,29 +109,42 @@ impl Container {
 
     /// Ends it as kubelet does.
     fn stop(&self) -> Result<()> {
-        process::capture(stored("podman").args(["stop", "--time", &STOP_LIMIT.as_secs().to_string(), &self.id]))?;
-        let code = process::capture(stored("podman").args(["inspect", "--format", "{{.State.ExitCode}}", &self.id]))?;
+        process::capture(podman("stop").args(["--time", &STOP_LIMIT.as_secs().to_string(), &self.id]))?;
+        let code = self.inspect("{{.State.ExitCode}}")?;
         if code.trim() != "0" {
             bail!("the agent left with {}:\n{}", code.trim(), self.log());
         }
         Ok(())
     }
 
+    fn inspect(&self, what: &str) -> Result<String> {
+        process::capture(podman("inspect").args(["--format", what, &self.id]))
+    }
+
+    /// What the agent said, on both outputs.
     fn log(&self) -> String {
-        let log = process::probe(command("sh").args(["-c", "\"$@\" 2>&1", "sh"]).args(words(stored("podman").args(["logs", &self.id]))));
-        format!("--- log of the container ---\n{}", log.unwrap_or_default())
+        let output = podman("logs").arg(&self.id).output();
+        let parts = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+        format!("--- log of the container ---\n{}", String::from_utf8_lossy(&parts))
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = process::probe(stored("podman").args(["rm", "--force", "--time", "5", &self.id]));
+        let _ = process::probe(podman("rm").args(["--force", "--time", "5", &self.id]));
+        let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
+            // Fails where it is not, and where something is still in it.
+            let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')));
+        }
     }
 }
 
-/// The words of a command, for a shell.
-fn words(command: &std::process::Command) -> Vec<std::ffi::OsString> {
-    std::iter::once(command.get_program()).chain(command.get_args()).map(std::ffi::OsStr::to_owned).collect()
+/// podman with the storage that the image is in. runc knows every mixture of cgroup v1 and v2.
+fn podman(verb: &str) -> Command {
+    let mut command = stored("podman");
+    command.args(["--cgroup-manager", "cgroupfs", "--runtime", "runc", verb]);
+    command
 }
 
 /// What podman calls the pod's rights and mounts.
@@ -142,7 +164,11 @@ fn flags(pod: &Value) -> Result<Vec<String>> {
     if pod["hostPID"] == true {
         flags.push("--pid=host".to_owned());
     }
+    flags.push("--cgroupns=host".to_owned());
     flags.push(format!("--user={}", security["runAsUser"]));
+    let memory = container["resources"]["limits"]["memory"].as_str().context("the agent has a memory limit")?;
+    // Kubernetes' mebibytes are podman's megabytes.
+    flags.push(format!("--memory={}", memory.replace("Mi", "m")));
     flags.extend(strings(&security["capabilities"]["drop"]).map(|name| format!("--cap-drop={name}")));
     flags.extend(strings(&security["capabilities"]["add"]).map(|name| format!("--cap-add={name}")));
     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
@@ -183,6 +209,7 @@ mod tests {
                     "privileged": privileged, "allowPrivilegeEscalation": false, "runAsUser": 0,
                     "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"], "add": ["BPF"]},
                 },
+                "resources": {"limits": {"memory": "128Mi"}},
                 "volumeMounts": [{"name": "proc", "mountPath": "/p", "readOnly": true}],
             }],
             "volumes": [{"name": "proc", "hostPath": {"path": "/proc"}}],
@@ -198,7 +225,9 @@ mod tests {
                 "--read-only",
                 "--read-only-tmpfs=false",
                 "--pid=host",
+                "--cgroupns=host",
                 "--user=0",
+                "--memory=128m",
                 "--cap-drop=ALL",
                 "--cap-add=BPF",
                 "--volume=/proc:/p:ro"

@@ -29,7 +29,8 @@ generatorOptions:
 configMapGenerator:
 "#;
 
-const RULE_HEAD: &str = "# Written by `cargo xtask deploy --write` from dashboards/rules. An operator that selects rules by label needs
+const RULE_HEAD: &str =
+    "# Written by `cargo xtask deploy --write` from dashboards/rules. An operator that selects rules by label needs
 # that label here.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
@@ -85,7 +86,9 @@ fn files(directory: &str, extension: &str) -> Result<Vec<PathBuf>> {
 fn kustomization(dashboards: &[PathBuf]) -> String {
     let mut text = KUSTOMIZATION_HEAD.to_owned();
     for name in dashboards.iter().filter_map(|file| Path::new(file).file_stem()?.to_str()) {
-        text.push_str(&format!("  - name: {name}\n    files:\n      - {name}.json\n"));
+        for part in ["  - name: ", name, "\n    files:\n      - ", name, ".json\n"] {
+            text.push_str(part);
+        }
     }
     text
 }
@@ -109,7 +112,10 @@ fn groups(rules: &str) -> Result<String> {
     let first = lines.iter().find(|line| line.trim_start().starts_with('-')).context("a file of rules has groups")?;
     let indent = first.len() - first.trim_start().len();
     let deeper = " ".repeat(ITEM_INDENT.checked_sub(indent).context("groups stand too deep")?);
-    Ok(lines.into_iter().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{deeper}{line}\n") }).collect())
+    Ok(lines
+        .into_iter()
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{deeper}{line}\n") })
+        .collect())
 }
 
 #[cfg(test)]

@@ -74,7 +74,9 @@ fn fits(objects: &[Value]) -> Result<()> {
 /// The image is that of this version.
 fn versions_agree(rendered: &[Rendered]) -> Result<()> {
     let expected = format!("tracer:{}", version());
-    for daemonset in rendered.iter().flat_map(|both| both.kustomize.iter().chain(&both.helm)).filter(is_daemonset) {
+    for daemonset in
+        rendered.iter().flat_map(|both| both.kustomize.iter().chain(&both.helm)).filter(|object| is_daemonset(object))
+    {
         let image = &daemonset["spec"]["template"]["spec"]["containers"][0]["image"];
         if *image != expected.as_str() {
             bail!("the DaemonSet has {image} and not {expected}: see deploy/base/kustomization.yaml and {CHART}");
@@ -88,7 +90,7 @@ fn capabilities_agree(rendered: &[Rendered]) -> Result<()> {
     let mut listed: Vec<_> = CAPABILITIES.iter().filter_map(|(_, name)| name.strip_prefix("CAP_")).collect();
     listed.sort_unstable();
     let least = rendered.iter().filter(|both| both.variant.name == render::LEAST_PRIVILEGE);
-    for daemonset in least.flat_map(|both| &both.kustomize).filter(is_daemonset) {
+    for daemonset in least.flat_map(|both| &both.kustomize).filter(|object| is_daemonset(object)) {
         let added = &daemonset["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"];
         let mut added: Vec<_> = added.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         added.sort_unstable();
@@ -99,7 +101,7 @@ fn capabilities_agree(rendered: &[Rendered]) -> Result<()> {
     Ok(())
 }
 
-fn is_daemonset(object: &&Value) -> bool {
+fn is_daemonset(object: &Value) -> bool {
     object["kind"] == "DaemonSet"
 }
 
@@ -152,7 +154,9 @@ fn chart(tools: &Tools) -> Result<()> {
     for (value, word) in REFUSED {
         match render::helm(tools, "refused", &["--set", value]) {
             Ok(_) => bail!("the chart takes {value}"),
-            Err(error) if !format!("{error:#}").contains(word) => bail!("the chart refuses {value} for another reason: {error:#}"),
+            Err(error) if !format!("{error:#}").contains(word) => {
+                bail!("the chart refuses {value} for another reason: {error:#}")
+            }
             Err(_) => {}
         }
     }
@@ -191,7 +195,14 @@ fn packed(tools: &Tools) -> Result<()> {
     let archive = directory().join(format!("tracer-{}.tgz", version()));
     let from_directory = render::helm(tools, "helm-directory", &["--set", VALUES])?;
     let mut template = tools.helm();
-    template.args(["template", "tracer"]).arg(&archive).args(["--namespace", "tracer", "--kube-version", "1.35", "--set", VALUES]);
+    template.args(["template", "tracer"]).arg(&archive).args([
+        "--namespace",
+        "tracer",
+        "--kube-version",
+        "1.35",
+        "--set",
+        VALUES,
+    ]);
     if process::capture_quietly(&mut template)? != fs::read_to_string(from_directory)? {
         bail!("{} renders something else than {CHART}", archive.display());
     }

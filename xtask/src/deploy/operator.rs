@@ -62,6 +62,11 @@ mod tests {
     fn each_object_is_a_literal_of_its_type() {
         let object = json!({"kind": "PodMonitor"});
         let text = source(&[&object]).unwrap();
-        assert!(text.contains("const object0: IPodMonitor = {\"kind\":\"PodMonitor\"};\nnew PodMonitor(object0).validate();"), "{text}");
+        assert!(
+            text.contains(
+                "const object0: IPodMonitor = {\"kind\":\"PodMonitor\"};\nnew PodMonitor(object0).validate();"
+            ),
+            "{text}"
+        );
     }
 }
