@@ -11,7 +11,9 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod debian;
+mod deploy;
 mod dist;
+mod image;
 mod kernels;
 mod metrics_doc;
 mod process;
@@ -47,6 +49,10 @@ enum Command {
     Vm(vm::Opts),
     /// Check the rules of the code base that no compiler knows.
     Tidy(tidy::Opts),
+    /// Build the container image.
+    Image(image::Opts),
+    /// Check manifests, chart and unit of deploy/.
+    Deploy(deploy::Opts),
     /// Write docs/metrics.md from the agent's table of metrics.
     MetricsDoc(metrics_doc::Opts),
     /// Write the tables of docs/kernels.md from what the last runs of `cargo xtask vm` found.
@@ -73,6 +79,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench(opts) => bench::run(&opts),
         Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),
+        Command::Image(opts) => image::run(&opts),
+        Command::Deploy(opts) => deploy::run(&opts),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
         Command::KernelsDoc => vm::write_tables(),
     }

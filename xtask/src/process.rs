@@ -53,6 +53,17 @@ pub(crate) fn capture_bytes(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
+/// Runs the command and gives back what it prints. Its errors are shown only if it fails: for programs that talk
+/// of what is in order.
+pub(crate) fn capture_quietly(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("starting `{}`", shown(command)))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        bail!("`{}` failed: {}\n{}", shown(command), output.status, said.join("\n"));
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{}` printed no UTF-8", shown(command)))
+}
+
 /// What the command prints, or nothing if it cannot be run or fails: for questions.
 pub(crate) fn probe(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;

@@ -9,8 +9,9 @@ use clap::Args;
 use crate::build;
 use crate::process;
 
-/// What the agent needs when it is not root, with the capability's number in <linux/capability.h>.
-const CAPABILITIES: &[(u32, &str)] = &[
+/// What the agent needs when it is not root, with the capability's number in <linux/capability.h>. The unit and
+/// the least-privilege manifest grant the same.
+pub(crate) const CAPABILITIES: &[(u32, &str)] = &[
     (2, "CAP_DAC_READ_SEARCH"),
     (12, "CAP_NET_ADMIN"),
     (19, "CAP_SYS_PTRACE"),

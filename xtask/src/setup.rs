@@ -29,6 +29,12 @@ const TEST_TOOLS: &[Tool] = &[
     ("promtool", "prometheus"),
 ];
 
+/// Programs that build and run the image.
+const IMAGE_TOOLS: &[Tool] = &[("buildah", "buildah"), ("podman", "podman"), ("runc", "runc"), ("ip", "iproute2")];
+
+/// Programs that check what is in deploy/; the rest comes from registries into target/.
+const DEPLOY_TOOLS: &[Tool] = &[("python3", "python3"), ("npm", "npm"), ("systemd-analyze", "systemd")];
+
 /// Programs that the benchmarks call.
 const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx-light")];
 
@@ -149,6 +155,20 @@ pub(crate) fn package_tools() -> Result<()> {
 /// What the tests of packages call.
 pub(crate) fn package_check_tools() -> Result<()> {
     debian_tools("tests of packages", &[PACKAGE_TOOLS, PACKAGE_CHECK_TOOLS].concat())
+}
+
+/// What builds and runs the container image.
+pub(crate) fn image_tools() -> Result<()> {
+    debian_tools("container image", IMAGE_TOOLS)
+}
+
+/// What the checks of deploy/ call. Debian's Python makes environments only with a further package.
+pub(crate) fn deploy_tools() -> Result<()> {
+    let mut tools = DEPLOY_TOOLS.to_vec();
+    if process::probe(command("python3").args(["-c", "import ensurepip"])).is_none() {
+        tools.push(("python3 -m venv", "python3-venv"));
+    }
+    debian_tools("checks of deploy/", &tools)
 }
 
 /// What the comparison with kernels calls.

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, dist, setup, tidy, vm};
+use crate::{build, deploy, dist, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -41,8 +41,10 @@ const STEPS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
     step("unit tests", unit),
     step("integration tests", integration),
+    step("manifests", deploy::manifests),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     step("packages", dist::step),
+    Step { skipped_by: Some(SKIP_LIVE), ..step("container", deploy::container) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("guests", || vm::run(&vm::Opts::of_ci())) },
 ];

@@ -183,7 +183,7 @@ pub async fn run(
     config: Config,
     http: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    announce: impl FnOnce(&Shared),
+    announce: impl FnOnce(&Arc<Shared>),
 ) -> Result<(), Failure> {
     let Started { shared, worker, ring, logger } = start(config)?;
     let (stop, stopped) = mpsc::channel();
@@ -227,7 +227,7 @@ async fn serve(
     ring: aya::maps::RingBuf<aya::maps::MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    announce: impl FnOnce(&Shared),
+    announce: impl FnOnce(&Arc<Shared>),
 ) -> Result<(), Failure> {
     let journal = Arc::clone(&shared);
     let drain = ring::drain(ring, move |record| lock(&journal.journal).record(decode(record)));

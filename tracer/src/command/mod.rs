@@ -10,3 +10,4 @@ pub mod replay;
 pub mod run;
 mod selection;
 mod stop;
+pub mod supervisor;

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io::{self, Write},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use tokio::{
@@ -12,6 +13,7 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+use super::supervisor;
 use crate::{
     agent::{self, Shared},
     config::{Config, Flags, LogLevel},
@@ -36,9 +38,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let http = bind(config.listen).await?;
     let address = http.local_addr().map_err(|error| Failure::other(error.to_string()))?;
     let shutdown = shutdown()?;
-    let announce = move |shared: &Shared| {
+    let announce = move |shared: &Arc<Shared>| {
         // Nobody may be reading; the log has the same.
         let _ = write_announcement(&mut io::stdout().lock(), address, &shared.report);
+        supervisor::ready(address, &shared.report);
+        supervisor::keep_alive(Arc::clone(shared));
     };
     agent::run(config, http, shutdown, announce).await?;
     tracing::info!("stopped; nothing is attached any more");
@@ -67,6 +71,7 @@ fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        supervisor::stopping();
     })
 }
 

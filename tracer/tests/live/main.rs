@@ -34,6 +34,7 @@ mod ports;
 mod resets;
 mod retransmit;
 mod socket_pass;
+mod supervisor;
 mod syn_queue;
 mod time_wait;
 mod timeouts;

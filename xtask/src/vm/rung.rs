@@ -74,6 +74,7 @@ impl Rung {
                 "resets::",
                 "retransmit::",
                 "socket_pass::",
+                "supervisor::",
                 "timeouts::",
             ],
             _ => &["cardinality::", "ports::more_destinations_than_room"],
