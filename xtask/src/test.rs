@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, deploy, dist, setup, tidy, vm};
+use crate::{build, dashboards, deploy, dist, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     step("unit tests", unit),
     step("integration tests", integration),
     step("manifests", deploy::manifests),
+    step("dashboards", dashboards::run),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     step("packages", dist::step),
     Step { skipped_by: Some(SKIP_LIVE), ..step("container", deploy::container) },
