@@ -161,6 +161,8 @@ fn installs_and_goes(package: &Path, root: &Path) -> Result<()> {
     let dpkg = |action: &str, what: &Path| {
         let mut command = command("dpkg");
         command.arg(format!("--root={}", root.display())).args(["--force-script-chrootless", "--force-confold"]);
+        // The system's configuration of dpkg names the system's log.
+        command.arg(format!("--log={}", root.with_extension("log").display()));
         // Found by the scripts and by dpkg itself, whatever the PATH of the caller.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         process::capture(command.arg(action).arg(what))
