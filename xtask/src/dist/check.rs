@@ -111,7 +111,8 @@ fn pages_render(directory: &Path) -> Result<()> {
         let text = process::capture(command("gzip").args(["--decompress", "--stdout"]).arg(&page))?;
         let plain = page.with_extension("");
         fs::write(&plain, text)?;
-        let output = command("groff").args(["-Kutf8", "-Tutf8", "-man", "-ww", "-rLL=78n"]).arg(&plain).output()?;
+        let output =
+            command("groff").args(["-Kutf8", "-Tutf8", "-man", "-ww", "-rLL=78n", "-P-cbou"]).arg(&plain).output()?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success() && complaints.is_empty(), "{}: {complaints}", page.display());
         let shown = String::from_utf8_lossy(&output.stdout);
