@@ -135,8 +135,9 @@ fn debian_package(package: &Path, expected: &BTreeSet<String>, scratch: &Path) -
     for line in contents.lines() {
         ensure!(line.split_whitespace().nth(1) == Some("root/root"), "not owned by root: {line}");
     }
-    let files = contents.lines().filter(|line| line.starts_with('-'));
-    let found = files.filter_map(|line| line.rsplit_once(" ./")).map(|(_, name)| name.to_owned()).collect();
+    let files = contents.lines().filter(|line| !line.starts_with('d'));
+    let names_of = files.filter_map(|line| line.split_once(" ./")).map(|(_, name)| name);
+    let found = names_of.map(|name| name.split(" -> ").next().unwrap_or(name).to_owned()).collect();
     same_names(&found, &names)?;
     let unpacked = scratch.join("unpacked");
     process::run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
@@ -182,7 +183,10 @@ fn installs_and_goes(package: &Path, root: &Path) -> Result<()> {
     ensure!(kept == "log_level = \"warn\"\n", "the administrator's configuration became {kept:?}");
     dpkg("--purge", Path::new("tracer"))?;
     let of_dpkg = root.join("var/lib/dpkg");
-    let left: Vec<_> = below(root)?.into_iter().filter(|path| !path.is_dir() && !path.starts_with(&of_dpkg)).collect();
+    let left: Vec<_> = below(root)?
+        .into_iter()
+        .filter(|path| (path.is_symlink() || !path.is_dir()) && !path.starts_with(&of_dpkg))
+        .collect();
     ensure!(left.is_empty(), "a purge left {left:?}");
     Ok(())
 }
