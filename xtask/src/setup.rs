@@ -43,6 +43,9 @@ const PACKAGE_TOOLS: &[Tool] =
 /// Programs that packages are for: they format pages and complete words.
 const PACKAGE_CHECK_TOOLS: &[Tool] = &[("groff", "groff-base"), ("bash", "bash"), ("zsh", "zsh"), ("fish", "fish")];
 
+/// Programs that check dashboards against Grafana's types.
+const SCHEMA_TOOLS: &[Tool] = &[("node", "nodejs"), ("npm", "npm")];
+
 /// Packages that start a service where systemd runs, and its name.
 const SERVICES: &[(&str, &str)] = &[("prometheus", "prometheus"), ("nginx-light", "nginx")];
 
@@ -130,6 +133,11 @@ fn bpf_linker() -> Result<()> {
 /// What the tests call besides the agent itself.
 pub(crate) fn test_tools() -> Result<()> {
     debian_tools("tests", TEST_TOOLS)
+}
+
+/// What checks dashboards against Grafana's types.
+pub(crate) fn schema_tools() -> Result<()> {
+    debian_tools("dashboards' check", SCHEMA_TOOLS)
 }
 
 /// What the benchmarks call. Not every release has libbpf-tools; without it the comparison is left out.

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, dist, setup, tidy, vm};
+use crate::{build, dashboards, dist, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -41,6 +41,7 @@ const STEPS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
     step("unit tests", unit),
     step("integration tests", integration),
+    step("dashboards", dashboards::run),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     step("packages", dist::step),
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },

@@ -11,5 +11,8 @@ mod exit_codes;
 mod exposition;
 mod faults;
 mod manual;
+mod names;
 mod promql;
+mod rules;
+mod runbooks;
 mod terminal;
