@@ -60,15 +60,8 @@ pub fn of(command: &str) -> &'static [Code] {
 /// The paragraph of help for these codes.
 #[must_use]
 pub fn paragraph(codes: &[Code]) -> String {
-    let mut text = String::from(PARAGRAPH);
-    for (number, (code, meaning)) in codes.iter().enumerate() {
-        if number > 0 {
-            text.push_str("; ");
-        }
-        text.push_str(&format!("{code} {meaning}"));
-    }
-    text.push('.');
-    text
+    let listed: Vec<String> = codes.iter().map(|(code, meaning)| format!("{code} {meaning}")).collect();
+    format!("{PARAGRAPH}{}.", listed.join("; "))
 }
 
 /// The codes that a paragraph of help lists, so that manual pages say what help says.

@@ -111,7 +111,8 @@ fn pages_render(directory: &Path) -> Result<()> {
         let text = process::capture(command("gzip").args(["--decompress", "--stdout"]).arg(&page))?;
         let plain = page.with_extension("");
         fs::write(&plain, text)?;
-        let output = command("groff").args(["-Kutf8", "-Tutf8", "-man", "-ww", "-rLL=78n"]).arg(&plain).output()?;
+        let output =
+            command("groff").args(["-Kutf8", "-Tutf8", "-man", "-ww", "-rLL=78n", "-P-cbou"]).arg(&plain).output()?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success() && complaints.is_empty(), "{}: {complaints}", page.display());
         let shown = String::from_utf8_lossy(&output.stdout);
@@ -134,8 +135,9 @@ fn debian_package(package: &Path, expected: &BTreeSet<String>, scratch: &Path) -
     for line in contents.lines() {
         ensure!(line.split_whitespace().nth(1) == Some("root/root"), "not owned by root: {line}");
     }
-    let files = contents.lines().filter(|line| line.starts_with('-'));
-    let found = files.filter_map(|line| line.rsplit_once(" ./")).map(|(_, name)| name.to_owned()).collect();
+    let files = contents.lines().filter(|line| !line.starts_with('d'));
+    let names_of = files.filter_map(|line| line.split_once(" ./")).map(|(_, name)| name);
+    let found = names_of.map(|name| name.split(" -> ").next().unwrap_or(name).to_owned()).collect();
     same_names(&found, &names)?;
     let unpacked = scratch.join("unpacked");
     process::run(command("dpkg-deb").arg("--extract").arg(package).arg(&unpacked))?;
@@ -161,6 +163,8 @@ fn installs_and_goes(package: &Path, root: &Path) -> Result<()> {
     let dpkg = |action: &str, what: &Path| {
         let mut command = command("dpkg");
         command.arg(format!("--root={}", root.display())).args(["--force-script-chrootless", "--force-confold"]);
+        // The system's configuration of dpkg names the system's log.
+        command.arg(format!("--log={}", root.with_extension("log").display()));
         // Found by the scripts and by dpkg itself, whatever the PATH of the caller.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         process::capture(command.arg(action).arg(what))
@@ -179,7 +183,10 @@ fn installs_and_goes(package: &Path, root: &Path) -> Result<()> {
     ensure!(kept == "log_level = \"warn\"\n", "the administrator's configuration became {kept:?}");
     dpkg("--purge", Path::new("tracer"))?;
     let of_dpkg = root.join("var/lib/dpkg");
-    let left: Vec<_> = below(root)?.into_iter().filter(|path| !path.is_dir() && !path.starts_with(&of_dpkg)).collect();
+    let left: Vec<_> = below(root)?
+        .into_iter()
+        .filter(|path| (path.is_symlink() || !path.is_dir()) && !path.starts_with(&of_dpkg))
+        .collect();
     ensure!(left.is_empty(), "a purge left {left:?}");
     Ok(())
 }

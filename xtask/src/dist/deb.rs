@@ -54,7 +54,8 @@ pub(super) fn build(release: &Release, prefix: &Tree, stage: &Path, into: &Path)
     let (configuration, source) = CONFIGURATION;
     tree.copy(configuration, &workspace::root().join(source), PLAIN)?;
     documents(release, &tree)?;
-    let sums = process::capture(command("md5sum").args(tree.files()?).current_dir(tree.root()))?;
+    let regular = tree.files()?.into_iter().filter(|file| !tree.root().join(file).is_symlink());
+    let sums = process::capture(command("md5sum").args(regular).current_dir(tree.root()))?;
     control(release, &tree, &sums)?;
     tree.settle(release.epoch)?;
     let file = into.join(file_name(release.arch));
@@ -95,7 +96,7 @@ fn copyright() -> Result<String> {
 fn control(release: &Release, tree: &Tree, sums: &str) -> Result<()> {
     let mut bytes = 0;
     for path in tree.files()? {
-        bytes += fs::metadata(tree.root().join(path))?.len();
+        bytes += fs::symlink_metadata(tree.root().join(path))?.len();
     }
     tree.put("DEBIAN/control", fields(release.arch, bytes.div_ceil(1024))?.as_bytes(), PLAIN)?;
     tree.put("DEBIAN/conffiles", format!("/{}\n", CONFIGURATION.0).as_bytes(), PLAIN)?;

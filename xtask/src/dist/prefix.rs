@@ -71,7 +71,7 @@ fn documents(tree: &Tree) -> Result<()> {
         tree.copy(&format!("{DOCUMENTS}/{file}"), &root.join(file), PLAIN)?;
     }
     for directory in DOCUMENT_DIRECTORIES {
-        for file in below(&root.join(directory))?.iter().filter(|path| path.is_file()) {
+        for file in below(&root.join(directory))?.iter().filter(|path| path.is_symlink() || !path.is_dir()) {
             let name = file.strip_prefix(root)?.display().to_string();
             tree.copy(&format!("{DOCUMENTS}/{name}"), file, PLAIN)?;
         }

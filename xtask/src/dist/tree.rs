@@ -3,7 +3,7 @@
 //! Knows nothing of what the files are.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -43,17 +43,24 @@ impl Tree {
         Ok(fs::set_permissions(&file, fs::Permissions::from_mode(mode))?)
     }
 
-    /// Puts a copy of a file there.
+    /// Puts a copy of a file there; of a link, one with the same target.
     pub(super) fn copy(&self, path: &str, source: &Path, mode: u32) -> Result<()> {
+        if source.is_symlink() {
+            let link = self.root.join(path);
+            if let Some(directory) = link.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            return Ok(symlink(fs::read_link(source)?, link)?);
+        }
         let content = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
         self.put(path, &content, mode)
     }
 
-    /// The files, sorted, relative to the root.
+    /// The files and links, sorted, relative to the root.
     pub(super) fn files(&self) -> Result<Vec<String>> {
         let mut files = Vec::new();
         for path in below(&self.root)? {
-            if path.is_file() {
+            if !is_directory(&path) {
                 files.push(path.strip_prefix(&self.root)?.to_string_lossy().into_owned());
             }
         }
@@ -65,6 +72,10 @@ impl Tree {
         let time = UNIX_EPOCH + Duration::from_secs(epoch);
         // From the leaves to the root: what is in a directory changes before it.
         for path in below(&self.root)?.iter().rev().chain([&self.root]) {
+            if path.is_symlink() {
+                // Its own time cannot be set here; tar and dpkg-deb are told the time as well.
+                continue;
+            }
             if path.is_dir() {
                 fs::set_permissions(path, fs::Permissions::from_mode(PROGRAM))?;
             }
@@ -74,7 +85,11 @@ impl Tree {
     }
 }
 
-/// Everything below a directory, sorted, each directory before what is in it.
+fn is_directory(path: &Path) -> bool {
+    path.is_dir() && !path.is_symlink()
+}
+
+/// Everything below a directory, sorted, each directory before what is in it. Links are not followed.
 pub(super) fn below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut entries: Vec<PathBuf> = fs::read_dir(directory)
         .with_context(|| format!("listing {}", directory.display()))?
@@ -83,11 +98,9 @@ pub(super) fn below(directory: &Path) -> Result<Vec<PathBuf>> {
     entries.sort();
     let mut found = Vec::new();
     for entry in entries {
-        let is_directory = entry.is_dir();
+        let inside = if is_directory(&entry) { below(&entry)? } else { Vec::new() };
         found.push(entry);
-        if let Some(last) = found.last().filter(|_| is_directory) {
-            found.extend(below(&last.clone())?);
-        }
+        found.extend(inside);
     }
     Ok(found)
 }
@@ -104,8 +117,10 @@ mod tests {
         let tree = Tree::anew(&directory.path().join("tree")).unwrap();
         tree.put("b/c/run", b"x", PROGRAM).unwrap();
         tree.put("a", b"y", PLAIN).unwrap();
+        symlink("b", directory.path().join("link")).unwrap();
+        tree.copy("l", &directory.path().join("link"), PLAIN).unwrap();
         tree.settle(1_000_000_000).unwrap();
-        assert_eq!(tree.files().unwrap(), ["a", "b/c/run"]);
+        assert_eq!(tree.files().unwrap(), ["a", "b/c/run", "l"]);
         for (path, mode) in [("", 0o755), ("a", 0o644), ("b", 0o755), ("b/c", 0o755), ("b/c/run", 0o755)] {
             let found = fs::metadata(tree.root().join(path)).unwrap();
             assert_eq!((found.mtime(), found.mode() & 0o777), (1_000_000_000, mode), "{path}");
