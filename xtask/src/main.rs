@@ -10,8 +10,14 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod child;
 mod debian;
+mod demo;
+mod draw;
+mod e2e;
+mod http;
 mod kernels;
+mod lab;
 mod metrics_doc;
 mod process;
 mod run;
@@ -38,6 +44,10 @@ enum Command {
     Run(run::Opts),
     /// Run everything that CI runs.
     Test(test::Opts),
+    /// Show the agent, Prometheus, alerts and the drawn dashboards with traffic that runs into TCP's limits.
+    Demo(demo::Opts),
+    /// Run into TCP's limits and check that alerts fire and that every panel of the dashboards shows data.
+    E2e(e2e::Opts),
     /// Measure what the agent costs on this machine.
     Bench(bench::Opts),
     /// Run the live tests in guests with kernels of every generation.
@@ -66,6 +76,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Build(opts) => build::run(&opts),
         Command::Run(opts) => run::run(&opts),
         Command::Test(opts) => test::run(&opts),
+        Command::Demo(opts) => demo::run(&opts),
+        Command::E2e(opts) => e2e::run(&opts),
         Command::Bench(opts) => bench::run(&opts),
         Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),

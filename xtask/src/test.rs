@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, setup, tidy, vm};
+use crate::{build, e2e, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     step("unit tests", unit),
     step("integration tests", integration),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
+    Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("guests", || vm::run(&vm::Opts::of_ci())) },
 ];
