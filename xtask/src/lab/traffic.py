@@ -133,11 +133,14 @@ def half_open():
     drop("input", "tcp sport 8443 tcp flags & (syn | ack) == syn | ack")
     server = listen(8443, 8)
     yield
+    clients = []
     while True:
-        clients = [connect_later(8443) for _ in range(24)]
-        time.sleep(5)
-        close_all(clients)
+        clients.append(connect_later(8443))
+        close_all(clients[:-40])
+        del clients[:-40]
         drain(server)
+        # The first one by one: what came together would expire together and leave the queue half empty.
+        time.sleep(0.4 if len(clients) < 12 else 0.05)
 
 
 def healthy():
