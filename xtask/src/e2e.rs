@@ -22,9 +22,6 @@ use crate::{build, process, setup, workspace};
 /// Beyond this nothing more will fire: the longest `for` is a minute, and data are there within seconds.
 const ALERTS_LIMIT: Duration = Duration::from_mins(3);
 
-/// What a dashboard of the run shows; a little more than the run takes.
-const FROM: &str = "now-3m";
-
 /// How long charts have at least to show more than a beginning.
 const RUN_MIN: Duration = Duration::from_secs(75);
 
@@ -74,7 +71,9 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     alerts::wait_for_all(&mut lab, ALERTS_LIMIT)?;
     thread::sleep(RUN_MIN.saturating_sub(start.elapsed()));
     lab.check_runs()?;
-    let drawings = page.draw(lab.prometheus.address(), FROM, &files)?;
+    // From the beginning of the run.
+    let from = format!("now-{}s", start.elapsed().as_secs());
+    let drawings = page.draw(lab.prometheus.address(), &from, &files)?;
     drop(lab);
     judge(&page, &drawings)?;
     println!("e2e: pictures of {} dashboards in {}", drawings.len(), files.display());

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod child;
+mod dashboards;
 mod debian;
 mod demo;
 mod draw;
@@ -54,6 +55,8 @@ enum Command {
     Vm(vm::Opts),
     /// Check the rules of the code base that no compiler knows.
     Tidy(tidy::Opts),
+    /// Check the dashboards against Grafana's own types.
+    Dashboards,
     /// Write docs/metrics.md from the agent's table of metrics.
     MetricsDoc(metrics_doc::Opts),
     /// Write the tables of docs/kernels.md from what the last runs of `cargo xtask vm` found.
@@ -81,6 +84,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench(opts) => bench::run(&opts),
         Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),
+        Command::Dashboards => dashboards::run(),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
         Command::KernelsDoc => vm::write_tables(),
     }

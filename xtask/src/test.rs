@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, e2e, setup, tidy, vm};
+use crate::{build, dashboards, e2e, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -41,6 +41,7 @@ const STEPS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
     step("unit tests", unit),
     step("integration tests", integration),
+    step("dashboards", dashboards::run),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },

@@ -17,7 +17,7 @@ export function Controls({ dashboard, all, variables, address }) {
   };
   const shown = variables.filter(({ definition: { type, hide } }) => type !== 'datasource' && hide !== 2);
   const from = address.get('from') ?? dashboard.time?.from ?? 'now-1h';
-  const times = { ...TIMES, [from]: TIMES[from] ?? `From ${from}` };
+  const times = { ...TIMES, [from]: TIMES[from] ?? from.replace(/^now-/, 'Last ') };
   return (
     <header style={{ padding: '16px 16px 0' }}>
       <InlineFieldRow>

@@ -168,7 +168,7 @@ function seen({ id, type }) {
   if (alert) {
     return alert.innerText;
   }
-  const wrong = /\bNaN\b|\bundefined\b|\bInfinity\b/.exec(element?.innerText ?? '');
+  const wrong = /\bNaN\b|\bundefined\b|\bInfinity\b|∞/.exec(element?.innerText ?? '');
   if (wrong) {
     return `shows ${wrong[0]}`;
   }
