@@ -50,7 +50,8 @@ Examples:
   tracer advise --from metrics.txt --verbose    read what /metrics said
   tracer advise --lb-idle 120s                  behind a load balancer that forgets after two minutes";
 
-const EVENTS_EXAMPLES: &str = "Events go to standard output, what is said about them to standard error; a summary with losses comes last.
+const EVENTS_EXAMPLES: &str =
+    "Events go to standard output, what is said about them to standard error; a summary with losses comes last.
 What an event does not tell, no filter on it lets pass. Fields and formats are in docs/events.md.
 
 Examples:
@@ -61,7 +62,8 @@ Examples:
   tracer events --output json | jq .reason      one object a line
   tracer events --record bug.rec --count 1000   keep it, to be looked at again or sent to somebody";
 
-const REPLAY_EXAMPLES: &str = "A recording holds addresses, ports and names of the node that it was made on. No rights are needed to read one.
+const REPLAY_EXAMPLES: &str =
+    "A recording holds addresses, ports and names of the node that it was made on. No rights are needed to read one.
 
 Examples:
   tracer replay bug.rec                         as it was shown

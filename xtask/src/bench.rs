@@ -5,7 +5,6 @@
 //! it starts, and those end with it.
 
 mod agent;
-mod child;
 mod connections;
 mod crowd;
 mod events;

@@ -10,12 +10,18 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod child;
 mod dashboards;
 mod debian;
+mod demo;
 mod deploy;
 mod dist;
+mod draw;
+mod e2e;
+mod http;
 mod image;
 mod kernels;
+mod lab;
 mod metrics_doc;
 mod process;
 mod run;
@@ -44,6 +50,10 @@ enum Command {
     Run(run::Opts),
     /// Run everything that CI runs.
     Test(test::Opts),
+    /// Show the agent, Prometheus, alerts and the drawn dashboards with traffic that runs into TCP's limits.
+    Demo(demo::Opts),
+    /// Run into TCP's limits and check that alerts fire and that every panel of the dashboards shows data.
+    E2e(e2e::Opts),
     /// Measure what the agent costs on this machine.
     Bench(bench::Opts),
     /// Run the live tests in guests with kernels of every generation.
@@ -79,6 +89,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Dist(opts) => dist::run(&opts),
         Command::Run(opts) => run::run(&opts),
         Command::Test(opts) => test::run(&opts),
+        Command::Demo(opts) => demo::run(&opts),
+        Command::E2e(opts) => e2e::run(&opts),
         Command::Bench(opts) => bench::run(&opts),
         Command::Vm(opts) => vm::run(&opts),
         Command::Tidy(opts) => tidy::run(&opts),

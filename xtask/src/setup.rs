@@ -38,6 +38,16 @@ const DEPLOY_TOOLS: &[Tool] = &[("python3", "python3"), ("npm", "npm"), ("system
 /// Programs that the benchmarks call.
 const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx-light")];
 
+/// Programs that the demo and the end-to-end run call.
+const LAB_TOOLS: &[Tool] =
+    &[("ip", "iproute2"), ("nft", "nftables"), ("python3", "python3"), ("prometheus", "prometheus")];
+
+/// Programs that build the dashboards' page.
+const PAGE_TOOLS: &[Tool] = &[("node", "nodejs"), ("npm", "npm")];
+
+/// What draws pictures of it.
+const BROWSER: &[Tool] = &[("chromium-headless-shell", "chromium-headless-shell")];
+
 /// Programs that take a kernel's types out of its image, and its modules out of their files.
 const KERNEL_TOOLS: &[Tool] =
     &[("zstd", "zstd"), ("lz4", "lz4"), ("xz", "xz-utils"), ("gzip", "gzip"), ("bpftool", "bpftool")];
@@ -177,6 +187,21 @@ pub(crate) fn deploy_tools() -> Result<()> {
         tools.push(("python3 -m venv", "python3-venv"));
     }
     debian_tools("checks of deploy/", &tools)
+}
+
+/// What the demo and the end-to-end run call.
+pub(crate) fn lab_tools() -> Result<()> {
+    debian_tools("demo and the end-to-end run", LAB_TOOLS)
+}
+
+/// What builds the dashboards' page.
+pub(crate) fn page_tools() -> Result<()> {
+    debian_tools("dashboards' page", PAGE_TOOLS)
+}
+
+/// What draws pictures of it.
+pub(crate) fn browser() -> Result<()> {
+    debian_tools("pictures", BROWSER)
 }
 
 /// What the comparison with kernels calls.

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, dashboards, deploy, dist, setup, tidy, vm};
+use crate::{build, dashboards, deploy, dist, e2e, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     step("packages", dist::step),
     Step { skipped_by: Some(SKIP_LIVE), ..step("container", deploy::container) },
+    Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("guests", || vm::run(&vm::Opts::of_ci())) },
 ];

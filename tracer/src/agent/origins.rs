@@ -141,9 +141,7 @@ impl Origins {
         };
         let evidence = Evidence { cgroup_id: event.cgroup, holder_tgid: None, tenant: &tenant };
         match self.attributor.owner(&evidence, now) {
-            Some(owner) => {
-                Some(Name::Owner { netns: event.netns, cgroup: event.cgroup, owner: Owner::clone(&owner) })
-            }
+            Some(owner) => Some(Name::Owner { netns: event.netns, cgroup: event.cgroup, owner: Owner::clone(&owner) }),
             None => self.ask_again(key, now),
         }
     }
@@ -155,8 +153,7 @@ impl Origins {
         let may_look = self.may_look_at_a_process();
         let asked = (self.names_are_of_threads && may_look).then(|| self.attributor.process_name(*tgid)).flatten();
         let process = asked.map_or_else(|| process.clone(), |name| String::from_utf8_lossy(&name).into_owned());
-        let owner =
-            if may_look { self.owner_of_holder(event.netns, event.cgroup, *tgid) } else { Owner::default() };
+        let owner = if may_look { self.owner_of_holder(event.netns, event.cgroup, *tgid) } else { Owner::default() };
         let listener = Listener { address: local.address, process, owner };
         Some(Name::Listener { netns: event.netns, port: local.port, listener })
     }
@@ -180,8 +177,7 @@ impl Origins {
 
     /// Who listens on the node, by the walk that tells processes.
     fn walk(&mut self, kernel: Option<(&mut Kernel, &Report)>) -> Vec<Name> {
-        let Some((kernel, _)) = kernel.filter(|(_, report)| report.stands_on(Signal::ListenerPass, "task_file"))
-        else {
+        let Some((kernel, _)) = kernel.filter(|(_, report)| report.stands_on(Signal::ListenerPass, "task_file")) else {
             return Vec::new();
         };
         if self.walked.is_some_and(|walked| walked.elapsed() < WALK_INTERVAL) {

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn the_record_says_what_was_pending() {
-        let waiting = PendingHandshake { queue_length: 6, queue_limit: 5, reason: 1, netns_inum: 77, ..pending(5, 4711) };
+        let waiting =
+            PendingHandshake { queue_length: 6, queue_limit: 5, reason: 1, netns_inum: 77, ..pending(5, 4711) };
         let event = crate::pipeline::decode::decode(&record(&waiting)).unwrap();
         assert_eq!((event.time_ns, event.netns_inum, event.state), (5, 77, "LISTEN"));
         assert_eq!(event.remote.map(|end| end.port), Some(4711));

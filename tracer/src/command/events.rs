@@ -68,7 +68,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let offset_ns = clock_offset_ns();
     let mut watch = Watch::open(&config, kinds)?;
     check_names(&options.selection.namespaces, &watch)?;
-    let recorder = options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
+    let recorder =
+        options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
     announce(&watch, kinds);
     let started = Instant::now();
     let mut screen = Screen {

@@ -114,7 +114,9 @@ impl Filter {
             && any(&self.namespaces, |netns| netns.is(origin))
             && any(&self.processes, |pattern| origin.process.is_some_and(|process| pattern.fits(process)))
             && any(&self.pods, |pattern| {
-                origin.owner.is_some_and(|owner| !owner.pod.is_empty() && pattern.fits_pod(&owner.namespace, &owner.pod))
+                origin
+                    .owner
+                    .is_some_and(|owner| !owner.pod.is_empty() && pattern.fits_pod(&owner.namespace, &owner.pod))
             })
     }
 
@@ -169,8 +171,7 @@ mod tests {
     fn check(filter: Filter, expected: bool) {
         let owner = Owner { namespace: "shop".into(), pod: "web-0".into(), ..Owner::default() };
         let namespace = Namespace { inode: 99, is_host: false, name: "blue".into() };
-        let origin =
-            Origin { inode: 99, namespace: Some(&namespace), owner: Some(&owner), process: Some("nginx") };
+        let origin = Origin { inode: 99, namespace: Some(&namespace), owner: Some(&owner), process: Some("nginx") };
         assert_eq!(filter.passes(&event(), &origin), expected, "{filter:?}");
         // Of what is not known nothing fits.
         let needs_names = !(filter.pods.is_empty() && filter.processes.is_empty() && filter.namespaces.is_empty());

@@ -102,13 +102,9 @@ impl Fields {
                 syn_queue_length: Some(syn_queue_length),
                 ..fields
             },
-            Detail::Retransmit { cause, role, segments, error } => Self {
-                cause: Some(cause),
-                role: Some(role),
-                segments: Some(segments),
-                errno: known(error),
-                ..fields
-            },
+            Detail::Retransmit { cause, role, segments, error } => {
+                Self { cause: Some(cause), role: Some(role), segments: Some(segments), errno: known(error), ..fields }
+            }
             Detail::SynackRetransmit => fields,
             Detail::Connect { result, retries, error } => {
                 Self { result: Some(result), retries: Some(retries), errno: known(error), ..fields }
@@ -117,9 +113,7 @@ impl Fields {
             Detail::Listen { opened, tgid, .. } => {
                 Self { opened: Some(opened), tgid: (tgid != 0).then_some(tgid), ..fields }
             }
-            Detail::Reset { direction, reason } => {
-                Self { direction: Some(direction), reason: Some(reason), ..fields }
-            }
+            Detail::Reset { direction, reason } => Self { direction: Some(direction), reason: Some(reason), ..fields },
             Detail::State { old, .. } => Self { old_state: Some(old), ..fields },
         }
     }
@@ -213,8 +207,7 @@ mod tests {
         };
         let owner = Owner { namespace: "shop".into(), pod: "web-0".into(), ..Owner::default() };
         let namespace = Namespace { inode: 9, is_host: false, name: "blue".into() };
-        let origin =
-            Origin { inode: 9, namespace: Some(&namespace), owner: Some(&owner), process: Some("we\"b") };
+        let origin = Origin { inode: 9, namespace: Some(&namespace), owner: Some(&owner), process: Some("we\"b") };
         assert_eq!(
             written(&event(drop), &origin),
             "{\"time\":\"2023-11-14T22:13:20.000000005Z\",\"kind\":\"drop\",\"netns\":\"9\",\"netns_name\":\"blue\",\
@@ -227,14 +220,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_absent() {
         let reset = Detail::Reset { direction: "sent", reason: "no_socket" };
-        let bare = Event {
-            netns_inum: 0,
-            cgroup: 0,
-            state: "UNKNOWN",
-            local: None,
-            remote: None,
-            ..event(reset)
-        };
+        let bare = Event { netns_inum: 0, cgroup: 0, state: "UNKNOWN", local: None, remote: None, ..event(reset) };
         let line: Value = serde_json::from_str(&written(&bare, &Origin::default())).unwrap();
         let expected = json!({
             "time": "2023-11-14T22:13:20.000000005Z",
@@ -257,15 +243,13 @@ mod tests {
                 json!({"result": "refused", "retries": 3, "errno": 111}),
             ),
             (Detail::TimeWaitOverflow { confirmed: false }, json!({"confirmed": false})),
-            (
-                Detail::Listen { opened: true, tgid: 12, process: String::new() },
-                json!({"opened": true, "tgid": 12}),
-            ),
+            (Detail::Listen { opened: true, tgid: 12, process: String::new() }, json!({"opened": true, "tgid": 12})),
             (Detail::State { old: "SYN_SENT", new: "LISTEN" }, json!({"old_state": "SYN_SENT"})),
             (Detail::SynackRetransmit, json!({})),
         ] {
             let line: Value = serde_json::from_str(&written(&event(detail), &Origin::default())).unwrap();
-            let common = ["time", "kind", "cgroup", "state", "local_address", "local_port", "remote_address", "remote_port"];
+            let common =
+                ["time", "kind", "cgroup", "state", "local_address", "local_port", "remote_address", "remote_port"];
             let fields = line.as_object().unwrap().iter().filter(|(name, _)| !common.contains(&name.as_str()));
             let fields: serde_json::Map<_, _> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
             assert_eq!(Value::from(fields), own);

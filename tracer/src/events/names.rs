@@ -211,9 +211,8 @@ mod tests {
     #[test]
     fn the_bound_address_wins_over_the_wildcard() {
         let mut names = Names::default();
-        let process = |names: &Names, address| {
-            names.origin(&event(address, Detail::SynackRetransmit)).process.map(str::to_owned)
-        };
+        let process =
+            |names: &Names, address| names.origin(&event(address, Detail::SynackRetransmit)).process.map(str::to_owned);
         assert_eq!(process(&names, [10, 0, 0, 1]), None);
         names.learn(listener("::", "any", ""));
         names.learn(listener("10.0.0.1", "one", ""));

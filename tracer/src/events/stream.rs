@@ -101,16 +101,7 @@ mod tests {
     };
 
     fn event(detail: Detail) -> Event {
-        Event {
-            time_ns: 0,
-            netns: 1,
-            netns_inum: 1,
-            cgroup: 0,
-            state: "LISTEN",
-            local: None,
-            remote: None,
-            detail,
-        }
+        Event { time_ns: 0, netns: 1, netns_inum: 1, cgroup: 0, state: "LISTEN", local: None, remote: None, detail }
     }
 
     fn stream(kinds: &[EventKind], count: Option<u64>) -> Stream<Vec<u8>> {

@@ -73,9 +73,8 @@ impl Summary {
         let lost = losses.iter().map(Loss::total).fold(0, u64::saturating_add);
         let mut line = format!("{} shown", self.shown());
         let shown = Kind::ALL.iter().filter(|kind| self.shown[**kind as usize] > 0);
-        let by_kind: Vec<String> = shown
-            .map(|kind| format!("{} {}", EventKind::of(*kind).name(), self.shown[*kind as usize]))
-            .collect();
+        let by_kind: Vec<String> =
+            shown.map(|kind| format!("{} {}", EventKind::of(*kind).name(), self.shown[*kind as usize])).collect();
         if !by_kind.is_empty() {
             let _ = write!(line, " ({})", by_kind.join(", "));
         }

@@ -188,8 +188,7 @@ fn every_transition_on_request() {
     drop(listener);
     let seen = watching.end();
     let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
-    let mut found: Vec<_> =
-        seen.events.iter().map(|event| (text(event, "old_state"), text(event, "state"))).collect();
+    let mut found: Vec<_> = seen.events.iter().map(|event| (text(event, "old_state"), text(event, "state"))).collect();
     let mut expected = [
         ("CLOSE", "LISTEN"),
         ("CLOSE", "SYN_SENT"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::child::Dialogue;
+use crate::child::Dialogue;
 
 /// Clock ticks a second in /proc, the same on all architectures that the agent runs on.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -21,7 +21,12 @@ pub(super) fn measure(plan: &Plan, table: &mut Table) -> Result<()> {
     let live = live(plan, &[])?;
     let figure = |seen: &Seen| format!("{:.0} ({:.2} µs each)", seen.shown / seen.cpu, seen.cpu / seen.shown * 1e6);
     table.add("events that came in a second", live.rate, format!("{:.0}", live.rate), Target::None);
-    table.add("events lost of them", live.lost, format!("{:.0} of {:.0}", live.lost, live.shown + live.lost), Target::AtMost(0.0, ""));
+    table.add(
+        "events lost of them",
+        live.lost,
+        format!("{:.0} of {:.0}", live.lost, live.shown + live.lost),
+        Target::AtMost(0.0, ""),
+    );
     table.add("events shown in a second of processor time", live.shown / live.cpu, figure(&live), TARGET);
     let path = recording.to_str().context("a path in UTF-8")?;
     let recorded = self::live(plan, &["--record", path, "--record-max", "256"])?;

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::child::{Dialogue, in_own_netns};
 use super::crowd::Crowd;
+use crate::child::{Dialogue, in_own_netns};
 
 /// Asks a load generator for load.
 pub(super) struct Load(Dialogue);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::agent::Agent;
-use super::child::Guarded;
 use super::table::Samples;
+use crate::child::Guarded;
 use crate::process;
 
 /// How long the kernel may take to free what a process that was killed had attached, and a program

@@ -13,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::agent::Agent;
-use super::child::Dialogue;
 use super::load::Load;
 use super::table::{Samples, Table, Target};
 use super::{PACKET_RUNG, Plan};
+use crate::child::Dialogue;
 
 /// A program and the empty one beside it, as the kernel names them: 15 characters.
 struct Pair {

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::child::Guarded;
 use super::pairs::{Arm, ratio, take_turns};
 use super::table::{Table, Target};
 use super::{PACKET_RUNG, Plan};
+use crate::child::Guarded;
 use crate::process;
 
 const PACKETS: &str = "wrk to nginx with the packet rung";

@@ -14,7 +14,9 @@ pub enum RecordingError {
     #[error("this is no recording of tracer events --record")]
     Foreign,
     /// Another version of the format.
-    #[error("the recording has format {0}, and this tracer reads format {VERSION}: replay it with the tracer that wrote it")]
+    #[error(
+        "the recording has format {0}, and this tracer reads format {VERSION}: replay it with the tracer that wrote it"
+    )]
     Version(u16),
     /// Records of a machine of the other byte order.
     #[error("the recording is of a machine with another byte order: replay it on one of its kind")]

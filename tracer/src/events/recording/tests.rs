@@ -7,12 +7,7 @@ use super::{reader::RecordingError, *};
 use crate::{events::names::Listener, pipeline::attribute::Owner};
 
 fn preamble() -> Preamble {
-    Preamble {
-        tracer: "0.1.0".into(),
-        kernel: "6.18.0".into(),
-        architecture: "x86_64".into(),
-        clock_offset_ns: -5,
-    }
+    Preamble { tracer: "0.1.0".into(), kernel: "6.18.0".into(), architecture: "x86_64".into(), clock_offset_ns: -5 }
 }
 
 fn name() -> Name {

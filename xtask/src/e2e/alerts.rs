@@ -1,0 +1,152 @@
+//! What must fire during the end-to-end run, and whom each alert must name.
+//!
+//! Alerts that wait for longer than a minute need only be pending: their expression holds then, and that they fire
+//! in the end is promtool's to test. The rules are those that are shipped.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::lab::{Alert, Lab};
+
+/// An alert, and labels that it must have.
+struct Expected {
+    name: &'static str,
+    labels: &'static [(&'static str, &'static str)],
+    /// Otherwise it may be pending.
+    fires: bool,
+}
+
+const fn fires(name: &'static str, labels: &'static [(&'static str, &'static str)]) -> Expected {
+    Expected { name, labels, fires: true }
+}
+
+const fn pends(name: &'static str, labels: &'static [(&'static str, &'static str)]) -> Expected {
+    Expected { name, labels, fires: false }
+}
+
+const ORDERS: &[(&str, &str)] = &[
+    ("namespace", "shop"),
+    ("pod", "orders-0"),
+    ("container", "api"),
+    ("process", "orders-api"),
+    ("address", "127.0.0.1"),
+    ("port", "8080"),
+];
+const REPORTS: &[(&str, &str)] =
+    &[("pod", "reports-0"), ("container", "web"), ("process", "reports-web"), ("port", "8081")];
+const LOGIN: &[(&str, &str)] = &[("pod", "login-0"), ("process", "login-auth"), ("port", "8443")];
+const CRAWLER: &[(&str, &str)] = &[("namespace", "shop"), ("pod", "crawler-0"), ("container", "fetch")];
+const SEARCH: &[(&str, &str)] = &[("namespace", "shop"), ("pod", "search-0"), ("container", "client")];
+const MAILER: &[(&str, &str)] = &[("namespace", "shop"), ("pod", "mailer-0"), ("container", "smtp")];
+const CATALOG: &[(&str, &str)] = &[("namespace", "shop"), ("pod", "catalog-0"), ("container", "db")];
+const BILLING: &[(&str, &str)] = &[("namespace", "shop"), ("pod", "billing-0"), ("container", "worker")];
+
+const EXPECTED: &[Expected] = &[
+    fires("TracerListenDrops", ORDERS),
+    fires("TracerListenDrops", REPORTS),
+    fires("TracerAcceptQueueNearLimit", REPORTS),
+    fires("TracerSynQueueNearLimit", LOGIN),
+    fires("TracerSynCookiesSent", &[("namespace", "shop"), ("pod", "login-0")]),
+    fires("TracerConnectRetries", MAILER),
+    fires("TracerConnectionTimeouts", MAILER),
+    fires("TracerTimeWaitOverflows", CRAWLER),
+    fires("TracerPortsExhausted", SEARCH),
+    pends("TracerListenDropRatio", ORDERS),
+    pends("TracerRetransmitRatio", CATALOG),
+    pends("TracerTimeWaitExhaustion", &[("namespace", "shop"), ("pod", "crawler-0")]),
+    pends("TracerPortsExhaustion", &[("namespace", "shop"), ("pod", "search-0")]),
+    pends("TracerCloseWaitGrowing", BILLING),
+];
+
+/// Alerts that say that the agent itself is not well.
+const NEVER: &[&str] = &[
+    "TracerAgentDown",
+    "TracerAgentAbsent",
+    "TracerHookLost",
+    "TracerEventsLost",
+    "TracerCountsLost",
+    "TracerSeriesSuppressed",
+    "TracerPassesLate",
+];
+
+impl Expected {
+    fn is_met_by(&self, alert: &Alert) -> bool {
+        alert.name() == self.name
+            && (alert.is_firing() || !self.fires)
+            && self.labels.iter().all(|(name, value)| alert.label(name) == *value)
+    }
+
+    fn shown(&self) -> String {
+        let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let state = if self.fires { "firing" } else { "pending" };
+        format!("{} {state} with {}", self.name, labels.join(", "))
+    }
+}
+
+/// Waits until all that is expected is there, and says when each came.
+pub(super) fn wait_for_all(lab: &mut Lab, limit: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut open: Vec<_> = EXPECTED.iter().collect();
+    loop {
+        lab.check_runs()?;
+        let alerts = lab.prometheus.alerts()?;
+        if let Some(alert) = alerts.iter().find(|alert| alert.is_firing() && NEVER.contains(&alert.name())) {
+            bail!("{} fires: {:?}", alert.name(), alert.annotations.get("summary"));
+        }
+        let (met, rest): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|expected| alerts.iter().any(|alert| expected.is_met_by(alert)));
+        for expected in met {
+            println!("e2e: after {:3.0} s {}", start.elapsed().as_secs_f64(), expected.shown());
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > limit {
+            let missing: Vec<_> = rest.iter().map(|expected| expected.shown()).collect();
+            bail!("not within {} s: {}; there are: {}", limit.as_secs(), missing.join("; "), listed(&alerts));
+        }
+        open = rest;
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn listed(alerts: &[Alert]) -> String {
+    let lines = alerts.iter().map(|alert| format!("{} {} {:?}", alert.name(), alert.state, alert.labels));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::workspace;
+
+    fn alert(state: &str, labels: &[(&str, &str)]) -> Alert {
+        Alert {
+            state: state.to_owned(),
+            labels: labels.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            annotations: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_alert_must_fire_and_name_the_workload() {
+        let expected = fires("A", &[("pod", "p")]);
+        assert!(expected.is_met_by(&alert("firing", &[("alertname", "A"), ("pod", "p"), ("port", "1")])));
+        assert!(!expected.is_met_by(&alert("pending", &[("alertname", "A"), ("pod", "p")])));
+        assert!(!expected.is_met_by(&alert("firing", &[("alertname", "A"), ("pod", "q")])));
+        assert!(!expected.is_met_by(&alert("firing", &[("alertname", "B"), ("pod", "p")])));
+        assert!(pends("A", &[]).is_met_by(&alert("pending", &[("alertname", "A")])));
+    }
+
+    #[test]
+    fn every_alert_is_in_the_rules() {
+        let rules = fs::read_to_string(workspace::root().join("dashboards/rules/tracer-alerts.yaml")).unwrap();
+        for name in EXPECTED.iter().map(|expected| expected.name).chain(NEVER.iter().copied()) {
+            assert!(rules.contains(&format!("- alert: {name}\n")), "{name}");
+        }
+    }
+}
