@@ -8,7 +8,7 @@ use std::{
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    command::{advise, doctor},
+    command::{advise, doctor, top},
     config::Flags,
     failure,
 };
@@ -50,6 +50,17 @@ Examples:
   tracer advise --from metrics.txt --verbose    read what /metrics said
   tracer advise --lb-idle 120s                  behind a load balancer that forgets after two minutes";
 
+const TOP_EXAMPLES: &str =
+    "Keys: 1-3 table, arrows or s sort, r reverse, / filter, p pause, ? help, q quit; docs/top.md has the columns.
+
+Exit codes: 0 left, 1 failed, 64 wrong flags or input, 69 no agent there, or no rights for a look of its own.
+
+Examples:
+  tracer top                                    the agent on this node, or a look of its own; as root
+  tracer top --from http://node-7:9795          another node's agent
+  tracer top --filter checkout --tab workloads  begin with what concerns one workload
+  tracer top --once --tab listeners --sort drops --rows 5";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -62,6 +73,9 @@ pub enum Command {
     /// Say which limit of TCP binds here, most urgent first, with evidence and remedy
     #[command(after_help = ADVISE_EXAMPLES)]
     Advise(advise::Options),
+    /// Watch listeners, workloads and network namespaces on a refreshing screen
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(top::Options),
     /// Print docs/metrics.md
     #[command(hide = true)]
     MetricsDoc,

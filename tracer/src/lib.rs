@@ -2,7 +2,7 @@
 //! and exports both.
 //!
 //! Modules stand in data-flow order: `kernel` (what is loaded and read), `pipeline` (what becomes of
-//! it), `export` (how users see it), `advise` (what it means); `agent` wires them, `command` holds the subcommands.
+//! it), `export` (how users see it), `advise` (what it means), `top` (what a screen shows of it); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
 pub mod advise;
@@ -15,4 +15,5 @@ pub mod failure;
 pub mod kernel;
 pub mod labels;
 pub mod pipeline;
+pub mod top;
 pub mod view;

@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use tracer::{
     cli::{Cli, Command},
-    command::{advise, doctor, run},
+    command::{advise, doctor, run, top},
     failure::Failure,
 };
 
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options),
         Command::Advise(options) => advise::run(&options),
+        Command::Top(options) => top::run(&options),
         Command::MetricsDoc => io::stdout()
             .write_all(tracer::export::reference::markdown().as_bytes())
             .map(|()| ExitCode::SUCCESS)

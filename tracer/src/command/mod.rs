@@ -3,3 +3,6 @@
 pub mod advise;
 pub mod doctor;
 pub mod run;
+mod scrape;
+mod source;
+pub mod top;

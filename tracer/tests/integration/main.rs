@@ -9,3 +9,5 @@ mod dashboards;
 mod exposition;
 mod faults;
 mod promql;
+mod pty;
+mod top;

@@ -35,3 +35,4 @@ mod socket_pass;
 mod syn_queue;
 mod time_wait;
 mod timeouts;
+mod top;
