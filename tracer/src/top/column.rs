@@ -28,12 +28,11 @@ impl Value<'_> {
     pub fn show(self) -> String {
         let or_unknown = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
         match self {
-            Self::Text("") => UNKNOWN.to_owned(),
-            Self::Text(text) => text.to_owned(),
             Self::Count(number) => or_unknown(number.map(count)),
             Self::Rate(number) => or_unknown(number.map(rate)),
             Self::Share(number) => or_unknown(number.map(share)),
-            Self::Of(None, None) => UNKNOWN.to_owned(),
+            Self::Text("") | Self::Of(None, None) => UNKNOWN.to_owned(),
+            Self::Text(text) => text.to_owned(),
             Self::Of(used, limit) => format!("{}/{}", or_unknown(used.map(count)), or_unknown(limit.map(count))),
         }
     }
@@ -254,7 +253,7 @@ impl<R> Table<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::top::text::width;
+    use crate::top::{screen::Tab, text::width};
 
     fn check<R: Default>(table: &Table<R>) {
         assert!(table.order.iter().all(|title| table.position(title).is_some()), "{:?}", table.order);
@@ -270,6 +269,14 @@ mod tests {
         }
         let kept: usize = table.columns.iter().filter(|c| c.priority == 0).map(|c| c.width + 1).sum();
         assert!(kept <= 60, "{}: {kept} columns never give way", table.name);
+    }
+
+    #[test]
+    fn docs_have_every_column_with_its_meaning() {
+        let docs = include_str!("../../../docs/top.md");
+        for (title, meaning) in Tab::ALL.into_iter().flat_map(Tab::columns) {
+            assert!(docs.contains(&format!("\n| `{title}` | {meaning} |\n")), "docs/top.md: {title}");
+        }
     }
 
     #[test]

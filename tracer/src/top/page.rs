@@ -101,13 +101,12 @@ fn sort<R>(table: &Table<R>, rows: &mut [&R], wish: Wish<'_>) {
 
 /// Names from A, numbers from the largest; what is not known comes last in either direction.
 fn compare(a: Value<'_>, b: Value<'_>, reversed: bool) -> Ordering {
-    let (known, order) = match (a, b) {
-        (Value::Text(a), Value::Text(b)) => (a.is_empty().cmp(&b.is_empty()), a.cmp(b)),
-        _ => {
-            let (a, b) = (a.number(), b.number());
-            let order = b.zip(a).and_then(|(b, a)| b.partial_cmp(&a)).unwrap_or(Ordering::Equal);
-            (a.is_none().cmp(&b.is_none()), order)
-        }
+    let (known, order) = if let (Value::Text(a), Value::Text(b)) = (a, b) {
+        (a.is_empty().cmp(&b.is_empty()), a.cmp(b))
+    } else {
+        let (a, b) = (a.number(), b.number());
+        let order = b.zip(a).and_then(|(b, a)| b.partial_cmp(&a)).unwrap_or(Ordering::Equal);
+        (a.is_none().cmp(&b.is_none()), order)
     };
     known.then(if reversed { order.reverse() } else { order })
 }

@@ -67,6 +67,7 @@ pub fn every_table(filter: &str) -> Vec<Screen> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::time::Duration;
 
     use super::*;
@@ -78,7 +79,7 @@ mod tests {
         };
         let mut text = "tracer_build_info{version=\"0.1.0\"} 1\n".to_owned();
         for port in 80..90 {
-            text += &format!("tracer_tcp_listen_drops_total{{{},reason=\"other\"}} {port}\n", labels(port));
+            let _ = writeln!(text, "tracer_tcp_listen_drops_total{{{},reason=\"other\"}} {port}", labels(port));
         }
         let reading = Reading::parse(&text, Duration::ZERO).unwrap();
         let mut out = Vec::new();

@@ -1,5 +1,7 @@
 //! Texts as an agent writes them, and as it never would.
 
+use std::fmt::Write as _;
+
 use super::*;
 use crate::export::metrics::METRICS;
 
@@ -119,13 +121,11 @@ fn every_label_that_is_asked_for_is_one_of_its_metric() {
         }
     }
     // Whatever an agent writes, each of its rows is read or passed over.
-    let text: String = METRICS
-        .iter()
-        .map(|metric| {
-            let labels: Vec<String> = metric.labels().map(|label| format!("{}=\"x\"", label.name)).collect();
-            format!("{}{{{}}} 1\n", metric.name, labels.join(","))
-        })
-        .collect();
+    let mut text = String::new();
+    for metric in METRICS {
+        let labels: Vec<String> = metric.labels().map(|label| format!("{}=\"x\"", label.name)).collect();
+        let _ = writeln!(text, "{}{{{}}} 1", metric.name, labels.join(","));
+    }
     let reading = Reading::parse(&text, Duration::ZERO).unwrap();
     assert_eq!([reading.listeners.all().len(), reading.workloads.all().len(), reading.namespaces.all().len()], [1; 3]);
 }
