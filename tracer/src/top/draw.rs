@@ -74,7 +74,11 @@ fn table(frame: &mut Frame<'_>, scene: &Scene<'_>) -> Drawn {
         8..12 => top.push(totals),
         _ => top.extend([who, totals, trust]),
     }
-    top.extend(header::trouble(scene.source));
+    if let Some(text) = header::trouble(scene.source) {
+        // Cause and remedy take two lines of a usual terminal.
+        let lines = wrap(&text, columns).into_iter().take(if height < 12 { 1 } else { 2 });
+        top.extend(lines.map(|text| vec![(text, Tone::Bad)]));
+    }
     if height >= 5 {
         top.push(tabs(scene));
     }
@@ -171,16 +175,20 @@ fn define<'a>(lines: &mut Vec<Line<'a>>, words: impl Iterator<Item = (&'a str, &
     }
 }
 
-/// Lines of at most so many columns, broken between words.
+/// Lines of at most so many columns, broken between words, and within those that are longer.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut().filter(|line| width(line) + 1 + width(word) <= columns) {
+    let parts = text.split_whitespace().flat_map(|word| {
+        let letters: Vec<char> = word.chars().collect();
+        letters.chunks(columns.max(1)).map(|part| part.iter().collect::<String>()).collect::<Vec<_>>()
+    });
+    for word in parts {
+        match lines.last_mut().filter(|line| width(line) + 1 + width(&word) <= columns) {
             Some(line) => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&word);
             }
-            None => lines.push(word.to_owned()),
+            None => lines.push(word),
         }
     }
     lines

@@ -51,13 +51,12 @@ pub fn lines(reading: &Reading, source: &Source) -> [Vec<Piece>; 3] {
     [totals(reading), trust(reading, source), who(reading, source)]
 }
 
-/// What is said while nothing comes, on a line of its own.
+/// What is said while nothing comes, on lines of its own.
 #[must_use]
-pub fn trouble(source: &Source) -> Option<Vec<Piece>> {
+pub fn trouble(source: &Source) -> Option<String> {
     let trouble = source.trouble.as_ref()?;
     let lasts = amount::seconds(whole(trouble.lasts));
-    let text = format!("nothing new since {} ({lasts}), trying again: {}", trouble.since, safe(&trouble.cause));
-    Some(vec![(text, Tone::Bad)])
+    Some(format!("nothing new since {} ({lasts}), trying again: {}", trouble.since, safe(&trouble.cause)))
 }
 
 fn totals(reading: &Reading) -> Vec<Piece> {
@@ -126,11 +125,11 @@ fn who(reading: &Reading, source: &Source) -> Vec<Piece> {
     let node = &reading.node;
     let mut pieces = Vec::new();
     join(&mut pieces, format!("tracer {}", node.version), Tone::Strong);
+    join(&mut pieces, format!("values {} old", amount::seconds(whole(source.age))), Tone::Plain);
     join(&mut pieces, safe(&source.name).into_owned(), Tone::Plain);
     if let Some(up) = node.started.map(|started| source.now - started).filter(|up| *up >= 0.0 && !source.is_own_look) {
         join(&mut pieces, format!("counting for {}", amount::seconds(up.round())), Tone::Plain);
     }
-    join(&mut pieces, format!("values {} old", amount::seconds(whole(source.age))), Tone::Plain);
     pieces
 }
 
@@ -170,7 +169,7 @@ mod tests {
         assert!(totals.starts_with("drops 7 (–/s) · retransmits – (–/s)"), "{totals}");
         assert!(totals.ends_with("orphans 3 of –"), "{totals}");
         assert_eq!(trust, "numbers close · nothing lost · age of passes: namespaces 3 s");
-        assert_eq!(who, "tracer 0.1.0 · the agent at x · counting for 1m 30s · values 2 s old");
+        assert_eq!(who, "tracer 0.1.0 · values 2 s old · the agent at x · counting for 1m 30s");
     }
 
     #[test]
@@ -194,7 +193,7 @@ mod tests {
         assert_eq!(trouble(&source()), None);
         let lasting =
             Trouble { since: "12:00:00Z".into(), lasts: Duration::from_secs(75), cause: "refused\x1b".into() };
-        let pieces = trouble(&Source { trouble: Some(lasting), ..source() }).unwrap();
-        assert_eq!(pieces[0].0, "nothing new since 12:00:00Z (1m 15s), trying again: refused\u{FFFD}");
+        let text = trouble(&Source { trouble: Some(lasting), ..source() }).unwrap();
+        assert_eq!(text, "nothing new since 12:00:00Z (1m 15s), trying again: refused\u{FFFD}");
     }
 }

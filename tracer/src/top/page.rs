@@ -11,6 +11,8 @@ use super::{
 
 /// Blanks between two columns.
 const GAP: usize = 1;
+/// Of a name so much is seen at least while there is another column.
+const NAME_WIDTH_MIN: usize = 8;
 /// A name on paper is cut here: a line shall stay readable.
 const PAPER_WIDTH_MAX: usize = 60;
 
@@ -111,14 +113,19 @@ fn compare(a: Value<'_>, b: Value<'_>, reversed: bool) -> Ordering {
     known.then(if reversed { order.reverse() } else { order })
 }
 
-/// The columns that fit, with their widths. Those of the highest priority numbers give way; the one that sorts
-/// stays.
+/// The columns that fit, with their widths. Those of the highest priority numbers give way, of equals the rightmost; last
+/// the one that sorts, before which the first one shrinks.
 fn on_screen<R>(table: &Table<R>, sort: usize, room: usize) -> Vec<(usize, usize)> {
     let mut columns: Vec<(usize, usize)> = table.columns.iter().map(|column| column.width).enumerate().collect();
     let taken = |columns: &[(usize, usize)]| columns.iter().map(|(_, width)| width + GAP).sum::<usize>() - GAP;
-    while taken(&columns) > room && columns.len() > 1 {
-        let rank = |at: usize| if at == sort { 0 } else { table.columns[at].priority };
-        // Of equals the rightmost.
+    // The first column says whose a row is.
+    let rank = |at: usize| match at {
+        0 => None,
+        at if at == sort => Some(0),
+        at => Some(table.columns[at].priority + 1),
+    };
+    let spare = |count: usize| if count == 2 { table.columns[0].width.saturating_sub(NAME_WIDTH_MIN) } else { 0 };
+    while columns.len() > 1 && taken(&columns) > room + spare(columns.len()) {
         let Some((place, _)) = columns.iter().enumerate().max_by_key(|(_, (at, _))| rank(*at)) else { break };
         columns.remove(place);
     }

@@ -88,8 +88,8 @@ mod tests {
         assert!(!out.contains('\x1b'), "{out}");
         let at = out.lines().position(|line| line == "listeners: 10").unwrap();
         let rows: Vec<&str> = out.lines().skip(at + 1).take(5).collect();
-        assert!(rows[0].starts_with("listener  process") && rows[0].contains("drops/s▾"), "{out}");
-        assert!(rows[1].starts_with("[::]:89   w\u{FFFD}[0meb  web.service  host"), "{out}");
+        assert!(rows[0].starts_with("listener   process") && rows[0].contains("drops/s▾"), "{out}");
+        assert!(rows[1].starts_with("[::]:89    w\u{FFFD}[0meb   web.service  host"), "{out}");
         assert_eq!(rows[4], "and 7 more; see --rows");
         assert!(out.contains("\n\nworkloads: 0\n\nnamespaces: 1\n"), "{out}");
     }

@@ -99,6 +99,11 @@ fn ports(screen: &str) -> Vec<u16> {
     rows.map(|row| row.split_whitespace().next().unwrap().parse().unwrap()).collect()
 }
 
+/// The text without its lines, where it may be broken.
+fn words(screen: &str) -> String {
+    screen.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn start(agent: &FakeAgent) -> Terminal {
     Terminal::start(&["top", "--from", &agent.url(), "--interval", "500ms"], (100, 24), |_| ())
 }
@@ -109,12 +114,16 @@ fn keys_sort_filter_and_leave_the_terminal_as_it_was() {
     let mut terminal = start(&agent);
     let screen = terminal.until("the listeners", |screen| ports(screen) == [8002, 8001, 8003]);
     let lines: Vec<&str> = screen.lines().collect();
-    assert!(lines[0].starts_with(&format!("tracer 0.1.0 · the agent at {} · ", agent.url())), "{screen}");
+    assert!(
+        lines[0].starts_with("tracer 0.1.0 · values ")
+            && lines[0].contains(&format!(" old · the agent at {} · ", agent.url())),
+        "{screen}"
+    );
     assert!(lines[1].starts_with("drops 15 ("), "{screen}");
     assert!(lines[2].starts_with("numbers close · nothing lost · age of passes: namespaces "), "{screen}");
     assert!(lines[3].contains(" 1 listeners 3 "), "{screen}");
     let full = lines.iter().find(|line| line.starts_with("0.0.0.0:8002")).unwrap();
-    assert!(full.contains("envoy") && full.contains("129/128  100.0%"), "{screen}");
+    assert!(full.contains("envoy") && full.contains("129/128    100%"), "{screen}");
     // From drops/s one to the left.
     terminal.press("\x1b[D");
     terminal.until("by drops", |screen| ports(screen) == [8001, 8003, 8002]);
@@ -129,7 +138,7 @@ fn keys_sort_filter_and_leave_the_terminal_as_it_was() {
         screen.lines().any(|line| line.starts_with("host") && line.contains("30/40   75.0%"))
     });
     terminal.press("?");
-    terminal.until("help", |screen| screen.starts_with("keys\n") && screen.contains("columns of namespaces"));
+    terminal.until("help", |screen| screen.starts_with("keys") && screen.contains("columns of namespaces"));
     terminal.press("\x1b");
     terminal.until("no help", |screen| screen.contains("q quit"));
     terminal.press("q");
@@ -149,7 +158,7 @@ fn a_new_size_is_filled_and_small_ones_remain_usable() {
     let head = screen.lines().find(|line| line.starts_with("listener")).unwrap();
     assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["listener", "full", "drops", "drops/s▾"], "{screen}");
     terminal.resize(20, 3);
-    terminal.until("rows alone", |screen| screen.starts_with("drops/s▾") || screen.starts_with("listen"));
+    terminal.until("rows alone", |screen| screen.starts_with("listener    drops/s▾\n0.0.0.0:8…"));
     // Ctrl-C, as a key.
     terminal.press("\x03");
     assert_eq!(terminal.end().0.code(), Some(0));
@@ -187,14 +196,16 @@ fn values_stay_while_an_agent_is_gone() {
     drop(agent);
     let screen = terminal.until("that it is gone", |screen| screen.contains("nothing new since "));
     assert!(
-        screen.contains("Z (") && screen.contains(&format!("trying again: no agent answers at {address} (")),
+        screen.contains("Z (") && words(&screen).contains(&format!("trying again: no agent answers at {address} (")),
         "{screen}"
     );
     assert_eq!(ports(&screen), [8002, 8001, 8003]);
     let agent = FakeAgent::at(address, metrics(&[(8001, "nginx", 0, 7)]));
     terminal.until("that it came back", |screen| ports(screen) == [8001] && !screen.contains("nothing new"));
     agent.says("<html>".to_owned());
-    terminal.until("that somebody else answers", |screen| screen.contains("no exposition of an agent: line 1"));
+    terminal.until("that somebody else answers", |screen| {
+        words(screen).contains("no exposition of an agent: line 1: a sample has no value")
+    });
     terminal.signal(Signal::TERM);
     assert_eq!(terminal.end().0.code(), Some(0));
 }
@@ -205,7 +216,8 @@ fn names_and_no_color_are_respected() {
     let agent = FakeAgent::start(evil);
     let colors = |terminal: &Terminal| {
         let bytes = String::from_utf8_lossy(&terminal.bytes()).into_owned();
-        assert!(!bytes.contains(['\u{9b}', '\u{202e}']), "{bytes:?}");
+        // The parser of this terminal shows no U+FFFD.
+        assert!(bytes.contains("a\u{FFFD}\u{FFFD}31mb") && !bytes.contains(['\u{9b}', '\u{202e}']), "{bytes:?}");
         // Bold red of a full queue, or any other colour.
         ["31", "32", "33", "38;5;1", "38;5;2", "38;5;3"]
             .iter()
@@ -213,7 +225,7 @@ fn names_and_no_color_are_respected() {
     };
     let mut terminal = start(&agent);
     let screen = terminal.until("the listeners", |screen| ports(screen).len() == 2);
-    assert!(screen.contains("a\u{FFFD}\u{FFFD}31mb") && screen.contains("漢字漢字漢字漢…"), "{screen}");
+    assert!(screen.contains("漢字漢字漢字漢…"), "{screen}");
     assert!(colors(&terminal));
     terminal.press("q");
     terminal.end();
@@ -230,7 +242,7 @@ fn once_prints_every_table_as_text() {
     let agent = FakeAgent::start(metrics(CALM));
     let output = tracer(&["top", "--once", "--from", &agent.url()]).output().unwrap().assert().success().stderr("");
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    assert!(!text.contains('\x1b') && text.starts_with("tracer 0.1.0 · the agent at "), "{text}");
+    assert!(!text.contains('\x1b') && text.starts_with("tracer 0.1.0 · values 0 s old · the agent at "), "{text}");
     assert_eq!(ports(&text), [8002, 8001, 8003]);
     for part in
         ["\n\nlisteners: 3\n", "\n\nworkloads: 0\n", "\n\nnamespaces: 1\n", "30/40  75.0%", "accept_queue_full_syn"]

@@ -58,7 +58,7 @@ fn a_usual_terminal_shows_header_tabs_table_and_keys() {
         lines[4].starts_with("listener") && lines[4].contains("full") && lines[4].ends_with("drops/s▾"),
         "{lines:#?}"
     );
-    assert!(lines[5].starts_with("[::]:8000") && lines[5].contains("129/128  100.0%"), "the fullest first: {lines:#?}");
+    assert!(lines[5].starts_with("[::]:8000") && lines[5].contains("129/128    100%"), "the fullest first: {lines:#?}");
     assert_eq!(lines[23], KEYS);
     assert!(lines[8..23].iter().all(String::is_empty), "{lines:#?}");
 }
@@ -143,9 +143,11 @@ fn help_explains_every_column_at_every_width() {
         screen.mode = Mode::Help(0);
         let lines = shown(&screen, 3, (columns, 200));
         let text = lines.join(" ");
+        let letters: String = text.split_whitespace().collect();
         for (title, meaning) in Tab::Workloads.columns() {
             assert!(text.contains(title), "{title}");
-            assert!(meaning.split_whitespace().all(|word| text.contains(word)), "{columns}: {meaning}\n{text}");
+            let meaning: String = meaning.split_whitespace().collect();
+            assert!(letters.contains(&meaning), "{columns}: {meaning}\n{text}");
         }
         assert!(lines.iter().all(|line| width(line) <= usize::from(columns)));
     }
