@@ -50,7 +50,7 @@ fn assert_shown(output: &std::process::Output, netns: &Netns, rung: Drops, drops
     let cells = cells(output, netns);
     let cell = |title: &str| cells.iter().find(|(of, _)| of == title).unwrap_or_else(|| panic!("{cells:?}")).1.clone();
     assert_eq!(cell("queue"), format!("{}/{BACKLOG}", BACKLOG + 1), "{cells:?}");
-    assert_eq!(cell("full"), "100.0%", "{cells:?}");
+    assert_eq!(cell("full"), "100%", "{cells:?}");
     if rung != Drops::Totals {
         assert_eq!(cell("drops"), drops.to_string(), "{cells:?}");
     }
