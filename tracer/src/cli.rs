@@ -8,7 +8,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    command::{advise, completions, doctor, events, manual, replay},
+    command::{advise, completions, doctor, events, manual, replay, top},
     config::Flags,
     exit_codes, failure,
 };
@@ -70,6 +70,15 @@ Examples:
   tracer replay bug.rec --address 10.0.0.0/8    one part of it
   tracer replay bug.rec --output json           the same for scripts";
 
+const TOP_EXAMPLES: &str =
+    "Keys: 1-3 table, arrows or s sort, r reverse, / filter, p pause, ? help, q quit; docs/top.md has the columns.
+
+Examples:
+  tracer top                                    the agent on this node, or a look of its own; as root
+  tracer top --from http://node-7:9795          another node's agent
+  tracer top --filter checkout --tab workloads  begin with what concerns one workload
+  tracer top --once --tab listeners --sort drops --rows 5";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -82,6 +91,9 @@ pub enum Command {
     /// Say which limit of TCP binds here, most urgent first, with evidence and remedy
     #[command(after_help = ADVISE_EXAMPLES)]
     Advise(advise::Options),
+    /// Watch listeners, workloads and network namespaces on a refreshing screen
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(top::Options),
     /// Show drops, retransmits, failed connects, resets and more as they happen
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(events::Options),

@@ -46,6 +46,15 @@ pub const OF_COMMANDS: &[(&str, &[Code])] = &[
             (UNAVAILABLE, "no agent there, or no rights"),
         ],
     ),
+    (
+        "top",
+        &[
+            (0, "left"),
+            (1, "failed"),
+            (USAGE, "wrong flags or input"),
+            (UNAVAILABLE, "no agent there, or no rights for a look of its own"),
+        ],
+    ),
 ];
 
 /// The paragraph of help that lists codes begins so.

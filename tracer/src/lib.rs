@@ -2,7 +2,8 @@
 //! and exports both.
 //!
 //! Modules stand in data-flow order: `kernel` (what is loaded and read), `pipeline` (what becomes of
-//! it), `export` (how users see it), `events` (the same for single events), `advise` (what it means); `agent` wires them, `command` holds the subcommands.
+//! it), `export` (how users see it), `events` (the same for single events), `advise` (what it means), `top` (what a
+//! screen shows of it); `agent` wires them, `command` holds the subcommands.
 #![deny(unsafe_code)]
 
 pub mod advise;
@@ -19,4 +20,5 @@ pub mod labels;
 pub mod pipeline;
 pub mod progress;
 pub mod terminal;
+pub mod top;
 pub mod view;

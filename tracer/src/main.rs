@@ -7,7 +7,7 @@ use std::{
 
 use tracer::{
     cli::{Cli, Command},
-    command::{advise, completions, doctor, events, manual, replay, run},
+    command::{advise, completions, doctor, events, manual, replay, run, top},
     failure::Failure,
     terminal::unless_reader_left,
 };
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Advise(options) => advise::run(&options),
         Command::Events(options) => events::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Top(options) => top::run(&options),
         Command::Completions(options) => completions::run(options).map(|()| ExitCode::SUCCESS),
         Command::Manual(options) => manual::run(&options).map(|()| ExitCode::SUCCESS),
         Command::MetricsDoc => {

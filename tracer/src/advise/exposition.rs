@@ -3,10 +3,13 @@
 //! The inverse of [`crate::export::encode`], and strict as Prometheus is: a line that it would refuse
 //! fails the whole text with its number, since advice on half a scrape could be wrong. Reads
 //! nothing but the text it is given, and keeps no help and no types, which no rule asks for.
+//! [`scan`] hands over line by line without a copy, for who reads the text of ten thousand listeners
+//! every other second and needs a few metrics of it.
 //!
 //! The crate `prometheus-parse` passes over lines that it does not understand, and brings a calendar and
 //! regular expressions along; what is needed here is less than what it leaves to its caller.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use thiserror::Error;
@@ -56,18 +59,19 @@ impl Exposition {
         let mut exposition = Self::default();
         // The lines of samples, so that the error about one that came before can name it.
         let mut lines: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim_matches([' ', '\t']);
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, sample) = parse_sample(line).map_err(|reason| ParseError { line: number, reason })?;
-            match exposition.samples.get_mut(name) {
-                Some(samples) => samples.push(sample),
-                None => _ = exposition.samples.insert(name.to_owned(), vec![sample]),
-            }
-            lines.entry(name).or_default().push(number);
-        }
+        scan(
+            text,
+            |_| true,
+            |number, line| {
+                let sample = line.sample()?;
+                match exposition.samples.get_mut(line.name) {
+                    Some(samples) => samples.push(sample),
+                    None => _ = exposition.samples.insert(line.name.to_owned(), vec![sample]),
+                }
+                lines.entry(line.name).or_default().push(number);
+                Ok(())
+            },
+        )?;
         for (name, samples) in &exposition.samples {
             let numbers = lines.get(name.as_str()).map_or(&[][..], Vec::as_slice);
             if let Some(line) = repeated(samples, numbers) {
@@ -91,40 +95,95 @@ fn repeated(samples: &[Sample], lines: &[usize]) -> Option<usize> {
     sorted.windows(2).find(|pair| pair[0].0 == pair[1].0).map(|pair| pair[1].1)
 }
 
-fn parse_sample(line: &str) -> Result<(&str, Sample), &'static str> {
+/// One sample line, borrowed from the text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line<'a> {
+    /// The metric's name.
+    pub name: &'a str,
+    /// Names and values of labels, in the order of the line.
+    labels: Labels<'a>,
+    /// The value.
+    pub value: f64,
+}
+
+type Labels<'a> = Vec<(&'a str, Cow<'a, str>)>;
+
+impl Line<'_> {
+    /// The value of a label, empty when absent.
+    #[must_use]
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value)
+    }
+
+    /// A copy to keep.
+    fn sample(&self) -> Result<Sample, &'static str> {
+        let labels = self.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into_owned()));
+        let mut labels: Vec<(String, String)> = labels.collect();
+        labels.sort_unstable();
+        if labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err("a label stands twice");
+        }
+        Ok(Sample { labels, value: self.value })
+    }
+}
+
+/// Hands every sample whose name is wanted to `each`, with the number of its line. Of other lines no more than
+/// the name is looked at. Whether a label or a series stands twice is left to `each`.
+pub fn scan<'a>(
+    text: &'a str,
+    wants: impl Fn(&str) -> bool,
+    mut each: impl FnMut(usize, &Line<'a>) -> Result<(), &'static str>,
+) -> Result<(), ParseError> {
+    let mut sample = Line { name: "", labels: Labels::new(), value: 0.0 };
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim_matches([' ', '\t']);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let read = read_name(line).and_then(|(name, rest)| {
+            if !wants(name) {
+                return Ok(());
+            }
+            sample.name = name;
+            read_sample(rest, &mut sample)?;
+            each(number, &sample)
+        });
+        read.map_err(|reason| ParseError { line: number, reason })?;
+    }
+    Ok(())
+}
+
+/// The name, and what follows it.
+fn read_name(line: &str) -> Result<(&str, &str), &'static str> {
     let end = line.find(['{', ' ', '\t']).ok_or("a sample has no value")?;
     let (name, rest) = line.split_at(end);
-    if !is_name(name, true) {
-        return Err("this is no name of a metric");
-    }
+    if is_name(name, true) { Ok((name, rest)) } else { Err("this is no name of a metric") }
+}
+
+/// Labels and value, into the room of the line before.
+fn read_sample<'a>(rest: &'a str, sample: &mut Line<'a>) -> Result<(), &'static str> {
     let rest = rest.trim_start_matches([' ', '\t']);
-    let (mut labels, rest) = match rest.strip_prefix('{') {
-        Some(rest) => parse_labels(rest)?,
-        None => (Vec::new(), rest),
+    sample.labels.clear();
+    let rest = match rest.strip_prefix('{') {
+        Some(rest) => read_labels(rest, &mut sample.labels)?,
+        None => rest,
     };
-    labels.sort_unstable();
-    if labels.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-        return Err("a label stands twice");
-    }
     let mut words = rest.split_ascii_whitespace();
-    let value = words.next().and_then(|word| word.parse().ok()).ok_or("the value is no number")?;
+    sample.value = words.next().and_then(|word| word.parse().ok()).ok_or("the value is no number")?;
     // A time stamp may follow, which an agent never writes and no rule reads.
     if words.next().is_some_and(|word| word.parse::<i64>().is_err()) || words.next().is_some() {
         return Err("something else than a time follows the value");
     }
-    Ok((name, Sample { labels, value }))
+    Ok(())
 }
 
-type Labels = Vec<(String, String)>;
-
-/// Parses `a="b",c="d"}` and gives back what follows the brace.
-fn parse_labels(text: &str) -> Result<(Labels, &str), &'static str> {
+/// Reads `a="b",c="d"}` and gives back what follows the brace.
+fn read_labels<'a>(text: &'a str, labels: &mut Labels<'a>) -> Result<&'a str, &'static str> {
     const BLANK: [char; 2] = [' ', '\t'];
-    let mut labels = Labels::new();
     let mut rest = text.trim_start_matches(BLANK);
     loop {
         if let Some(after) = rest.strip_prefix('}') {
-            return Ok((labels, after));
+            return Ok(after);
         }
         let (name, value) = rest.split_once('=').ok_or("a label has no value")?;
         let name = name.trim_end_matches(BLANK);
@@ -133,7 +192,7 @@ fn parse_labels(text: &str) -> Result<(Labels, &str), &'static str> {
         }
         let quoted = value.trim_start_matches(BLANK).strip_prefix('"').ok_or("a label's value has no quotes")?;
         let (value, after) = unquote(quoted)?;
-        labels.push((name.to_owned(), value));
+        labels.push((name, value));
         rest = after.trim_start_matches(BLANK);
         match rest.strip_prefix(',') {
             Some(after) => rest = after.trim_start_matches(BLANK),
@@ -143,13 +202,19 @@ fn parse_labels(text: &str) -> Result<(Labels, &str), &'static str> {
     }
 }
 
-/// Undoes the escapes of a label's value; gives back what follows the closing quote.
-fn unquote(text: &str) -> Result<(String, &str), &'static str> {
+/// Undoes the escapes of a label's value, and copies it only if it has some; gives back what follows the
+/// closing quote.
+fn unquote(text: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
+    let open = "a label's value has no closing quote";
+    let end = text.find(['"', '\\']).ok_or(open)?;
+    if text.as_bytes().get(end) == Some(&b'"') {
+        return Ok((Cow::Borrowed(&text[..end]), &text[end + 1..]));
+    }
     let mut value = String::new();
     let mut characters = text.char_indices();
     while let Some((at, character)) = characters.next() {
         match character {
-            '"' => return Ok((value, &text[at + 1..])),
+            '"' => return Ok((Cow::Owned(value), &text[at + 1..])),
             '\\' => value.push(match characters.next() {
                 Some((_, 'n')) => '\n',
                 Some((_, escaped @ ('\\' | '"'))) => escaped,
@@ -158,7 +223,7 @@ fn unquote(text: &str) -> Result<(String, &str), &'static str> {
             plain => value.push(plain),
         }
     }
-    Err("a label's value has no closing quote")
+    Err(open)
 }
 
 fn is_name(name: &str, may_have_colon: bool) -> bool {

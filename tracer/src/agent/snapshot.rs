@@ -2,15 +2,16 @@
 //! HTTP and with nobody reading the ring. What it gives is the text that `/metrics` would have.
 
 use std::{
-    sync::mpsc,
-    thread,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 
 use super::{GRACE, Shared, Source, Started, start, worker::Stop};
-use crate::{config::Config, failure::Failure};
+use crate::{config::Config, failure::Failure, kernel::netns::VisitError};
 
 /// Passes come this often, so that a look of a few seconds holds a few.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
@@ -20,24 +21,58 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Counts for `watch` and gives the exposition after the pass that follows. Nothing stays attached.
 pub fn take(config: Config, watch: Duration) -> Result<Bytes, Failure> {
-    // The smallest ring, a page: nobody reads events, and no count depends on them.
-    let ring_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(config.ring_bytes);
-    let config = Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ring_bytes, ..config };
-    // The ring lives as long as the look, so that programs find where to put what nobody reads.
-    let Started { shared, worker, ring: _ring, logger: _ } = start(config)?;
-    let (stop, stopped) = mpsc::channel();
-    let passes = thread::Builder::new()
-        .name("passes".into())
-        .spawn(move || worker.run(&stopped))
-        .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
+    let config = Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ..config };
+    let look = Look::start(config)?;
     thread::sleep(watch);
-    let seen = await_pass(&shared, Instant::now(), || passes.is_finished()).map(|()| shared.metrics());
-    // An error here means that the worker has ended already.
-    let _ = stop.send(Stop);
-    match passes.join() {
-        Ok(Ok(())) => seen,
-        Ok(Err(error)) => Err(Failure::other(format!("the passes ended: {error}; try again"))),
-        Err(_) => Err(Failure::other("the worker thread did not end as it should")),
+    let seen = look.await_pass().and_then(|()| look.metrics());
+    look.end().and(seen)
+}
+
+/// A look that goes on until it is ended, and is asked as often as one likes.
+pub struct Look {
+    shared: Arc<Shared>,
+    stop: mpsc::Sender<Stop>,
+    passes: JoinHandle<Result<(), VisitError>>,
+    /// Lives as long as the look, so that programs find where to put what nobody reads.
+    _ring: RingBuf<MapData>,
+}
+
+impl Look {
+    /// Attaches, and begins with passes as often as `config` says.
+    pub fn start(config: Config) -> Result<Self, Failure> {
+        // The smallest ring, a page: nobody reads events, and no count depends on them.
+        let ring_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(config.ring_bytes);
+        let Started { shared, worker, ring, logger: _ } = start(Config { ring_bytes, ..config })?;
+        let (stop, stopped) = mpsc::channel();
+        let passes = thread::Builder::new()
+            .name("passes".into())
+            .spawn(move || worker.run(&stopped))
+            .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
+        Ok(Self { shared, stop, passes, _ring: ring })
+    }
+
+    /// Lets a pass end that has not ended yet.
+    pub fn await_pass(&self) -> Result<(), Failure> {
+        await_pass(&self.shared, Instant::now(), || self.passes.is_finished())
+    }
+
+    /// The text that `/metrics` would have now.
+    pub fn metrics(&self) -> Result<Bytes, Failure> {
+        if self.passes.is_finished() {
+            return Err(Failure::other("the passes ended; start again"));
+        }
+        Ok(self.shared.metrics())
+    }
+
+    /// Ends the passes and detaches.
+    pub fn end(self) -> Result<(), Failure> {
+        // An error here means that the worker has ended already.
+        let _ = self.stop.send(Stop);
+        match self.passes.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::other(format!("the passes ended: {error}; try again"))),
+            Err(_) => Err(Failure::other("the worker thread did not end as it should")),
+        }
     }
 }
 

@@ -4,18 +4,15 @@
 //! Owns the flags and the exit code. The facts come from a running agent, from a file, or from a short
 //! look of its own ([`crate::agent::snapshot`]); in every case they are the text of `/metrics`.
 
-mod scrape;
-
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
 
-use super::run::start_log;
+use super::{run::start_log, source};
 use crate::{
     advise::{
         Advice, Origin, Source,
@@ -65,9 +62,6 @@ enum Output {
     Json,
 }
 
-/// The longest text that is read: far more than an agent at its limits of series writes.
-const TEXT_BYTES_MAX: u64 = 256 << 20;
-
 /// A look shorter than a pass sees nothing; a longer one is an agent's business.
 const WATCH: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 
@@ -91,13 +85,13 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let (origin, text) = match &options.from {
         Some(from) => {
             let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
-            read(from)?
+            source::read(from)?
         }
         None => (Origin::Snapshot, look(config, options.watch)?),
     };
     let samples = Exposition::parse(&text)
         .map_err(|error| Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}")))?;
-    let source = source(origin, &samples, options.watch);
+    let source = seen_by(origin, &samples, options.watch);
     let facts = Facts::new(samples, options.lb_idle);
     if facts.agent_version().is_none() {
         return Err(Failure::usage(&format_args!(
@@ -121,37 +115,6 @@ fn print(options: &Options, source: &Source, facts: &Facts, advice: &Advice) -> 
     out.flush()
 }
 
-/// Fetches or reads the text that `--from` names.
-fn read(from: &str) -> Result<(Origin, String), Failure> {
-    if from == "-" {
-        let text = bounded(io::stdin().lock(), "standard input")?;
-        return Ok((Origin::Stdin, text));
-    }
-    if from.contains("://") {
-        return Ok((Origin::Agent(from.to_owned()), scrape::get(from, TEXT_BYTES_MAX)?));
-    }
-    let file = File::open(from).map_err(|error| {
-        Failure::usage(&format_args!(
-            "cannot read {from}: {error}; --from takes a file, - for standard input, or an agent as \
-             http://127.0.0.1:9795"
-        ))
-    })?;
-    Ok((Origin::File(from.to_owned()), bounded(file, from)?))
-}
-
-/// Reads all text, but not more than [`TEXT_BYTES_MAX`].
-fn bounded(input: impl Read, name: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = input.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text);
-    let read = read.map_err(|error| Failure::usage(&format_args!("cannot read {name}: {error}")))?;
-    if read as u64 > TEXT_BYTES_MAX {
-        return Err(Failure::usage(&format_args!(
-            "{name} is longer than {TEXT_BYTES_MAX} bytes: no agent writes that much"
-        )));
-    }
-    Ok(text)
-}
-
 /// Looks at the kernel with hooks of its own.
 fn look(config: Config, watch: Duration) -> Result<String, Failure> {
     start_log(LogLevel::Warn);
@@ -166,7 +129,7 @@ fn look(config: Config, watch: Duration) -> Result<String, Failure> {
 }
 
 /// What is known of where and how long was looked.
-fn source(origin: Origin, samples: &Exposition, watch: Duration) -> Source {
+fn seen_by(origin: Origin, samples: &Exposition, watch: Duration) -> Source {
     let (since, seconds) = match origin {
         Origin::Snapshot => (None, Some(watch.as_secs())),
         // Only an agent that answered just now tells how long it has been counting.
@@ -209,7 +172,7 @@ mod tests {
     #[test]
     fn how_long_was_counted_is_said_where_it_is_known() {
         let samples = Exposition::parse("process_start_time_seconds 1700000000.5\n").unwrap();
-        let of = |origin| source(origin, &samples, Duration::from_secs(7));
+        let of = |origin| seen_by(origin, &samples, Duration::from_secs(7));
         let file = of(Origin::Stdin);
         assert_eq!((file.since, file.seconds), (Some(1_700_000_000), None));
         let agent = of(Origin::Agent(String::new()));

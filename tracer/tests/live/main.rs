@@ -38,3 +38,4 @@ mod supervisor;
 mod syn_queue;
 mod time_wait;
 mod timeouts;
+mod top;

@@ -20,6 +20,7 @@ const HOMES: &[Home] = &[
     Home { krate: "aya_log", parts: &["tracer/src/kernel", "tracer/src/agent"] },
     Home { krate: "prometheus", parts: &["tracer/src/export"] },
     Home { krate: "axum", parts: &["tracer/src/export"] },
+    Home { krate: "ratatui", parts: &["tracer/src/top/draw", "tracer/src/command/top"] },
 ];
 
 /// Modules that are handed all they work on, time included, so that a test needs no machine.
@@ -34,6 +35,7 @@ const PURE: &[&str] = &[
     "tracer/src/export/metrics",
     "tracer/src/advise",
     "tracer/src/events",
+    "tracer/src/top",
 ];
 
 /// What a pure module does without: files, sockets, the environment, clocks, logs.

@@ -1,0 +1,167 @@
+//! Where readings come from: a running agent, a file that somebody writes anew, or a look of the command's own.
+//!
+//! Owns what it takes to read again, and says how the source is called. Nothing is shown here.
+
+use std::{
+    fs, io,
+    io::{IsTerminal, Write},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::super::{run::start_log, source};
+use crate::{
+    advise::Origin,
+    agent::snapshot::Look,
+    config::{Config, LogLevel},
+    failure::{Failure, UNAVAILABLE},
+    top::{
+        header::{Source, Trouble},
+        reading::Reading,
+    },
+};
+
+/// Where an agent serves unless told otherwise.
+const AGENT_DEFAULT: &str = "http://127.0.0.1:9795";
+/// Passes of an own look come with the refreshes, but not more often than this.
+const PASS_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Somebody looks on; but a screen may stay for hours.
+const PASS_CPU_PERCENT: u32 = 5;
+
+/// A source that can be read again.
+pub(super) struct Feed {
+    origin: Origin,
+    look: Option<Look>,
+    started: Instant,
+    /// When the file was last written that was read last.
+    written: Option<Duration>,
+}
+
+impl Feed {
+    /// Opens what `from` names and reads it once. A file or an agent that is not there is an error here, and
+    /// nothing but trouble later.
+    pub(super) fn open(
+        from: Option<&str>,
+        config: Config,
+        interval: Duration,
+        is_screen: bool,
+    ) -> Result<(Self, Reading), Failure> {
+        let mut feed = Self {
+            origin: Origin::Agent(AGENT_DEFAULT.to_owned()),
+            look: None,
+            started: Instant::now(),
+            written: None,
+        };
+        if let Some(from) = from {
+            let (origin, text) = source::read(from)?;
+            feed.origin = origin;
+            let at = feed.time()?;
+            return feed.parse(&text, at).map(|reading| (feed, reading));
+        }
+        match source::read(AGENT_DEFAULT) {
+            Ok((_, text)) => {
+                let at = feed.time()?;
+                feed.parse(&text, at).map(|reading| (feed, reading))
+            }
+            Err(nobody) if nobody.code == UNAVAILABLE => {
+                feed.look(config, interval, is_screen).map_err(|failure| Failure {
+                    message: format!("{AGENT_DEFAULT}: no agent; a look of its own: {}", failure.message),
+                    ..failure
+                })?;
+                let first = feed.read()?.ok_or_else(|| Failure::other("the look gave nothing"))?;
+                Ok((feed, first))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Attaches to the kernel and lets a first pass end.
+    fn look(&mut self, config: Config, interval: Duration, is_screen: bool) -> Result<(), Failure> {
+        // On a screen there is no room for a log.
+        if !is_screen {
+            start_log(LogLevel::Warn);
+        }
+        let progress = io::stderr().is_terminal();
+        if progress {
+            // For people alone, who may have left.
+            let _ = write!(io::stderr(), "no agent at {AGENT_DEFAULT}: attaching for a look of its own …");
+        }
+        let config = Config {
+            pass_interval: interval.max(PASS_INTERVAL_MIN),
+            pass_cpu_percent: config.pass_cpu_percent.max(PASS_CPU_PERCENT),
+            ..config
+        };
+        let look = Look::start(config).and_then(|look| look.await_pass().map(|()| look));
+        if progress {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+        self.origin = Origin::Snapshot;
+        self.look = Some(look?);
+        Ok(())
+    }
+
+    /// The next reading; none if the file is the same as before.
+    pub(super) fn read(&mut self) -> Result<Option<Reading>, Failure> {
+        if let Some(look) = &self.look {
+            let text = look.metrics()?;
+            let text = std::str::from_utf8(&text).map_err(|error| Failure::other(format!("no text: {error}")))?;
+            return self.parse(text, self.started.elapsed()).map(Some);
+        }
+        let Some(from) = self.origin.place().map(ToOwned::to_owned) else { return Ok(None) };
+        let before = self.written;
+        if matches!(self.origin, Origin::File(_)) && before.is_some() && written(&from)? == before {
+            return Ok(None);
+        }
+        let (_, text) = source::read(&from)?;
+        let at = self.time()?;
+        self.parse(&text, at).map(Some)
+    }
+
+    /// When what was just read was written, on the source's clock.
+    fn time(&mut self) -> Result<Duration, Failure> {
+        if let Origin::File(path) = &self.origin {
+            self.written = written(path)?;
+            // Pipes and the like have no such time.
+            return Ok(self.written.unwrap_or_else(|| self.started.elapsed()));
+        }
+        Ok(self.started.elapsed())
+    }
+
+    fn parse(&self, text: &str, at: Duration) -> Result<Reading, Failure> {
+        Reading::parse(text, at).map_err(|error| {
+            let origin = &self.origin;
+            Failure::usage(&format_args!("{origin} gives {error}; --from takes the /metrics of tracer run"))
+        })
+    }
+
+    /// Whether the command itself is attached.
+    pub(super) const fn is_own_look(&self) -> bool {
+        self.look.is_some()
+    }
+
+    /// Lets a pass end that has not ended yet, where passes are the command's own.
+    pub(super) fn await_pass(&self) -> Result<(), Failure> {
+        self.look.as_ref().map_or(Ok(()), Look::await_pass)
+    }
+
+    /// What the header says of it.
+    pub(super) fn source(&self, age: Duration, trouble: Option<Trouble>) -> Source {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let name = match &self.origin {
+            Origin::Snapshot => "a look of its own at this kernel".to_owned(),
+            origin => origin.to_string(),
+        };
+        Source { name, is_own_look: self.is_own_look(), now, age, trouble }
+    }
+
+    /// Detaches, where the command itself is attached.
+    pub(super) fn end(self) -> Result<(), Failure> {
+        self.look.map_or(Ok(()), Look::end)
+    }
+}
+
+/// When a file was last written, since the Unix epoch.
+fn written(path: &str) -> Result<Option<Duration>, Failure> {
+    let metadata = fs::metadata(path).map_err(|error| Failure::usage(&format_args!("cannot read {path}: {error}")))?;
+    let written = metadata.is_file().then(|| metadata.modified().ok()).flatten();
+    Ok(written.and_then(|time| time.duration_since(UNIX_EPOCH).ok()))
+}
