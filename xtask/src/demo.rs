@@ -27,7 +27,7 @@ const DRAW_INTERVAL: Duration = Duration::from_secs(30);
 const SCRAPE_SECONDS: u32 = 2;
 
 /// What the page shows at first.
-const FROM: &str = "now-15m";
+const CHOICE: &str = "from=now-15m";
 
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
@@ -91,7 +91,7 @@ fn introduce(lab: &Lab) {
     let prometheus = lab.prometheus.address();
     println!("\nmetrics     http://{}/metrics", lab.agent.address());
     println!("prometheus  http://{prometheus}/alerts");
-    println!("dashboards  {}&refresh=5s", Page::address(prometheus, FROM));
+    println!("dashboards  {}&refresh=5s", Page::address(prometheus, CHOICE));
     println!("\ntraffic:");
     for (pod, what) in Pods::described() {
         println!("  {pod:18}  {what}");
@@ -119,7 +119,7 @@ struct Pictures {
 impl Pictures {
     fn draw_when_due(&mut self, prometheus: SocketAddr) -> Result<()> {
         if Instant::now() >= self.due {
-            let drawings = self.page.draw(prometheus, FROM, &self.directory)?;
+            let drawings = self.page.draw(prometheus, CHOICE, &self.directory)?;
             println!("  {} pictures in {}", drawings.len(), self.directory.display());
             self.due = Instant::now() + DRAW_INTERVAL;
         }

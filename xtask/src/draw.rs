@@ -130,20 +130,20 @@ impl Page {
         Ok(listed.into_iter().map(|dashboard| dashboard.uid).collect())
     }
 
-    /// Where a Prometheus that was told to serve it does so; `from` is the beginning of the time shown.
-    pub(crate) fn address(prometheus: SocketAddr, from: &str) -> String {
-        format!("http://{prometheus}/user/?from={from}")
+    /// Where a Prometheus that was told to serve it does so. `choice` is what is chosen: the time, and variables.
+    pub(crate) fn address(prometheus: SocketAddr, choice: &str) -> String {
+        format!("http://{prometheus}/user/?{choice}")
     }
 
     /// Takes a picture of each dashboard into the directory, and says what each shows.
-    pub(crate) fn draw(&self, prometheus: SocketAddr, from: &str, pictures: &Path) -> Result<Vec<Drawing>> {
+    pub(crate) fn draw(&self, prometheus: SocketAddr, choice: &str, pictures: &Path) -> Result<Vec<Drawing>> {
         let browser = browser()?;
         fs::create_dir_all(pictures).with_context(|| format!("making {}", pictures.display()))?;
         let answer = process::capture(
             command("node")
                 .arg(self.directory.with_file_name("shoot.mjs"))
                 .arg(browser)
-                .arg(Self::address(prometheus, from))
+                .arg(Self::address(prometheus, choice))
                 .arg(pictures)
                 .args(self.dashboards()?),
         )?;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::draw::{self, Drawing, Page};
-use crate::lab::{Lab, Plan};
+use crate::lab::{Lab, Plan, Pods};
 use crate::workspace::Arch;
 use crate::{build, process, setup, workspace};
 
@@ -71,9 +71,9 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     alerts::wait_for_all(&mut lab, ALERTS_LIMIT)?;
     thread::sleep(RUN_MIN.saturating_sub(start.elapsed()));
     lab.check_runs()?;
-    // From the beginning of the run.
-    let from = format!("now-{}s", start.elapsed().as_secs());
-    let drawings = page.draw(lab.prometheus.address(), &from, &files)?;
+    // From the beginning of the run, and without what else this machine does.
+    let choice = format!("from=now-{}s&var-namespace={}", start.elapsed().as_secs(), Pods::NAMESPACE);
+    let drawings = page.draw(lab.prometheus.address(), &choice, &files)?;
     drop(lab);
     judge(&page, &drawings)?;
     println!("e2e: pictures of {} dashboards in {}", drawings.len(), files.display());

@@ -116,7 +116,7 @@ fn every_dashboard_can_be_imported_as_it_is() {
     let datasource = json!({"type": "prometheus", "uid": "${datasource}"});
     for (file, dashboard) in dashboards() {
         assert_eq!(dashboard["id"], Value::Null, "{file}");
-        assert!(dashboard["uid"].as_str().is_some_and(|uid| !uid.is_empty()), "{file}");
+        assert_eq!(dashboard["uid"].as_str(), file.strip_suffix(".json"), "a link names the file");
         assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| (39..=42).contains(&version)), "{file}");
         assert!(dashboard.get("__inputs").is_none(), "{file}");
         let mut ids = HashSet::new();
@@ -127,7 +127,41 @@ fn every_dashboard_can_be_imported_as_it_is() {
             assert_eq!(panel["datasource"], datasource, "{file}: {title}");
             assert!(panel["targets"].as_array().unwrap().iter().all(|target| target["datasource"] == datasource));
             assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{file}: {title}");
-            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{file}: {title}");
+            let defaults = &panel["fieldConfig"]["defaults"];
+            assert!(defaults["unit"].is_string(), "{file}: {title}");
+            assert!(
+                defaults["thresholds"]["steps"].as_array().is_some_and(|steps| !steps.is_empty()),
+                "{file}: {title}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_choice_offers_all() {
+    for (file, dashboard) in dashboards() {
+        let names: Vec<_> = variables(&dashboard).filter_map(|variable| variable["name"].as_str()).collect();
+        assert!(names.starts_with(&["datasource", "node"]), "{file}: {names:?}");
+        for variable in variables(&dashboard).filter(|variable| variable["type"] == "query") {
+            let is_all = (&variable["includeAll"], &variable["allValue"]) == (&json!(true), &json!(".*"));
+            assert!(is_all, "{file}: ${}", variable["name"]);
+        }
+        assert_eq!(dashboard["links"][0]["tags"], json!(["tracer"]), "{file} leads to no other");
+    }
+}
+
+/// The page is 24 columns wide.
+#[test]
+fn panels_lie_beside_each_other() {
+    for (file, dashboard) in dashboards() {
+        let mut taken = HashSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+            assert!(x + w <= 24, "{file}: {} is too wide", panel["title"]);
+            for cell in (y..y + h).flat_map(|row| (x..x + w).map(move |column| (row, column))) {
+                assert!(taken.insert(cell), "{file}: {} lies on another panel", panel["title"]);
+            }
         }
     }
 }

@@ -97,6 +97,9 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
+    /// Their Kubernetes namespace.
+    pub(crate) const NAMESPACE: &str = NAMESPACE;
+
     /// All traffic flows when this returns.
     pub(super) fn start() -> Result<Self> {
         let mut cgroups = Cgroups::make()?;
