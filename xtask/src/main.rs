@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod dashboards;
 mod debian;
 mod deploy;
 mod image;
@@ -50,6 +51,8 @@ enum Command {
     Image(image::Opts),
     /// Check manifests, chart and unit of deploy/.
     Deploy(deploy::Opts),
+    /// Check the dashboards against Grafana's own types.
+    Dashboards,
     /// Write docs/metrics.md from the agent's table of metrics.
     MetricsDoc(metrics_doc::Opts),
     /// Write the tables of docs/kernels.md from what the last runs of `cargo xtask vm` found.
@@ -77,6 +80,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Tidy(opts) => tidy::run(&opts),
         Command::Image(opts) => image::run(&opts),
         Command::Deploy(opts) => deploy::run(&opts),
+        Command::Dashboards => dashboards::run(),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
         Command::KernelsDoc => vm::write_tables(),
     }

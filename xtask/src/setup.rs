@@ -42,6 +42,9 @@ const BENCH_TOOLS: &[Tool] = &[("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "ng
 const KERNEL_TOOLS: &[Tool] =
     &[("zstd", "zstd"), ("lz4", "lz4"), ("xz", "xz-utils"), ("gzip", "gzip"), ("bpftool", "bpftool")];
 
+/// Programs that check dashboards against Grafana's types.
+const SCHEMA_TOOLS: &[Tool] = &[("node", "nodejs"), ("npm", "npm")];
+
 /// Packages that start a service where systemd runs, and its name.
 const SERVICES: &[(&str, &str)] = &[("prometheus", "prometheus"), ("nginx-light", "nginx")];
 
@@ -129,6 +132,11 @@ fn bpf_linker() -> Result<()> {
 /// What the tests call besides the agent itself.
 pub(crate) fn test_tools() -> Result<()> {
     debian_tools("tests", TEST_TOOLS)
+}
+
+/// What checks dashboards against Grafana's types.
+pub(crate) fn schema_tools() -> Result<()> {
+    debian_tools("dashboards' check", SCHEMA_TOOLS)
 }
 
 /// What the benchmarks call. Not every release has libbpf-tools; without it the comparison is left out.

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, deploy, setup, tidy, vm};
+use crate::{build, dashboards, deploy, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     step("unit tests", unit),
     step("integration tests", integration),
     step("manifests", deploy::manifests),
+    step("dashboards", dashboards::run),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     Step { skipped_by: Some(SKIP_LIVE), ..step("container", container) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },

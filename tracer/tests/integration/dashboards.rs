@@ -5,12 +5,9 @@ use std::collections::HashSet;
 use std::fs;
 
 use serde_json::{Value, json};
-use tracer::export::metrics::{Kind, METRICS, Metric, Values};
 
-use crate::promql::{self, Matcher, Names, Selector};
-
-/// Labels that Prometheus adds to every series of a target.
-const TARGET_LABELS: [&str; 2] = ["instance", "job"];
+use crate::names::Known;
+use crate::promql;
 
 /// Kinds of panels that hold queries.
 const PANELS: [&str; 3] = ["stat", "table", "timeseries"];
@@ -29,57 +26,6 @@ fn dashboards() -> Vec<(String, Value)> {
         .collect()
 }
 
-/// The metric of a series' name: a histogram has three, one of them with a label of its own.
-fn metric(series: &str) -> Option<(&'static Metric, Option<&'static str>)> {
-    let plain = METRICS.iter().find(|metric| metric.name == series && metric.kind != Kind::Histogram);
-    if let Some(metric) = plain {
-        return Some((metric, None));
-    }
-    let (name, suffix) = series.rsplit_once('_')?;
-    let metric = METRICS.iter().find(|metric| metric.name == name && metric.kind == Kind::Histogram)?;
-    match suffix {
-        "bucket" => Some((metric, Some("le"))),
-        "sum" | "count" => Some((metric, None)),
-        _ => None,
-    }
-}
-
-fn has_label(series: &str, label: &str) -> bool {
-    let Some((metric, own)) = metric(series) else { return false };
-    metric.labels().any(|known| known.name == label) || own == Some(label) || TARGET_LABELS.contains(&label)
-}
-
-/// What is wrong with the names in an expression.
-fn misnamed(names: &Names) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for selector in &names.selectors {
-        if metric(&selector.metric).is_none() {
-            wrong.push(format!("no metric {}", selector.metric));
-            continue;
-        }
-        wrong.extend(selector.matchers.iter().filter_map(|matcher| misfit(selector, matcher)));
-    }
-    let known = |label: &String| names.selectors.iter().any(|selector| has_label(&selector.metric, label));
-    wrong.extend(names.grouped_by.iter().filter(|label| !known(label)).map(|label| format!("no label {label}")));
-    wrong
-}
-
-/// What is wrong with a matcher: its label, or a value that the label never takes.
-fn misfit(selector: &Selector, matcher: &Matcher) -> Option<String> {
-    let Matcher { label, value, .. } = matcher;
-    if !has_label(&selector.metric, label) {
-        return Some(format!("{} has no label {label}", selector.metric));
-    }
-    let (metric, _) = metric(&selector.metric)?;
-    let is_closed = matches!(matcher.operator.as_str(), "=" | "!=") && !value.contains('$');
-    match metric.labels().find(|known| known.name == *label)?.values {
-        Values::OneOf(values) if is_closed && !values.contains(&value.as_str()) => {
-            Some(format!("{label} is never {value}"))
-        }
-        _ => None,
-    }
-}
-
 /// The labels in `{{label}}` of a legend.
 fn legend_labels(legend: &str) -> Vec<&str> {
     legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()).map(str::trim).collect()
@@ -92,13 +38,14 @@ fn misnamed_in_target(target: &Value) -> Vec<String> {
         Ok(names) => names,
         Err(error) => return vec![error],
     };
-    let mut wrong = misnamed(&names);
+    let known = Known::exported();
+    let mut wrong = known.misnamed(&names);
     if names.selectors.is_empty() {
         wrong.push(format!("no metric in `{expression}`"));
     }
     let legend = target["legendFormat"].as_str().unwrap_or_default();
     // After an aggregation only the labels it names are left.
-    let unknown = |label: &&str| !names.grouped_by.iter().any(|known| known == label);
+    let unknown = |label: &&str| !names.grouped_by.iter().any(|kept| kept == label);
     wrong.extend(legend_labels(legend).into_iter().filter(unknown).map(|label| format!("legend: no label {label}")));
     let rates = expression.matches("rate(").count() + expression.matches("increase(").count();
     if rates != expression.matches("[$__rate_interval]").count() {
@@ -117,7 +64,7 @@ fn misnamed_in_variable(variable: &Value) -> Vec<String> {
         Err(error) => return vec![error],
     };
     names.grouped_by.push(label.trim().to_owned());
-    misnamed(&names)
+    Known::exported().misnamed(&names)
 }
 
 fn queried_panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
@@ -156,7 +103,9 @@ fn every_variable_in_a_dashboard_is_declared() {
             let rest = rest.strip_prefix('{').unwrap_or(rest);
             rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default()
         });
-        for variable in used.filter(|variable| !variable.starts_with("__")) {
+        // $1 is a group of a regular expression.
+        let is_own = |name: &&str| !name.starts_with("__") && !name.starts_with(|first: char| first.is_ascii_digit());
+        for variable in used.filter(is_own) {
             assert!(declared.contains(variable), "{file}: ${variable}");
         }
     }
@@ -194,6 +143,8 @@ fn a_misspelt_name_is_found() {
         ("tracer_tcp_connect_syn_retries".to_owned(), "", vec!["no metric tracer_tcp_connect_syn_retries"]),
         (format!("{drops}{{prot=\"80\"}}"), "", vec!["tracer_tcp_listen_drops_total has no label prot"]),
         (format!("{drops}{{reason=\"full\"}}"), "", vec!["reason is never full"]),
+        (format!("{drops}{{reason=~\"other|full\"}}"), "", vec!["reason is never full"]),
+        (format!("sum by (pod, endpoint) ({drops})"), "", vec!["no label endpoint"]),
         (format!("sum by (prot) ({drops})"), "", vec!["no label prot"]),
         (format!("sum by (port) ({drops})"), "{{process}}", vec!["legend: no label process"]),
         (format!("rate({drops}[5m])"), "", vec!["a rate over another range than $__rate_interval"]),

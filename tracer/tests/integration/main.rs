@@ -8,4 +8,7 @@ mod command_line;
 mod dashboards;
 mod exposition;
 mod faults;
+mod names;
 mod promql;
+mod rules;
+mod runbooks;

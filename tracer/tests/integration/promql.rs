@@ -9,6 +9,8 @@ pub struct Names {
     pub selectors: Vec<Selector>,
     /// Labels in `by`, `without`, `on`, `ignoring` and `group_left` lists.
     pub grouped_by: Vec<String>,
+    /// Labels that the expression makes itself.
+    pub made: Vec<String>,
 }
 
 /// A metric with its matchers.
@@ -35,6 +37,8 @@ enum Token {
     Sign(char),
 }
 
+/// Functions that make a label: it is their first text, after the series that they take.
+const MAKERS: [&str; 2] = ["label_replace", "label_join"];
 const GROUPINGS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 const KEYWORDS: [&str; 7] = ["and", "or", "unless", "bool", "offset", "Inf", "NaN"];
 
@@ -51,6 +55,9 @@ pub fn names(expression: &str) -> Result<Names, String> {
                 let end = closing(&tokens, at, ')')?;
                 names.grouped_by.extend(tokens[at..end].iter().filter_map(Token::word).map(str::to_owned));
                 at = end;
+            }
+            Token::Word(word) if MAKERS.contains(&word.as_str()) && next == Some(&Token::Sign('(')) => {
+                names.made.extend(made_label(&tokens[at + 1..]).map(str::to_owned));
             }
             Token::Word(word) if is_metric(word, next) => {
                 let mut selector = Selector { metric: word.clone(), matchers: Vec::new() };
@@ -75,6 +82,20 @@ fn is_metric(word: &str, next: Option<&Token>) -> bool {
     let aggregates = next.and_then(Token::word).is_some_and(|next| matches!(next, "by" | "without"));
     let named = word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     named && !called && !aggregates && !KEYWORDS.contains(&word) && !GROUPINGS.contains(&word)
+}
+
+/// The first text among the arguments that begin here, not among those of what they hold.
+fn made_label(tokens: &[Token]) -> Option<&str> {
+    let mut depth = 0_usize;
+    for token in tokens {
+        match token {
+            Token::Sign('(' | '{' | '[') => depth += 1,
+            Token::Sign(')' | '}' | ']') => depth = depth.checked_sub(1)?,
+            Token::Text(text) if depth == 0 => return Some(text),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The index after the sign that closes the list which is open at `at`.
@@ -142,6 +163,16 @@ fn metrics_matchers_and_groupings_are_found() {
     assert_eq!(metrics, ["a_total", "b", "c"]);
     assert_eq!(found.selectors[0].matchers, [matcher("netns", "=~", "$netns"), matcher("reason", "!=", "other")]);
     assert_eq!(found.grouped_by, ["process", "port", "port", "x"]);
+}
+
+#[test]
+fn labels_that_are_made_are_found() {
+    let found = names(
+        "sum by (owner) (label_replace(label_join(rate(a{b=\"c\"}[5m]), \"both\", \"/\", \"x\"), \"owner\", \"$1\", \"both\", \"(.+)\"))",
+    )
+    .unwrap();
+    assert_eq!(found.made, ["owner", "both"]);
+    assert_eq!(found.selectors.len(), 1);
 }
 
 #[test]

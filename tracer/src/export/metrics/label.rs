@@ -76,6 +76,17 @@ const STATES: [&str; 10] = {
     names
 };
 
+/// Where a transition came from: one of the states, or unknown where the kernel counted it and no hook saw it.
+const FROM_STATES: [&str; STATES.len() + 1] = {
+    let mut names = ["unknown"; STATES.len() + 1];
+    let mut index = 0;
+    while index < STATES.len() {
+        names[index] = STATES[index];
+        index += 1;
+    }
+    names
+};
+
 /// `error` of a failed connect takes the results after the first, which is success.
 const ERRORS: &[&str] = {
     assert!(ConnectResult::Established as usize == 0);
@@ -118,7 +129,7 @@ pub(super) const CAUSE: Label = one_of("cause", &CAUSES);
 pub(super) const TIMEOUT_CAUSE: Label = one_of("cause", &TIMEOUT_CAUSES);
 pub(super) const RESULT: Label = one_of("result", &RESULTS);
 pub(super) const ERROR: Label = one_of("error", ERRORS);
-pub(super) const FROM: Label = one_of("from", &STATES);
+pub(super) const FROM: Label = one_of("from", &FROM_STATES);
 pub(super) const TO: Label = one_of("to", &STATES);
 pub(super) const STATE: Label = one_of("state", &STATES);
 pub(super) const NAME: Label =
