@@ -3,8 +3,13 @@
 //! Owns the order of the checks; each is in a file of its own. `manifests` needs no root: it renders and
 //! validates. `container` runs the image as the least-privilege manifest says and lets it see real drops.
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args;
+
+use crate::build;
+use crate::workspace::Arch;
 
 mod compare;
 mod container;
@@ -31,7 +36,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         return generate::write();
     }
     manifests()?;
-    if opts.container { container() } else { Ok(()) }
+    if opts.container { container(&build::static_agent(Arch::native()?)?) } else { Ok(()) }
 }
 
 /// Manifests, chart and unit, without running any.
@@ -40,7 +45,7 @@ pub(crate) fn manifests() -> Result<()> {
     unit::check()
 }
 
-/// The image, under the rights that the least-privilege manifest grants.
-pub(crate) fn container() -> Result<()> {
-    container::check()
+/// The image of this agent, under the rights that the least-privilege manifest grants.
+pub(crate) fn container(agent: &Path) -> Result<()> {
+    container::check(agent)
 }

@@ -34,7 +34,7 @@ pub(crate) struct Opts {
 pub(crate) fn run(opts: &Opts) -> Result<()> {
     let arch = opts.arch.map_or_else(Arch::native, Ok)?;
     setup::image_tools()?;
-    let image = build(arch)?;
+    let image = build(arch, &build::static_agent(arch)?)?;
     println!("{image}: in {}", storage().display());
     if opts.save {
         let archive = workspace::root().join("target").join(archive_name(arch));
@@ -51,11 +51,10 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent and its image. Gives the image's name.
-pub(crate) fn build(arch: Arch) -> Result<String> {
-    let agent = build::static_agent(arch)?;
+/// Builds the image of an agent for the architecture. Gives the image's name.
+pub(crate) fn build(arch: Arch, agent: &Path) -> Result<String> {
     let context = workspace::root().join("target/image").join(arch.debian());
-    fill(&context, &agent).with_context(|| format!("filling {}", context.display()))?;
+    fill(&context, agent).with_context(|| format!("filling {}", context.display()))?;
     let image = name(arch);
     let mut build = stored("buildah");
     build.args(["build", "--isolation", "chroot", "--format", "oci", "--arch", arch.debian()]);
@@ -69,7 +68,8 @@ pub(crate) fn build(arch: Arch) -> Result<String> {
         build.args(["--timestamp", &seconds]);
     }
     build.args(["--quiet", "--tag", &image, "--file", "deploy/image/Containerfile"]).arg(&context);
-    process::run(&mut build)?;
+    // It prints the image's number.
+    process::capture_quietly(&mut build)?;
     Ok(image)
 }
 

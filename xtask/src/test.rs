@@ -45,7 +45,7 @@ const STEPS: &[Step] = &[
     step("dashboards", dashboards::run),
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
     step("packages", dist::step),
-    Step { skipped_by: Some(SKIP_LIVE), ..step("container", deploy::container) },
+    Step { skipped_by: Some(SKIP_LIVE), ..step("container", container) },
     Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
     Step { skipped_by: Some(SKIP_GUESTS), ..step("guests", || vm::run(&vm::Opts::of_ci())) },
@@ -126,6 +126,11 @@ fn integration() -> Result<()> {
 fn live() -> Result<()> {
     let parts = build::guest_parts(Arch::native()?)?;
     process::run(command(parts.live_tests).arg("--test-threads=1").env("TRACER_LIVE_AGENT", parts.agent))
+}
+
+/// The agent of the live tests, in its image.
+fn container() -> Result<()> {
+    deploy::container(&build::guest_parts(Arch::native()?)?.agent)
 }
 
 /// The kernels of the matrix have the functions that the programs are attached to, as they are quoted.

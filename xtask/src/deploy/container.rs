@@ -31,11 +31,11 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// More than the agent takes to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-pub(super) fn check() -> Result<()> {
+pub(super) fn check(agent: &Path) -> Result<()> {
     setup::image_tools()?;
     let tools = Tools::install()?;
     let daemonset = render::least_privilege(&tools)?;
-    let image = image::build(Arch::native()?)?;
+    let image = image::build(Arch::native()?, agent)?;
     let netns = Netns::create()?;
     let container = Container::start(&image, &daemonset, &netns)?;
     container.is_confined()?;
