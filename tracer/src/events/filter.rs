@@ -145,9 +145,9 @@ mod tests {
         pipeline::{attribute::Owner, decode::Detail},
     };
 
-    fn end(text: &str) -> Option<Endpoint> {
+    fn end(text: &str) -> Endpoint {
         let address: std::net::SocketAddr = text.parse().unwrap();
-        Some(Endpoint { address: address.ip(), port: address.port() })
+        Endpoint { address: address.ip(), port: address.port() }
     }
 
     fn event() -> Event {
@@ -157,8 +157,8 @@ mod tests {
             netns_inum: 99,
             cgroup: 1,
             state: "LISTEN",
-            local: end("10.0.0.1:80"),
-            remote: end("[fd00::2]:4711"),
+            local: Some(end("10.0.0.1:80")),
+            remote: Some(end("[fd00::2]:4711")),
             detail: Detail::SynackRetransmit,
         }
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(filter: Filter, expected: bool) {
+    fn check(filter: &Filter, expected: bool) {
         let owner = Owner { namespace: "shop".into(), pod: "web-0".into(), ..Owner::default() };
         let namespace = Namespace { inode: 99, is_host: false, name: "blue".into() };
         let origin = Origin { inode: 99, namespace: Some(&namespace), owner: Some(&owner), process: Some("nginx") };
@@ -180,12 +180,12 @@ mod tests {
 
     #[test]
     fn values_are_alternatives_and_filters_add_up() {
-        check(Filter::default(), true);
-        check(Filter { kinds: vec![EventKind::Drop, EventKind::Synack], ..Filter::default() }, true);
-        check(Filter { kinds: vec![EventKind::Drop], ..Filter::default() }, false);
-        check(Filter { ports: vec![1, 4711], ..Filter::default() }, true);
-        check(Filter { ports: vec![80], kinds: vec![EventKind::Drop], ..Filter::default() }, false);
-        check(Filter { ports: vec![81], ..Filter::default() }, false);
+        check(&Filter::default(), true);
+        check(&Filter { kinds: vec![EventKind::Drop, EventKind::Synack], ..Filter::default() }, true);
+        check(&Filter { kinds: vec![EventKind::Drop], ..Filter::default() }, false);
+        check(&Filter { ports: vec![1, 4711], ..Filter::default() }, true);
+        check(&Filter { ports: vec![80], kinds: vec![EventKind::Drop], ..Filter::default() }, false);
+        check(&Filter { ports: vec![81], ..Filter::default() }, false);
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         for (range, expected) in
             [("10.0.0.1", true), ("10.0.0.0/31", true), ("fd00::/8", true), ("10.0.0.2", false), ("::/0", true)]
         {
-            check(Filter { addresses: list(&[range]), ..Filter::default() }, expected);
+            check(&Filter { addresses: list(&[range]), ..Filter::default() }, expected);
         }
         for wrong in ["10.0.0.0/33", "localhost", "", "10.0.0"] {
             assert!(wrong.parse::<Range>().is_err(), "{wrong}");
@@ -211,17 +211,17 @@ mod tests {
             ("other/web-0", false),
             ("*", true),
         ] {
-            check(Filter { pods: list(&[pod]), ..Filter::default() }, expected);
+            check(&Filter { pods: list(&[pod]), ..Filter::default() }, expected);
         }
         for (process, expected) in [("nginx", true), ("ng*", true), ("apache", false)] {
-            check(Filter { processes: list(&[process]), ..Filter::default() }, expected);
+            check(&Filter { processes: list(&[process]), ..Filter::default() }, expected);
         }
     }
 
     #[test]
     fn a_namespace_is_its_name_or_its_number() {
         for (netns, expected) in [("blue", true), ("99", true), ("98", false), ("host", false), ("red", false)] {
-            check(Filter { namespaces: list(&[netns]), ..Filter::default() }, expected);
+            check(&Filter { namespaces: list(&[netns]), ..Filter::default() }, expected);
         }
         let host = Namespace { is_host: true, ..Namespace::default() };
         let origin = Origin { namespace: Some(&host), ..Origin::default() };

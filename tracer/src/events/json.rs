@@ -162,7 +162,6 @@ impl Json {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
 fn is_empty(text: &&str) -> bool {
     text.is_empty()
 }

@@ -120,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(stream.show(&event(detail)).unwrap(), flow);
         }
-        assert_eq!(stream.out.iter().filter(|byte| **byte == b'\n').count(), 2);
+        assert_eq!(String::from_utf8_lossy(&stream.out).lines().count(), 2);
         assert_eq!(stream.summary(&[], None), ["2 shown (synack 2), 1 filtered out, 0 lost"]);
     }
 

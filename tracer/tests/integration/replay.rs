@@ -114,7 +114,7 @@ fn filters_choose_among_what_was_recorded() {
         let filtered = format!(", {} filtered out, 0 lost\n", all.len() - expected);
         assert!(stderr(&output).contains(&summary) && stderr(&output).contains(&filtered), "{}", stderr(&output));
     }
-    assert_eq!(lines(&["--kind", "drop", "--count", "1"]), [drop.clone()]);
+    assert_eq!(lines(&["--kind", "drop", "--count", "1"]), std::slice::from_ref(drop));
 }
 
 #[test]
