@@ -96,7 +96,9 @@ impl Maps {
                 links.push((table, table.link(program.as_fd())?));
             }
         }
-        links.into_iter().for_each(|(table, link)| table.read_by(link));
+        for (table, link) in links {
+            table.read_by(link);
+        }
         Ok(())
     }
 

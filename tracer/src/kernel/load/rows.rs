@@ -23,7 +23,7 @@ impl Kernel {
         let fallback = LADDERS.iter().find(|ladder| ladder.signal == Signal::MapRows).map(|ladder| ladder.fallback);
         if let Some(ladder) = report.ladders.iter_mut().find(|ladder| ladder.signal == Signal::MapRows) {
             ladder.rung = None;
-            ladder.in_force = fallback.unwrap_or_default().to_owned();
+            fallback.unwrap_or_default().clone_into(&mut ladder.in_force);
             ladder.hooks.clear();
             let attach = Attach::Iterator("bpf_map_elem");
             ladder.refusals.push(explain(attach, Stage::Attach, error.raw_os_error(), &error.to_string()));
