@@ -34,11 +34,16 @@ fn into_full(args: &[&str]) -> Option<i32> {
     .code()
 }
 
-fn advice(text: &str) -> Option<i32> {
+/// What `give` gives with a file that holds this text.
+fn with_file(text: &str, give: impl FnOnce(&str) -> Option<i32>) -> Option<i32> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("metrics.txt");
     std::fs::write(&file, text).unwrap();
-    code(tracer(&["advise", "--from", file.to_str().unwrap()]))
+    give(file.to_str().unwrap())
+}
+
+fn advice(text: &str) -> Option<i32> {
+    with_file(text, |file| code(tracer(&["advise", "--from", file])))
 }
 
 fn ways() -> Vec<Way> {
@@ -64,6 +69,10 @@ fn ways() -> Vec<Way> {
         ("advise", advice(&clamped(312))),
         ("advise", advice("nonsense")),
         ("advise", code(tracer(&["advise", "--from", &nobody]))),
+        ("top", with_file(SOUND, |file| code(tracer(&["top", "--once", "--from", file])))),
+        ("top", with_file(SOUND, |file| into_full(&["top", "--once", "--from", file]))),
+        ("top", with_file("nonsense", |file| code(tracer(&["top", "--once", "--from", file])))),
+        ("top", code(tracer(&["top", "--once", "--from", &nobody]))),
     ]
 }
 
