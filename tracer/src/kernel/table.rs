@@ -17,8 +17,8 @@ use super::{
     walk::READ_BYTES,
 };
 
-/// Rows of the end of one `read()` that the next one may repeat: no bucket of a hash that is at most
-/// full holds more.
+/// Rows of the end of one `read()` that the next one may repeat: those of one bucket. The kernel makes as many
+/// buckets as entries, so one holds a handful; that sixty-four meet there is beyond chance.
 const REPEATED_MAX: usize = 64;
 
 /// Duplicated descriptor of a map, with its iterator.
