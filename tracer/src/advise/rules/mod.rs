@@ -50,6 +50,7 @@ pub const RULES: &[Rule] = &[
     syn_queue::FULL,
     syn_queue::COOKIES,
     syn_queue::MAX_SYN_BACKLOG_RULE,
+    syn_queue::COOKIES_OFF,
     ports::EPHEMERAL_PORTS,
     ports::REUSE_WITHOUT_TIMESTAMPS,
     device::BACKLOG,

@@ -1,5 +1,5 @@
-//! The SYN queue: handshakes under way, cookies that stand in for a place in it, and the setting that
-//! shrinks it where there are none.
+//! The SYN queue: handshakes under way, cookies that stand in for a place in it, and the settings that
+//! forbid those and shrink it where there are none.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +38,15 @@ pub(super) const MAX_SYN_BACKLOG_RULE: Rule = Rule {
     background: "document 004, section 4.2; document 002",
     needs: &[Need::Metric(ACCEPT_LIMIT), Need::Setting(MAX_SYN_BACKLOG), Need::Setting(SYNCOOKIES)],
     examine: max_syn_backlog,
+};
+
+/// Row 14 of the project's table of limits; 002 on what a full queue does to SYNs.
+pub(super) const COOKIES_OFF: Rule = Rule {
+    id: "syn_cookies_off",
+    title: "SYN cookies that are off",
+    background: "this project's table of limits, row 14; document 002",
+    needs: &[Need::Setting(SYNCOOKIES)],
+    examine: cookies_off,
 };
 
 fn full(facts: &Facts) -> Vec<Finding> {
@@ -114,8 +123,9 @@ fn cookies(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn max_syn_backlog(facts: &Facts) -> Vec<Finding> {
-    // With cookies the setting does nothing: the backlog alone limits the queue.
+/// Namespaces in which `tcp_max_syn_backlog` limits SYN queues: the largest backlog there, and how many
+/// listeners are concerned. With cookies the setting does nothing: the backlog alone limits the queue.
+fn shortened(facts: &Facts) -> BTreeMap<String, (f64, f64)> {
     let mut largest: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for (subject, backlog) in facts.highest(ACCEPT_LIMIT, Scope::Listener, &[]) {
         let setting = |name| facts.setting(&subject.netns, name);
@@ -127,8 +137,12 @@ fn max_syn_backlog(facts: &Facts) -> Vec<Finding> {
             *listeners += 1.0;
         }
     }
-    let short = largest.into_iter();
-    short
+    largest
+}
+
+fn max_syn_backlog(facts: &Facts) -> Vec<Finding> {
+    shortened(facts)
+        .into_iter()
         .map(|(netns, (backlog, listeners))| {
             let subject = facts.namespace(&netns);
             let summary = "Without cookies, unproven clients get three quarters of tcp_max_syn_backlog, which \
@@ -149,6 +163,25 @@ fn max_syn_backlog(facts: &Facts) -> Vec<Finding> {
                 .advise(set(&subject, "Or raise it.", MAX_SYN_BACKLOG, &roomier(backlog / 2.0, 1 << 20)))
         })
         .collect()
+}
+
+fn cookies_off(facts: &Facts) -> Vec<Finding> {
+    let shortened = shortened(facts);
+    let off = facts.namespaces_with(&[SYNCOOKIES]).into_iter().filter(|subject| {
+        // Where it shortens queues as well, the rule before says so, with the same remedy.
+        facts.setting(&subject.netns, SYNCOOKIES) == Some(0.0) && !shortened.contains_key(&subject.netns)
+    });
+    off.map(|subject| {
+        let summary = "A SYN queue that is full drops SYNs instead of answering with cookies: a small flood stops a \
+             listener.";
+        Finding::new(Severity::Risk, &subject, summary).set_to(SYNCOOKIES, Some(0.0)).advise(set(
+            &subject,
+            "Answer with cookies when a queue is full, as by default.",
+            SYNCOOKIES,
+            "1",
+        ))
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -208,5 +241,28 @@ mod tests {
                 ("with cookies it does nothing", &text(128, 1, 511), &[]),
             ],
         );
+    }
+
+    #[test]
+    fn cookies_that_are_off() {
+        let text = |netns, cookies, max| {
+            setting(netns, SYNCOOKIES, cookies)
+                + &setting(netns, MAX_SYN_BACKLOG, max)
+                + &format!("tracer_tcp_accept_queue_limit{{netns=\"{netns}\",port=\"80\"}} 511\n")
+        };
+        check(
+            &COOKIES_OFF,
+            "",
+            &[
+                ("off", &text("host", 0, 4096), &[Risk]),
+                ("queues are shortened too, which is another rule's", &text("host", 0, 128), &[]),
+                ("when a queue is full", &text("host", 1, 4096), &[]),
+                ("always", &text("host", 2, 4096), &[]),
+                ("in a namespace alone", &(text("host", 1, 4096) + &setting("7", SYNCOOKIES, 0)), &[Risk]),
+                ("but in a namespace", &(text("host", 0, 4096) + &setting("7", SYNCOOKIES, 1)), &[Risk]),
+            ],
+        );
+        let off = &findings(&COOKIES_OFF, &(text("host", 1, 4096) + &setting("7", SYNCOOKIES, 0)))[0];
+        assert_eq!(off.subject.netns, "7");
     }
 }
