@@ -11,6 +11,7 @@ use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
 
 use crate::binary::{refusal, run_without_rights, tracer};
+use crate::{promql, rules};
 
 const CLEAR: i32 = 0;
 const RISK: i32 = 1;
@@ -101,6 +102,25 @@ fn the_object_for_scripts_has_the_documented_fields() {
     let untold = object["cannot_tell"].as_array().unwrap();
     let keepalive = untold.iter().find(|untold| untold["rule"] == "keepalive").unwrap();
     assert_eq!(keepalive["missing"][0], "net.ipv4.tcp_keepalive_time", "--lb-idle was given");
+}
+
+/// Each with the alert's condition, a value that meets it, and the kernel's default.
+#[test]
+fn settings_of_which_an_alert_tells_are_a_risk() {
+    let judged = [("net.ipv4.tcp_abort_on_overflow", "> 0", 1, 0), ("net.ipv4.tcp_syncookies", "== 0", 0, 1)];
+    let alert = rules::alerts().into_iter().find(|alert| alert.name == "TracerSettingRisky").unwrap();
+    let selectors = promql::names(&alert.expression).unwrap().selectors;
+    let matchers = selectors.iter().flat_map(|selector| &selector.matchers);
+    let named: Vec<_> = matchers.map(|matcher| (matcher.label.as_str(), matcher.value.as_str())).collect();
+    assert_eq!(named, judged.map(|(name, ..)| ("name", name)));
+    for (name, condition, risky, sound) in judged {
+        assert!(alert.expression.contains(&format!("{{name=\"{name}\"}} {condition}\n")), "{name}");
+        let set_to = |value| {
+            advise(&format!("{SOUND}tracer_sysctl_value{{netns=\"host\",name=\"{name}\",index=\"\"}} {value}\n"), &[])
+        };
+        assert!(stdout(set_to(risky), RISK).starts_with("0 binds, 1 at risk, 0 to know\n"), "{name}");
+        assert!(stdout(set_to(sound), CLEAR).starts_with("0 binds, 0 at risk, 0 to know\n"), "{name}");
+    }
 }
 
 #[test]
