@@ -169,9 +169,9 @@ pub static WORKLOADS: Table<Workload> = Table {
         "netns" 12 false 1 Alarm::None, |row| Value::Text(&row.owner.netns_name),
             "Network namespace: host, its name, or its inode number.";
         "share" 8 false 0 LOSSY, |row| Value::Share(row.share),
-            "Its retransmits by the segments that its whole network namespace sent, between the last two passes. The \
-             kernel counts segments by namespace only: where several workloads share one, this is the workload's part of \
-             the namespace's share, and not the share of its own segments.";
+            "Its retransmits by all segments that its whole network namespace sent, retransmits among them, between the \
+             last two passes. The kernel counts segments by namespace only: where several workloads share one, this is \
+             the workload's part of the namespace's share, and not the share of its own segments.";
         "retr/s" 8 false 0 Alarm::None, |row| Value::Rate(row.retransmits.rate),
             "Segments sent again a second, since the reading before.";
         "retrans" 9 false 0 Alarm::None, |row| Value::Count(row.retransmits.total),
@@ -179,7 +179,7 @@ pub static WORKLOADS: Table<Workload> = Table {
         "cause" 16 false 4 Alarm::None, |row| Value::Text(&row.cause),
             "The most frequent cause of its retransmits, by the label of tracer_tcp_retransmitted_segments_total.";
         "ns sent/s" 11 false 3 Alarm::None, |row| Value::Rate(row.netns_sent),
-            "Segments a second that its whole network namespace sent: what share is divided by.";
+            "Segments a second that its whole network namespace sent, retransmits among them: what share is divided by.";
         "estab" 8 false 5 Alarm::None, |row| Value::Count(row.established),
             "Open sockets in ESTABLISHED at the last socket pass.";
         "close-wait" 12 false 6 Alarm::None, |row| Value::Count(row.close_wait),
@@ -222,7 +222,7 @@ pub static NAMESPACES: Table<Namespace> = Table {
         "retr/s" 8 false 7 Alarm::None, |row| Value::Rate(row.retransmits.rate),
             "Segments sent again a second, since the reading before.";
         "share" 8 false 7 LOSSY, |row| Value::Share(row.share),
-            "Retransmits by segments sent, between the last two passes.";
+            "Retransmits by all segments sent, retransmits among them, between the last two passes.";
         "drops" 8 false 8 HAPPENED, |row| Value::Count(row.drops.total),
             "Drops of all its listeners.";
         "diff" 6 false 9 HAPPENED, |row| Value::Count(row.difference),

@@ -106,13 +106,23 @@ fn pass_rates(now: &mut Reading, before: &Reading) {
     now.namespaces.beside(&before.namespaces, |row, before| {
         row.sent.since(before.map(|row| row.sent).unwrap_or_default(), pass_seconds);
         row.received.since(before.map(|row| row.received).unwrap_or_default(), pass_seconds);
-        row.share = part(rate(row.retransmits, before.map(|row| row.retransmits)), row.sent.rate);
+        let again = rate(row.retransmits, before.map(|row| row.retransmits));
+        row.all_sent = all_sent(row.sent.rate, row.retransmits, again);
+        row.share = part(again, row.all_sent);
     });
     let namespaces = &now.namespaces;
     now.workloads.beside(&before.workloads, |row, before| {
-        row.netns_sent = namespaces.get(&row.owner.netns).and_then(|row| row.sent.rate);
+        row.netns_sent = namespaces.get(&row.owner.netns).and_then(|row| row.all_sent);
         row.share = part(rate(row.retransmits, before.map(|row| row.retransmits)), row.netns_sent);
     });
+}
+
+/// What a namespace sent a second, retransmits among them: the kernel leaves those out of the segments sent, and a
+/// share of those alone would have no end. Where nobody counts retransmits there is nothing to add; where there are
+/// some and nobody knows how fast they grew, the sum is not known.
+fn all_sent(sent: Option<f64>, retransmits: Tally, again: Option<f64>) -> Option<f64> {
+    let again = if retransmits.total.is_some() { again } else { Some(0.0) };
+    sent.zip(again).map(|(sent, again)| sent + again)
 }
 
 /// No new pass: what the last two gave still stands.
@@ -120,6 +130,7 @@ fn keep_pass_rates(now: &mut Reading, before: &Reading) {
     now.namespaces.beside(&before.namespaces, |row, before| {
         row.sent.rate = before.and_then(|row| row.sent.rate);
         row.received.rate = before.and_then(|row| row.received.rate);
+        row.all_sent = before.and_then(|row| row.all_sent);
         row.share = before.and_then(|row| row.share);
     });
     now.workloads.beside(&before.workloads, |row, before| {
@@ -168,12 +179,14 @@ mod tests {
         assert_eq!(seen(&history.add(reading(7, 12, 9, 9, 12, 100))), (Some(2.0), None, None));
         // Four seconds after the reading of the pass before, five after that pass.
         let with_pass = history.add(reading(7, 14, 14, 9, 18, 1100));
-        assert_eq!(seen(&with_pass), (Some(0.0), Some(0.01), Some(200.0)));
+        // Two a second again and 200 new ones.
+        let share = Some(2.0 / 202.0);
+        assert_eq!(seen(&with_pass), (Some(0.0), share, Some(202.0)));
         let namespace = with_pass.namespaces.get("1").unwrap();
-        assert_eq!((namespace.share, namespace.sent.rate), (Some(0.01), Some(200.0)));
+        assert_eq!((namespace.share, namespace.sent.rate), (share, Some(200.0)));
         assert_eq!(with_pass.workloads.all()[1].share, Some(0.0));
         // Again none: the last window stands, and the hooks' rate goes on.
-        assert_eq!(seen(&history.add(reading(7, 16, 14, 11, 20, 1100))), (Some(1.0), Some(0.01), Some(200.0)));
+        assert_eq!(seen(&history.add(reading(7, 16, 14, 11, 20, 1100))), (Some(1.0), share, Some(202.0)));
     }
 
     #[test]
@@ -194,7 +207,26 @@ mod tests {
     #[test]
     fn nothing_sent_makes_no_share() {
         let mut history = History::default();
-        history.add(reading(7, 10, 10, 0, 1, 100));
+        history.add(reading(7, 10, 10, 0, 2, 100));
         assert_eq!(seen(&history.add(reading(7, 12, 12, 0, 2, 100))), (Some(0.0), None, Some(0.0)));
+    }
+
+    #[test]
+    fn a_share_ends_at_one() {
+        let mut history = History::default();
+        history.add(reading(7, 10, 10, 0, 0, 100));
+        // Three again for each new one.
+        assert_eq!(seen(&history.add(reading(7, 12, 12, 0, 300, 200))), (Some(0.0), Some(0.75), Some(200.0)));
+        // Nothing new at all.
+        assert_eq!(seen(&history.add(reading(7, 14, 14, 0, 302, 200))), (Some(0.0), Some(1.0), Some(1.0)));
+    }
+
+    #[test]
+    fn a_share_of_what_cannot_be_summed_is_not_known() {
+        let sent = Some(50.0);
+        let again = |total| Tally { total, rate: None };
+        assert_eq!(all_sent(sent, again(None), None), sent);
+        assert_eq!(all_sent(sent, again(Some(7.0)), None), None);
+        assert_eq!(all_sent(None, again(Some(7.0)), Some(1.0)), None);
     }
 }

@@ -145,13 +145,13 @@ pub struct Workload {
     pub owner: Owner,
     /// Segments sent again.
     pub retransmits: Tally,
-    /// Retransmits by the segments that the whole namespace sent.
+    /// Retransmits by all segments that the whole namespace sent.
     pub share: Option<f64>,
     /// The most frequent cause of retransmits.
     pub cause: String,
     /// How many retransmits have it.
     pub cause_count: f64,
-    /// Segments a second that the whole namespace sent.
+    /// Segments a second that the whole namespace sent, retransmits among them.
     pub netns_sent: Option<f64>,
     /// Open sockets in ESTABLISHED.
     pub established: Option<f64>,
@@ -180,13 +180,15 @@ pub struct Namespace {
     pub ports: Option<f64>,
     /// Ports that there are for one destination.
     pub ports_limit: Option<f64>,
-    /// Segments sent.
+    /// Segments sent, as the kernel counts them: without retransmits.
     pub sent: Tally,
+    /// Segments sent a second, retransmits among them.
+    pub all_sent: Option<f64>,
     /// Segments received.
     pub received: Tally,
     /// Segments sent again, of all workloads.
     pub retransmits: Tally,
-    /// Retransmits by segments sent.
+    /// Retransmits by all segments sent.
     pub share: Option<f64>,
     /// Drops of all listeners.
     pub drops: Tally,
