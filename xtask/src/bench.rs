@@ -14,6 +14,7 @@ mod programs;
 mod resident;
 mod scale;
 mod table;
+mod transitions;
 mod web;
 
 use std::fs;
@@ -43,6 +44,9 @@ pub(crate) struct Opts {
     /// The same, in one word.
     #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME,…")]
     only: Vec<Measurement>,
+    /// Transitions a second that `events` is to see.
+    #[arg(long, value_name = "NUMBER", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1000..=10_000_000))]
+    transitions: u64,
     /// Be the load generator of a measurement.
     #[arg(long, hide = true)]
     generate_load: bool,
@@ -70,6 +74,9 @@ struct Plan<'a> {
     program_window: Duration,
     pairs: usize,
     connections_window: Duration,
+    /// Transitions a second that are asked for.
+    transitions: u64,
+    transitions_window: Duration,
     web_pairs: usize,
     web_window: Duration,
     is_quick: bool,
@@ -83,7 +90,8 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(agent: PathBuf, scratch: &'a Path, quick: bool) -> Self {
+    fn new(agent: PathBuf, scratch: &'a Path, opts: &Opts) -> Self {
+        let quick = opts.quick;
         let full_or = |full, short| Duration::from_millis(if quick { short } else { full });
         Self {
             agent,
@@ -94,6 +102,8 @@ impl<'a> Plan<'a> {
             program_window: full_or(1_500, 500),
             pairs: if quick { 7 } else { 9 },
             connections_window: full_or(4_000, 500),
+            transitions: opts.transitions,
+            transitions_window: full_or(10_000, 1_000),
             web_pairs: if quick { 5 } else { 7 },
             web_window: full_or(3_000, 1_000),
             is_quick: quick,
@@ -117,7 +127,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     let agent = build::agent()?;
     let reader = build_reader()?;
     let scratch = Scratch::make()?;
-    let plan = Plan::new(agent, &scratch.0, opts.quick);
+    let plan = Plan::new(agent, &scratch.0, opts);
     let start = Instant::now();
     println!("{}\n", machine()?);
     let only = [opts.named.as_slice(), &opts.only].concat();
@@ -144,8 +154,11 @@ passes       tracer_pass_duration_seconds, median
 walk         the same of the port pass, over the TIME_WAIT and established sockets of one network
              namespace; in turns with `ss -tan | wc -l` inside it and a whole read of its
              /proc/net/tcp, none of which overlap; medians
-events       tracer events --kind state to /dev/null while one thread connects, accepts and closes; its
-             processor time from start to the load's end; the replay by the clock, as it does nothing else
+events       tracer events --kind state to /dev/null while one thread connects, accepts and closes, or
+             while a socket tries to connect by addresses and ports that a connection has already
+             (CLOSE, SYN_SENT, CLOSE), at a pace or without one and counted by who makes them; its
+             processor time from the load's start until the ring is read; the replay by the clock, as
+             it does nothing else
 namespaces   an agent as shipped; half of the sockets are in one namespace of twenty, which are near
              their port range and so are walked; processor time of the thread that makes the passes";
 

@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::crowd::Crowd;
+use super::transitions::Transitions;
 use crate::child::{Dialogue, in_own_netns};
 
 /// Asks a load generator for load.
@@ -71,6 +73,22 @@ impl Load {
         self.ask_number("establish", sockets)
     }
 
+    /// Makes the sockets for so many transitions a second.
+    pub(super) fn pace(&mut self, transitions: u64) -> Result<()> {
+        self.ask("pace", transitions.into()).map(drop)
+    }
+
+    /// Keeps that pace for so long, as far as it can; transitions made.
+    pub(super) fn transit(&mut self, time: Duration) -> Result<f64> {
+        self.ask("transit", time.as_millis())
+    }
+
+    /// The inode number of the namespace. Only after an answer: before, the process may still be in the one that it
+    /// came from.
+    pub(super) fn netns(&self) -> Result<u64> {
+        Ok(fs::metadata(format!("/proc/{}/ns/net", self.pid()))?.ino())
+    }
+
     /// A process in the namespace.
     pub(super) fn pid(&self) -> u32 {
         self.0.pid()
@@ -94,6 +112,7 @@ impl Load {
 pub(super) fn serve() -> Result<()> {
     let mut kept = Vec::new();
     let mut crowd = None;
+    let mut transitions = None;
     for line in io::stdin().lines() {
         let line = line?;
         let (what, amount) = line.split_once(' ').context("a line is `what amount`")?;
@@ -106,6 +125,8 @@ pub(super) fn serve() -> Result<()> {
             "listen" => listen(amount, &mut kept)?.to_string(),
             "time-wait" => crowded(&mut crowd)?.time_wait(amount)?.to_string(),
             "establish" => crowded(&mut crowd)?.establish(amount)?.to_string(),
+            "pace" => transitions.insert(Transitions::new(amount)?).pace().to_string(),
+            "transit" => transitions.as_ref().context("a pace comes first")?.make(time)?.to_string(),
             other => bail!("no load is called {other}"),
         };
         println!("{answer}");
