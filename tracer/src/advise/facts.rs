@@ -1,9 +1,10 @@
 //! What rules see: the samples of one exposition, asked by subject, by setting and by sum, and what
-//! the user said beside them. Nothing here judges.
+//! the agent and the user said beside them. Nothing here judges.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use super::destinations::Destinations;
 use super::exposition::{Exposition, Sample};
 use super::names::{BUILD_INFO, NETNS_INFO, SYSCTL};
 use super::subject::{Scope, Subject};
@@ -19,6 +20,8 @@ pub struct Facts {
     namespaces: HashMap<String, Subject>,
     /// After how long without a packet a load balancer forgets a connection.
     pub lb_idle: Option<Duration>,
+    /// Who uses the ephemeral ports. A rule may name them, and judges by the samples alone.
+    pub destinations: Destinations,
 }
 
 /// What a rule cannot do without.
@@ -44,7 +47,7 @@ impl Need {
 }
 
 impl Facts {
-    /// Facts from an exposition.
+    /// Facts from an exposition alone.
     #[must_use]
     pub fn new(samples: Exposition, lb_idle: Option<Duration>) -> Self {
         let named = samples.rows(NETNS_INFO).iter().map(|row| {
@@ -52,7 +55,13 @@ impl Facts {
             row.label("name").clone_into(&mut subject.netns_name);
             (subject.netns.clone(), subject)
         });
-        Self { namespaces: named.collect(), samples, lb_idle }
+        Self { namespaces: named.collect(), samples, lb_idle, destinations: Destinations::default() }
+    }
+
+    /// The same, with what is known of who uses the ephemeral ports.
+    #[must_use]
+    pub fn beside(self, destinations: Destinations) -> Self {
+        Self { destinations, ..self }
     }
 
     /// The version of the agent that wrote the exposition; `None` if none did.

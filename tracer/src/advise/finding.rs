@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::amount::Unit;
+use super::destinations::{Destination, STATUS};
 use super::subject::Subject;
 
 /// How urgent a finding is, the most urgent first.
@@ -35,12 +36,14 @@ impl Severity {
 pub struct Evidence {
     /// What it is.
     pub fact: String,
-    /// The metric or setting that it comes from.
+    /// The metric or setting that it comes from, or [`STATUS`].
     pub source: &'static str,
     /// The number.
     pub value: f64,
     /// Its unit.
     pub unit: Unit,
+    /// Towards whom, if it is the ports that one destination uses.
+    pub destination: Option<Destination>,
 }
 
 /// One thing to do.
@@ -93,7 +96,20 @@ impl Finding {
     /// The same, with one more number.
     #[must_use]
     pub fn seen(mut self, fact: impl Into<String>, source: &'static str, value: f64, unit: Unit) -> Self {
-        self.evidence.push(Evidence { fact: fact.into(), source, value, unit });
+        self.evidence.push(Evidence { fact: fact.into(), source, value, unit, destination: None });
+        self
+    }
+
+    /// The same, with the ports that a destination uses.
+    #[must_use]
+    pub fn seen_towards(mut self, fact: impl Into<String>, destination: &Destination) -> Self {
+        self.evidence.push(Evidence {
+            fact: fact.into(),
+            source: STATUS,
+            value: f64::from(destination.used),
+            unit: Unit::Of("ports"),
+            destination: Some(destination.clone()),
+        });
         self
     }
 

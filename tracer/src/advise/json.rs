@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::destinations::Destination;
 use super::finding::{Evidence, Severity};
 use super::{Advice, Ruled, Source};
 
@@ -47,11 +48,24 @@ fn finding(Ruled { rule, finding }: &Ruled) -> Value {
 }
 
 fn evidence(evidence: &Evidence) -> Value {
-    json!({
+    let mut object = json!({
         "fact": evidence.fact,
         "source": evidence.source,
         "value": number(evidence.value),
         "unit": evidence.unit.name(),
+    });
+    if let Some(towards) = &evidence.destination {
+        object["destination"] = destination(towards);
+    }
+    object
+}
+
+fn destination(towards: &Destination) -> Value {
+    json!({
+        "address": towards.destination.ip(),
+        "port": towards.destination.port(),
+        "from": towards.source,
+        "time_wait": towards.time_wait,
     })
 }
 
@@ -69,6 +83,7 @@ fn number(value: f64) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::destinations::Destinations;
     use super::super::exposition::Exposition;
     use super::super::facts::Facts;
     use super::super::{Origin, Source};
@@ -107,6 +122,23 @@ mod tests {
             "cannot_tell": [],
         });
         assert_eq!(object, expected);
+    }
+
+    #[test]
+    fn a_destination_is_taken_apart() {
+        let text = "tracer_tcp_ephemeral_ports_used{netns=\"host\"} 90\ntracer_tcp_ephemeral_ports_available{netns=\"host\"} 100\n";
+        let status = r#"{ "ports": [{ "netns": "host", "destinations": [
+            { "source": "2001:db8::1", "destination": "[2001:db8::2]:80", "used": 90, "time_wait": 80 }] }] }"#;
+        let facts = Facts::new(Exposition::parse(text).unwrap(), None).beside(Destinations::parse(status));
+        let finding = finding(&Advice::on(&facts).findings[0]);
+        let expected = json!({
+            "fact": "now to [2001:db8::2]:80",
+            "source": "/status",
+            "value": 90,
+            "unit": "ports",
+            "destination": { "address": "2001:db8::2", "port": 80, "from": "2001:db8::1", "time_wait": 80 },
+        });
+        assert_eq!(finding["evidence"][2], expected);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What binds on a node, and what to do about it: the limits, settings and counts of one exposition
 //! ([`facts`]) judged by the [`rules`], and the result as [`text`] or [`json`].
 //!
-//! Pure: the text comes from whoever calls, and nothing is set, run or written. The rules read what
-//! any scraper reads, so advice on a running agent, on a file and on a fresh look is the same.
+//! Pure: the text comes from whoever calls, and nothing is set, run or written. The rules judge by what
+//! any scraper reads, so advice on a running agent, on a file and on a fresh look is the same; an agent and a
+//! look name [`destinations`] besides.
 
 pub mod amount;
+pub mod destinations;
 pub mod exposition;
 pub mod facts;
 pub mod finding;

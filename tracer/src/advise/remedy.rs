@@ -27,7 +27,17 @@ pub fn set(subject: &Subject, text: impl Into<String>, setting: &str, value: &st
     Step { text, command }
 }
 
-/// How to run a command in a network namespace that is neither the host's nor a pod's.
+/// Looks at something where the subject lives.
+#[must_use]
+pub fn look(subject: &Subject, text: impl Into<String>, command: &str) -> Step {
+    let command = match subject.netns.as_str() {
+        "" | HOST => command.to_owned(),
+        netns => format!("{} {command}", enter(subject, netns)),
+    };
+    Step { text: text.into(), command: Some(command) }
+}
+
+/// How to run a command in a network namespace that is not the host's.
 fn enter(subject: &Subject, netns: &str) -> String {
     // Docker's names stand in a directory that `ip netns` does not know.
     let is_dockers = subject.netns_name.len() == 12 && subject.netns_name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -104,6 +114,17 @@ mod tests {
         );
         let range = set(&Subject::node(), "Do.", "net.ipv4.ip_local_port_range", "1024 65535").command;
         assert_eq!(range.as_deref(), Some("sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""));
+    }
+
+    #[test]
+    fn a_look_is_taken_where_the_subject_lives() {
+        let command = |subject: &Subject| look(subject, "Look.", "ss -t").command;
+        assert_eq!(command(&subject("host", "", "")).as_deref(), Some("ss -t"));
+        assert_eq!(command(&subject("7", "cni-1", "web")).as_deref(), Some("ip netns exec cni-1 ss -t"));
+        assert_eq!(
+            command(&subject("7", "", "web")).as_deref(),
+            Some("nsenter -n -t $(lsns -no PID 7 | head -n 1) ss -t")
+        );
     }
 
     #[test]

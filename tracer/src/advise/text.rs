@@ -81,11 +81,20 @@ fn write_finding(out: &mut impl Write, Ruled { rule, finding }: &Ruled, style: S
 fn write_evidence(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let facts: Vec<String> = finding.evidence.iter().map(|evidence| printable(&evidence.fact)).collect();
     let width = facts.iter().map(|fact| fact.chars().count()).max().unwrap_or(0);
-    for (number, (fact, Evidence { value, unit, .. })) in facts.iter().zip(&finding.evidence).enumerate() {
+    for (number, (fact, evidence)) in facts.iter().zip(&finding.evidence).enumerate() {
         let start = if number == 0 { "  seen " } else { INDENT };
-        writeln!(out, "{start}{fact:<width$}  {}", unit.show(*value))?;
+        writeln!(out, "{start}{fact:<width$}  {}", amount(evidence))?;
     }
     Ok(())
+}
+
+/// The number with its unit, and how much of it time alone will cure.
+fn amount(Evidence { value, unit, destination, .. }: &Evidence) -> String {
+    let number = unit.show(*value);
+    match destination.as_ref().map_or(0, |destination| destination.time_wait) {
+        0 => number,
+        time_wait => format!("{number}, {time_wait} in TIME_WAIT"),
+    }
 }
 
 fn write_step(out: &mut impl Write, start: &str, step: &Step) -> io::Result<()> {
@@ -149,6 +158,7 @@ fn painted(word: &str, severity: Severity, color: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::destinations::Destinations;
     use super::super::exposition::Exposition;
     use super::super::facts::Facts;
     use super::super::{Origin, Source};
@@ -199,6 +209,25 @@ binds  accept_queue_clamped
             shown[expected.len()..].ends_with(" rules could not judge for want of facts; --verbose lists them\n"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn destinations_stand_in_the_column_of_facts() {
+        let text = "tracer_tcp_ephemeral_ports_used{netns=\"host\"} 90\ntracer_tcp_ephemeral_ports_available{netns=\"host\"} 100\n";
+        let status = r#"{ "ports": [{ "netns": "host", "destinations": [
+            { "source": "10.0.0.1", "destination": "10.0.0.2:80", "used": 90, "time_wait": 80 },
+            { "source": "10.0.0.1", "destination": "10.0.0.3:80", "used": 1, "time_wait": 0 }] }] }"#;
+        let facts = Facts::new(Exposition::parse(text).unwrap(), None).beside(Destinations::parse(status));
+        let mut out = Vec::new();
+        write(&mut out, &source(), &Advice::on(&facts), Style::default()).unwrap();
+        let expected = "
+  seen ports used by one destination  90 ports
+       ports in the range             100 ports
+       now to 10.0.0.2:80             90 ports, 80 in TIME_WAIT
+       now to 10.0.0.3:80             1 port
+";
+        let shown = String::from_utf8(out).unwrap();
+        assert!(shown.contains(expected), "{shown}");
     }
 
     #[test]

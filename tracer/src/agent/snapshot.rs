@@ -1,5 +1,5 @@
 //! A short look at the node: the agent's own machinery, attached for a while and asked once, without
-//! HTTP and with nobody reading the ring. What it gives is the text that `/metrics` would have.
+//! HTTP and with nobody reading the ring. What it gives is what `/metrics` and `/status` would have.
 
 use std::{
     sync::{Arc, mpsc},
@@ -9,6 +9,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::{GRACE, Shared, Source, Started, start, worker::Stop};
 use crate::{config::Config, failure::Failure, kernel::netns::VisitError};
@@ -19,12 +20,20 @@ const PASS_INTERVAL: Duration = Duration::from_secs(1);
 const PASS_CPU_PERCENT: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts for `watch` and gives the exposition after the pass that follows. Nothing stays attached.
-pub fn take(config: Config, watch: Duration) -> Result<Bytes, Failure> {
+/// What a look has seen.
+pub struct Seen {
+    /// The text that `/metrics` would have.
+    pub metrics: Bytes,
+    /// The object that `/status` would have.
+    pub status: Value,
+}
+
+/// Counts for `watch` and gives what is known after the pass that follows. Nothing stays attached.
+pub fn take(config: Config, watch: Duration) -> Result<Seen, Failure> {
     let config = Config { pass_interval: PASS_INTERVAL, pass_cpu_percent: PASS_CPU_PERCENT, ..config };
     let look = Look::start(config)?;
     thread::sleep(watch);
-    let seen = look.await_pass().and_then(|()| look.metrics());
+    let seen = look.await_pass().and_then(|()| look.seen());
     look.end().and(seen)
 }
 
@@ -62,6 +71,11 @@ impl Look {
             return Err(Failure::other("the passes ended; start again"));
         }
         Ok(self.shared.metrics())
+    }
+
+    /// The metrics with the state that is no metric.
+    fn seen(&self) -> Result<Seen, Failure> {
+        Ok(Seen { metrics: self.metrics()?, status: self.shared.status() })
     }
 
     /// Ends the passes and detaches.

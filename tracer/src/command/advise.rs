@@ -2,7 +2,8 @@
 //! with evidence and remedy. It changes nothing.
 //!
 //! Owns the flags and the exit code. The facts come from a running agent, from a file, or from a short
-//! look of its own ([`crate::agent::snapshot`]); in every case they are the text of `/metrics`.
+//! look of its own ([`crate::agent::snapshot`]); in every case they are the text of `/metrics`. An agent and
+//! a look have their `/status` beside it, which names destinations; advice does without where it is missing.
 
 use std::{
     io::{self, Write},
@@ -16,6 +17,7 @@ use super::{run::start_log, source};
 use crate::{
     advise::{
         Advice, Origin, Source,
+        destinations::{Cause, Destinations},
         exposition::Exposition,
         facts::Facts,
         finding::Severity,
@@ -70,6 +72,14 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
     if WATCH.contains(&time) { Ok(time) } else { Err("choose 1s to 1h".to_owned()) }
 }
 
+/// What was read, before anybody has judged it.
+struct Input {
+    origin: Origin,
+    /// The text of `/metrics`.
+    metrics: String,
+    destinations: Destinations,
+}
+
 /// Exit code for the most urgent finding. Notes ask for nothing.
 const fn exit_code(worst: Option<Severity>) -> u8 {
     match worst {
@@ -82,17 +92,14 @@ const fn exit_code(worst: Option<Severity>) -> u8 {
 /// Reads, judges and prints. The most urgent finding is the exit code.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
-    let (origin, text) = match &options.from {
-        Some(from) => {
-            let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
-            source::read(from)?
-        }
-        None => (Origin::Snapshot, look(config, options.watch)?),
+    let Input { origin, metrics, destinations } = match &options.from {
+        Some(from) => ask(from)?,
+        None => look(config, options.watch)?,
     };
-    let samples = Exposition::parse(&text)
+    let samples = Exposition::parse(&metrics)
         .map_err(|error| Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}")))?;
     let source = seen_by(origin, &samples, options.watch);
-    let facts = Facts::new(samples, options.lb_idle);
+    let facts = Facts::new(samples, options.lb_idle).beside(destinations);
     if facts.agent_version().is_none() {
         return Err(Failure::usage(&format_args!(
             "{} is no exposition of an agent: it has no {BUILD_INFO}; give --from the /metrics of tracer run",
@@ -115,17 +122,31 @@ fn print(options: &Options, source: &Source, facts: &Facts, advice: &Advice) -> 
     out.flush()
 }
 
+/// Reads what `--from` names. An agent without its state is advised upon all the same.
+fn ask(from: &str) -> Result<Input, Failure> {
+    let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
+    let (origin, metrics) = source::read(from)?;
+    let destinations = match source::status(&origin) {
+        None => Destinations::default(),
+        Some(Ok(status)) => Destinations::parse(&status),
+        Some(Err(failure)) => Destinations::Unknown(Cause::NotServed(failure.message)),
+    };
+    Ok(Input { origin, metrics, destinations })
+}
+
 /// Looks at the kernel with hooks of its own.
-fn look(config: Config, watch: Duration) -> Result<String, Failure> {
+fn look(config: Config, watch: Duration) -> Result<Input, Failure> {
     start_log(LogLevel::Warn);
     let progress = Progress::new("looking at the kernel", Some(watch));
-    let text = agent::snapshot::take(config, watch);
+    let seen = agent::snapshot::take(config, watch);
     drop(progress);
-    let text = text.map_err(|failure| Failure {
+    let seen = seen.map_err(|failure| Failure {
         message: format!("{}; or ask a running agent: --from http://127.0.0.1:9795", failure.message),
         ..failure
     })?;
-    String::from_utf8(text.to_vec()).map_err(|error| Failure::other(format!("the agent wrote no text: {error}")))
+    let metrics = String::from_utf8(seen.metrics.to_vec())
+        .map_err(|error| Failure::other(format!("the agent wrote no text: {error}")))?;
+    Ok(Input { origin: Origin::Snapshot, metrics, destinations: Destinations::parse(&seen.status.to_string()) })
 }
 
 /// What is known of where and how long was looked.

@@ -1,4 +1,4 @@
-//! One GET of an agent's `/metrics`, with limits on time and size, and an error that says what to do.
+//! One GET of an agent's `/metrics` or `/status`, with limits on time and size, and an error that says what to do.
 
 use std::time::Duration;
 
@@ -54,20 +54,38 @@ impl Target {
         let host_alone = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         Ok(Self { host: host_alone.to_owned(), port, authority: format!("{host}:{port}"), path: path.to_owned() })
     }
+
+    /// The state of the agent whose metrics are here: beside them, also behind a proxy that puts a path of its
+    /// own before both.
+    fn status(self) -> Result<Self, String> {
+        let path = self.path.split('?').next().unwrap_or_default();
+        match path.strip_suffix("/metrics") {
+            Some(before) => Ok(Self { path: format!("{before}/status"), ..self }),
+            None => Err(format!("{}{path} does not end in /metrics, beside which it is looked for", self.authority)),
+        }
+    }
 }
 
 /// Fetches the text that an agent serves at `url`, `/metrics` unless it names another path.
 pub(super) fn get(url: &str, bytes_max: u64) -> Result<String, Failure> {
     let target = Target::parse(url).map_err(|message| Failure::usage(&message))?;
+    fetch(&target, bytes_max)
+}
+
+/// Fetches the `/status` of the agent whose metrics [`get`] finds at `url`.
+pub(super) fn get_status(url: &str, bytes_max: u64) -> Result<String, Failure> {
+    let target = Target::parse(url).and_then(Target::status).map_err(|message| Failure::usage(&message))?;
+    fetch(&target, bytes_max)
+}
+
+fn fetch(target: &Target, bytes_max: u64) -> Result<String, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
     let bytes = runtime.block_on(async {
-        let stream = connect(&target).await?;
-        timeout(ANSWER_LIMIT, ask(stream, &target, bytes_max))
-            .await
-            .unwrap_or_else(|_| Err(late(&target, ANSWER_LIMIT)))
+        let stream = connect(target).await?;
+        timeout(ANSWER_LIMIT, ask(stream, target, bytes_max)).await.unwrap_or_else(|_| Err(late(target, ANSWER_LIMIT)))
     })?;
     String::from_utf8(bytes.to_vec()).map_err(|_| {
         Failure::usage(&format_args!(
@@ -154,6 +172,19 @@ mod tests {
         for url in ["https://a", "ftp://a", "http://", "http://a b", "http://u:p@a", "http://a:99999"] {
             let message = Target::parse(url).unwrap_err();
             assert!(message.contains(url) && message.contains("http://127.0.0.1:9795"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_status_stands_beside_the_metrics() {
+        let status = |url: &str| Target::parse(url).unwrap().status().map(|target| (target.authority, target.path));
+        let of = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
+        assert_eq!(status("http://127.0.0.1:9795"), of("127.0.0.1:9795", "/status"));
+        assert_eq!(status("http://[::1]/metrics?x=/metrics"), of("[::1]:9795", "/status"));
+        assert_eq!(status("http://p:1/pods/a:9795/proxy/metrics"), of("p:1", "/pods/a:9795/proxy/status"));
+        for url in ["http://p/federate?match=1", "http://p/metrics/", "http://p/mymetrics"] {
+            let why = status(url).unwrap_err();
+            assert!(why.ends_with(" does not end in /metrics, beside which it is looked for"), "{why}");
         }
     }
 

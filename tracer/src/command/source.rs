@@ -1,5 +1,5 @@
 //! What `--from` names, read once: the text of a running agent's `/metrics`, of a file, or of standard
-//! input.
+//! input; and what an agent says beside its metrics.
 //!
 //! Owns the bound on the text and the errors for what cannot be read. What the text says is the caller's
 //! business; how an agent is asked is in [`super::scrape`].
@@ -31,6 +31,14 @@ pub(super) fn read(from: &str) -> Result<(Origin, String), Failure> {
         ))
     })?;
     Ok((Origin::File(from.to_owned()), bounded(file, from)?))
+}
+
+/// Fetches the `/status` of the agent that was asked for its metrics. No other origin has one: `None`.
+pub(super) fn status(origin: &Origin) -> Option<Result<String, Failure>> {
+    match origin {
+        Origin::Agent(url) => Some(scrape::get_status(url, TEXT_BYTES_MAX)),
+        Origin::File(_) | Origin::Stdin | Origin::Snapshot => None,
+    }
 }
 
 /// Reads all text, but not more than [`TEXT_BYTES_MAX`].

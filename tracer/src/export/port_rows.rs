@@ -54,3 +54,58 @@ fn destination(destination: &Destination) -> Value {
         "time_wait": destination.time_wait,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use tracer_ebpf::destination::{DestinationKey, DestinationUse};
+
+    use super::*;
+    use crate::{
+        advise::destinations::Destinations, export::namespace_rows::tests::namespace, pipeline::ports::Busiest,
+    };
+
+    /// 192.0.2 and this byte, as the map has it.
+    fn address(last: u8) -> [u32; 4] {
+        [0, 0, u32::from_be(0xffff), u32::from_ne_bytes([192, 0, 2, last])]
+    }
+
+    /// Namespace 7, in which one destination uses 90 ports and another, without room, 91 at most.
+    fn view(now: Instant) -> View {
+        let mut busiest = Busiest::default();
+        let key = DestinationKey { source: address(1), destination: address(2), port: 80, zero: 0 };
+        busiest.add(&key, DestinationUse { used: 90, time_wait: 80 });
+        let namespace = namespace("7");
+        let ports = BTreeMap::from([(namespace.id, PortUse::new(now, (40_000, 40_099), busiest, 600, 91))]);
+        View { namespaces: vec![namespace], ports, ..View::default() }
+    }
+
+    #[test]
+    fn destinations_are_shown_with_what_is_missing() {
+        let now = Instant::now();
+        let expected = json!([{
+            "netns": "7",
+            "range": [40_000, 40_099],
+            "ports": 100,
+            "used": null,
+            "age_seconds": 2.0,
+            "incomplete": { "sockets": 600, "used_at_most": 91 },
+            "destinations": [
+                { "source": "192.0.2.1", "destination": "192.0.2.2:80", "used": 90, "time_wait": 80 },
+            ],
+        }]);
+        assert_eq!(status(&view(now), now + Duration::from_secs(2)), expected);
+    }
+
+    /// The two ends of `/status` are of one mind.
+    #[test]
+    fn what_is_shown_is_what_advice_reads() {
+        let now = Instant::now();
+        let known = Destinations::parse(&json!({ "ports": status(&view(now), now) }).to_string());
+        let found = known.of("7").unwrap();
+        assert_eq!(found.destinations[0].destination, ([192, 0, 2, 2], 80).into());
+        assert_eq!((found.destinations[0].used, found.destinations[0].time_wait), (90, 80));
+        assert_eq!(found.uncounted_at_most(), Some(91));
+    }
+}

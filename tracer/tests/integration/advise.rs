@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use std::thread;
 
 use assert_cmd::assert::OutputAssertExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::binary::{refusal, run_without_rights, tracer};
 use crate::{promql, rules};
@@ -139,21 +139,97 @@ fn a_file_is_read_without_rights() {
     assert_eq!((&object["source"]["kind"], &object["source"]["place"]), (&"file".into(), &path.into()));
 }
 
-#[test]
-fn an_agent_is_asked_over_http() {
+/// A node on which one destination has used up the ports.
+fn exhausted() -> String {
+    format!(
+        "{SOUND}tracer_tcp_ephemeral_ports_used{{netns=\"host\"}} 28232\n\
+         tracer_tcp_ephemeral_ports_available{{netns=\"host\"}} 28232\n\
+         tracer_tcp_connect_failures_total{{netns=\"host\",unit=\"web.service\",port=\"5432\",error=\"no_port\"}} 3\n"
+    )
+}
+
+/// What its agent says at `/status`.
+const EXHAUSTED_STATUS: &str = r#"{ "version": "0.1.0", "ports": [{
+    "netns": "host", "range": [32768, 60999], "ports": 28232, "used": 28232, "age_seconds": 1, "incomplete": null,
+    "destinations": [
+        { "source": "10.0.0.1", "destination": "10.0.0.2:5432", "used": 28232, "time_wait": 28000 },
+        { "source": "2001:db8::1", "destination": "[2001:db8::2]:443", "used": 5, "time_wait": 0 }
+    ]
+}] }"#;
+
+/// Serves two requests, the second with this status line and body, as an agent or something like one. Gives its
+/// address, and what was asked for.
+fn agent(metrics: String, status: (&'static str, &'static str)) -> (String, thread::JoinHandle<Vec<String>>) {
     let server = TcpListener::bind("[::1]:0").unwrap();
     let url = format!("http://{}", server.local_addr().unwrap());
-    let server = thread::spawn(move || {
-        let (mut stream, _) = server.accept().unwrap();
-        let mut request = [0; 512];
-        let read = stream.read(&mut request).unwrap();
-        let body = clamped(312);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-        String::from_utf8_lossy(&request[..read]).into_owned()
-    });
+    let answers = [("200 OK", metrics), (status.0, status.1.to_owned())];
+    let served = thread::spawn(move || answers.iter().map(|(code, body)| serve(&server, code, body)).collect());
+    (url, served)
+}
+
+/// Serves one request, and gives its first line.
+fn serve(server: &TcpListener, code: &str, body: &str) -> String {
+    let (mut stream, _) = server.accept().unwrap();
+    let mut request = [0; 512];
+    let read = stream.read(&mut request).unwrap();
+    write!(stream, "HTTP/1.1 {code}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    String::from_utf8_lossy(&request[..read]).lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn an_agent_is_asked_over_http() {
+    let (url, served) = agent(clamped(312), ("200 OK", EXHAUSTED_STATUS));
     let text = stdout(tracer(&["advise", "--from", &url]).output().unwrap(), BINDS);
     assert!(text.contains(&format!("seen by the agent at {url} in ")), "{text}");
-    assert!(server.join().unwrap().starts_with("GET /metrics HTTP/1.1\r\n"));
+    assert!(!text.contains("10.0.0.2"), "nothing is found about ports: {text}");
+    assert_eq!(served.join().unwrap(), ["GET /metrics HTTP/1.1", "GET /status HTTP/1.1"]);
+}
+
+#[test]
+fn an_agent_names_who_uses_the_ports() {
+    let (url, _) = agent(exhausted(), ("200 OK", EXHAUSTED_STATUS));
+    let text = stdout(tracer(&["advise", "--from", &url]).output().unwrap(), BINDS);
+    let rows = "\
+  seen connects without a port        3 connections
+       ports used by one destination  28232 ports
+       ports in the range             28232 ports
+       now to 10.0.0.2:5432           28232 ports, 28000 in TIME_WAIT
+       now to [2001:db8::2]:443       5 ports
+  do   Best: keep connections in a pool,";
+    assert!(text.contains(rows), "{text}");
+    let (url, _) = agent(exhausted(), ("200 OK", EXHAUSTED_STATUS));
+    let object = json(tracer(&["advise", "--from", &url, "--output", "json"]).output().unwrap(), BINDS);
+    let evidence = object["findings"][0]["evidence"].as_array().unwrap();
+    let named: Vec<_> = evidence.iter().filter(|evidence| evidence["source"] == "/status").collect();
+    assert_eq!((named.len(), &named[0]["value"], &named[0]["unit"]), (2, &28_232.into(), &"ports".into()));
+    let expected = json!({ "address": "10.0.0.2", "port": 5432, "from": "10.0.0.1", "time_wait": 28_000 });
+    assert_eq!(named[0]["destination"], expected);
+    assert_eq!(named[1]["destination"]["address"], "2001:db8::2");
+}
+
+/// The advice of `output` for people, on lines as long as they will.
+fn unwrapped(output: Output) -> String {
+    stdout(output, BINDS).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn who_does_not_name_them_is_advised_upon_all_the_same() {
+    for (status, part) in [
+        (("404 Not Found", ""), "/status answered 404 Not Found: is that an agent's address?)"),
+        (("200 OK", "{}"), "as this version reads it (missing field `ports` at line 1 column 2): is the agent older?"),
+        (("200 OK", "<html>"), "as this version reads it (expected value at line 1 column 1)"),
+        (("200 OK", r#"{ "ports": [] }"#), "No walk over this namespace has counted a destination's ports by now."),
+    ] {
+        let (url, _) = agent(exhausted(), status);
+        let text = unwrapped(tracer(&["advise", "--from", &url]).output().unwrap());
+        assert!(text.contains(part) && text.contains(" Count connections by destination. ss -Htan | "), "{text}");
+    }
+    let (url, served) = agent(exhausted(), ("200 OK", EXHAUSTED_STATUS));
+    let text = unwrapped(tracer(&["advise", "--from", &format!("{url}/federate")]).output().unwrap());
+    assert!(text.contains("/federate does not end in /metrics, beside which it is looked for)"), "{text}");
+    assert!(!served.is_finished(), "nothing else was asked for");
+    let text = unwrapped(advise(&exhausted(), &[]));
+    assert!(text.contains("/metrics does not name the destination: a running agent does (--from http://"), "{text}");
 }
 
 #[test]

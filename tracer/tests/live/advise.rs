@@ -1,16 +1,18 @@
-//! `tracer advise` on the running kernel: the listener of an experiment is named with its numbers, from a
-//! running agent and from a look of the command's own.
+//! `tracer advise` on the running kernel: the listener of an experiment is named with its numbers, and the
+//! destination that used up the ports, from a running agent and from a look of the command's own.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use rustix::io::Errno;
+use serde_json::{Value, json};
 
 use crate::lab::agent::Agent;
 use crate::lab::counters::Watch;
+use crate::lab::load::{FirstClose, open_and_close};
 use crate::lab::machine::machine;
-use crate::lab::netns::Netns;
+use crate::lab::netns::{CLIENT_V4, Netns, Pair, SERVER_V4};
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::setting::{agent_command, without};
 use crate::lab::sockets::{Client, Listener};
@@ -22,6 +24,11 @@ const SOMAXCONN: u32 = 8;
 const CLIENTS: usize = 20;
 /// Clients that find no room come again after one second.
 const DROPS_LIMIT: Duration = Duration::from_secs(5);
+/// Ports that one destination uses up.
+const RANGE: &str = "40000 40099";
+const PORTS: usize = 100;
+/// Walks keep to half of the passes' share of a core.
+const WALK_LIMIT: Duration = Duration::from_secs(30);
 /// Exit codes: where drops have no owner, a queue that is full is a risk.
 const RISK: i32 = 1;
 const BINDS: i32 = 2;
@@ -129,4 +136,64 @@ fn a_look_of_its_own_names_the_clamped_listener() {
     assert_names(&advice, &netns, rung, watch.delta("ListenDrops"));
     assert_eq!(advice["source"]["kind"], "snapshot");
     assert_eq!(advice["source"]["seconds"], 6);
+}
+
+/// Two namespaces, of which one has used up its ports towards a listener in the other: all are in `TIME_WAIT`, for a
+/// minute.
+fn exhausted() -> (Pair, Listener, SocketAddr) {
+    let pair = Pair::new();
+    pair.client.set_tcp("ip_local_port_range", RANGE);
+    pair.client.set_tcp("tcp_tw_reuse", "0");
+    let to = SocketAddr::from((SERVER_V4, PORT));
+    let listener = Listener::open(&pair.server, to, 128);
+    open_and_close(&pair.client, &listener, to, PORTS, FirstClose::Client);
+    (pair, listener, to)
+}
+
+/// The finding about the ports of `netns`, with the destination that has them.
+fn assert_names_destination(advice: &Value, netns: &Netns, severity: &str) {
+    let findings = advice["findings"].as_array().unwrap();
+    let inode = netns.inode();
+    let finding = findings
+        .iter()
+        .find(|finding| finding["rule"] == "ephemeral_ports" && finding["subject"]["netns"] == inode.as_str())
+        .unwrap_or_else(|| panic!("no ports in {inode}: {advice:#}"));
+    assert_eq!(finding["severity"], severity, "{finding:#}");
+    let evidence = finding["evidence"].as_array().unwrap();
+    let named: Vec<_> = evidence.iter().filter(|evidence| evidence["source"] == "/status").collect();
+    let expected = json!({
+        "fact": format!("now to {SERVER_V4}:{PORT}"),
+        "source": "/status",
+        "value": PORTS,
+        "unit": "ports",
+        "destination": { "address": SERVER_V4, "port": PORT, "from": CLIENT_V4, "time_wait": PORTS },
+    });
+    assert_eq!(named, [&expected], "{finding:#}");
+}
+
+#[test]
+fn a_running_agent_names_the_destination_that_used_up_the_ports() {
+    let _lab = Lab::enter(&[Signal::EphemeralPorts, Signal::Connections]);
+    let agent = Agent::start();
+    let (pair, _listener, to) = exhausted();
+    assert_eq!(Client::connect(&pair.client, to).outcome(WALK_LIMIT), Err(Errno::ADDRNOTAVAIL));
+    let inode = pair.client.inode();
+    until("a walk that found them all", WALK_LIMIT, || {
+        let ports = agent.status()["ports"].clone();
+        let all = ports.as_array().unwrap().iter().any(|row| row["netns"] == inode.as_str() && row["used"] == PORTS);
+        if all { Ok(()) } else { Err(format!("{ports:#}")) }
+    });
+    let output = command(&["--from", &agent.url()]).output().unwrap();
+    assert_names_destination(&advice(&output), &pair.client, "binds");
+}
+
+#[test]
+fn a_look_of_its_own_names_the_destination_that_used_up_the_ports() {
+    let _lab = Lab::enter(&[Signal::EphemeralPorts]);
+    let (pair, _listener, _) = exhausted();
+    let flags: Vec<String> = without().into_iter().flat_map(|kind| ["--disable-hooks".to_owned(), kind]).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let output = command(&["--watch", "4s"]).args(flags).output().unwrap();
+    // No connect() failed while it looked.
+    assert_names_destination(&advice(&output), &pair.client, "risk");
 }

@@ -98,6 +98,7 @@ mod tests {
     use std::collections::HashSet;
     use std::time::Duration;
 
+    use super::super::destinations::Destinations;
     use super::super::exposition::Exposition;
     use super::super::finding::Severity;
     use super::super::names::{METRICS_USED, SETTINGS_USED};
@@ -118,10 +119,21 @@ mod tests {
 
     /// The same behind a load balancer.
     pub(super) fn findings_behind(rule: &Rule, text: &str, lb_idle: Option<Duration>) -> Vec<Finding> {
-        let samples = Exposition::parse(text).unwrap_or_else(|error| panic!("{error} of:\n{text}"));
-        let facts = Facts::new(samples, lb_idle);
-        assert_eq!(rule.missing(&facts), Vec::<&str>::new(), "{} of:\n{text}", rule.id);
-        (rule.examine)(&facts)
+        examined(rule, &Facts::new(samples(text), lb_idle))
+    }
+
+    /// The same where the agent said this of destinations.
+    pub(super) fn findings_beside(rule: &Rule, text: &str, destinations: Destinations) -> Vec<Finding> {
+        examined(rule, &Facts::new(samples(text), None).beside(destinations))
+    }
+
+    fn samples(text: &str) -> Exposition {
+        Exposition::parse(text).unwrap_or_else(|error| panic!("{error} of:\n{text}"))
+    }
+
+    fn examined(rule: &Rule, facts: &Facts) -> Vec<Finding> {
+        assert_eq!(rule.missing(facts), Vec::<&str>::new(), "{}", rule.id);
+        (rule.examine)(facts)
     }
 
     /// Checks a table of cases, each on top of what all of them share.

@@ -1,10 +1,11 @@
 //! Ephemeral ports: how many one destination uses, and what lets them be used again.
 
 use super::super::amount::{Unit, plain};
+use super::super::destinations::{Cause, Destinations, PortUse, STATUS};
 use super::super::facts::{Facts, Need};
 use super::super::finding::{Finding, Severity, Step};
 use super::super::names::{CONNECT_FAILURES, PORT_RANGE, PORTS_AVAILABLE, PORTS_USED, TIME_WAIT, TIMESTAMPS, TW_REUSE};
-use super::super::remedy::set;
+use super::super::remedy::{look, set};
 use super::super::subject::{Scope, Subject};
 use super::{NEAR, Rule, fullness};
 
@@ -55,7 +56,8 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
             .weighing(failed.unwrap_or(0.0))
             .seen_if("connects without a port", CONNECT_FAILURES, failed, Unit::Of("connections"))
             .seen_if("ports used by one destination", PORTS_USED, used, Unit::Of("ports"))
-            .seen_if("ports in the range", PORTS_AVAILABLE, available, Unit::Of("ports"))
+            .seen_if("ports in the range", PORTS_AVAILABLE, available, Unit::Of("ports"));
+        let finding = name_destinations(finding, &facts.destinations)
             .seen_if("sockets in TIME_WAIT now", TIME_WAIT, time_wait, Unit::Of("sockets"))
             .set_to(TW_REUSE, setting(TW_REUSE))
             .set_to(TIMESTAMPS, setting(TIMESTAMPS));
@@ -65,6 +67,38 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
         findings.push(steps.fold(finding, Finding::advise));
     }
     findings
+}
+
+/// Destinations that are named: the one that matters, and what tells that it stands out.
+const NAMED: usize = 3;
+
+/// Says who uses the ports, or else why that is not known and how to find out.
+fn name_destinations(finding: Finding, destinations: &Destinations) -> Finding {
+    match destinations.of(&finding.subject.netns) {
+        Ok(found) => named(finding, found),
+        Err(cause) => {
+            let step = count_by_hand(&finding.subject, &cause);
+            finding.advise(step)
+        }
+    }
+}
+
+fn named(finding: Finding, found: &PortUse) -> Finding {
+    let busiest = &found.destinations[..found.destinations.len().min(NAMED)];
+    let is_ambiguous = |to| busiest.iter().filter(|other| other.destination == to).count() > 1;
+    let finding = busiest.iter().fold(finding, |finding, destination| {
+        let to = destination.destination;
+        let from = if is_ambiguous(to) { format!(" from {}", destination.source) } else { String::new() };
+        finding.seen_towards(format!("now to {to}{from}"), destination)
+    });
+    let at_most = found.uncounted_at_most().map(f64::from);
+    finding.seen_if("now to one not counted apart, at most", STATUS, at_most, Unit::Of("ports"))
+}
+
+fn count_by_hand(subject: &Subject, cause: &Cause) -> Step {
+    // A listener's peer ends in an asterisk.
+    let count = "ss -Htan | awk '$5 !~ /[*]$/ {print $5}' | sort | uniq -c | sort -rn | head -n 3";
+    look(subject, format!("{cause} Count connections by destination."), count)
 }
 
 /// Steps that let ports in TIME_WAIT be used again. Unknown settings are not advised upon.
@@ -121,7 +155,9 @@ fn reuse_without_timestamps(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{check, findings, setting};
+    use serde_json::json;
+
+    use super::super::tests::{check, findings_beside, setting};
     use super::*;
     use Severity::{Binds, Risk};
 
@@ -149,10 +185,92 @@ mod tests {
         );
     }
 
+    /// `/status` with these destinations of the host's namespace: from, to, ports used.
+    fn towards(destinations: &[(&str, &str, u32)]) -> Destinations {
+        let rows = destinations
+            .iter()
+            .map(|(source, to, used)| json!({ "source": source, "destination": to, "used": used, "time_wait": 7 }));
+        let ports = json!({ "netns": "host", "destinations": rows.collect::<Vec<_>>() });
+        Destinations::parse(&json!({ "ports": [ports] }).to_string())
+    }
+
+    /// Facts that rest on `/status`, with their numbers.
+    fn named(finding: &Finding) -> Vec<(&str, String)> {
+        let rows = finding.evidence.iter().filter(|evidence| evidence.source == STATUS);
+        rows.map(|evidence| (evidence.fact.as_str(), evidence.unit.show(evidence.value))).collect()
+    }
+
+    #[test]
+    fn the_largest_destinations_are_named() {
+        let v4 = ("10.0.0.1", "10.0.0.2:80", 28_232);
+        for (what, text, destinations, expected) in [
+            ("one", ports(28_232, 5), &[v4][..], &[("now to 10.0.0.2:80", "28232 ports")][..]),
+            (
+                "more than are named",
+                ports(23_000, 0),
+                &[v4, ("::1", "[::1]:443", 9), ("10.0.0.1", "10.0.0.3:80", 2), ("10.0.0.1", "10.0.0.4:80", 1)],
+                &[
+                    ("now to 10.0.0.2:80", "28232 ports"),
+                    ("now to [::1]:443", "9 ports"),
+                    ("now to 10.0.0.3:80", "2 ports"),
+                ],
+            ),
+            (
+                "one from two addresses",
+                ports(28_232, 0),
+                &[v4, ("10.0.0.9", "10.0.0.2:80", 5), ("10.0.0.9", "10.0.0.3:80", 1)],
+                &[
+                    ("now to 10.0.0.2:80 from 10.0.0.1", "28232 ports"),
+                    ("now to 10.0.0.2:80 from 10.0.0.9", "5 ports"),
+                    ("now to 10.0.0.3:80", "1 port"),
+                ],
+            ),
+        ] {
+            let finding = &findings_beside(&EPHEMERAL_PORTS, &text, towards(destinations))[0];
+            let expected: Vec<_> = expected.iter().map(|(fact, number)| (*fact, (*number).to_owned())).collect();
+            assert_eq!(named(finding), expected, "{what}");
+            assert!(finding.remedy[0].text.starts_with("Best: "), "{what}: {:?}", finding.remedy);
+        }
+        assert_eq!(findings_beside(&EPHEMERAL_PORTS, &ports(9, 0), towards(&[v4])), [], "no reason to name anybody");
+    }
+
+    #[test]
+    fn the_busiest_may_be_one_that_was_not_counted_apart() {
+        let incomplete = r#"{ "ports": [{ "netns": "host", "incomplete": { "used_at_most": 9 },
+            "destinations": [{ "source": "10.0.0.1", "destination": "10.0.0.2:80", "used": 8, "time_wait": 0 }] }] }"#;
+        let finding = &findings_beside(&EPHEMERAL_PORTS, &ports(0, 5), Destinations::parse(incomplete))[0];
+        assert_eq!(named(finding)[1], ("now to one not counted apart, at most", "9 ports".to_owned()));
+    }
+
+    #[test]
+    fn who_is_not_named_can_be_counted_by_hand() {
+        for (destinations, why) in [
+            (Destinations::default(), "/metrics does not name the destination: a running agent does (--from http"),
+            (
+                Destinations::Unknown(Cause::NotServed("a/status answered 404 Not Found".to_owned())),
+                "The agent's /status would name the destination, but could not be fetched (a/status answered 404 Not Found). Count",
+            ),
+            (Destinations::parse("{}"), "(missing field `ports` at line 1 column 2): is the agent older? Count"),
+            (towards(&[]), "No walk over this namespace has counted a destination's ports by now. Count"),
+        ] {
+            let finding = &findings_beside(&EPHEMERAL_PORTS, &ports(28_232, 5), destinations)[0];
+            assert_eq!(named(finding), []);
+            let step = &finding.remedy[0];
+            assert!(
+                step.text.contains(why) && step.text.ends_with("Count connections by destination."),
+                "{}",
+                step.text
+            );
+            assert!(step.command.as_deref().is_some_and(|command| command.starts_with("ss -Htan | ")), "{step:?}");
+        }
+    }
+
     #[test]
     fn the_cure_depends_on_the_settings() {
         let commands = |text: &str| -> Vec<String> {
-            findings(&EPHEMERAL_PORTS, text)[0].remedy.iter().filter_map(|step| step.command.clone()).collect()
+            let known = towards(&[("10.0.0.1", "10.0.0.2:80", 9)]);
+            let finding = &findings_beside(&EPHEMERAL_PORTS, text, known)[0];
+            finding.remedy.iter().filter_map(|step| step.command.clone()).collect()
         };
         let range = |first, last| {
             format!(
