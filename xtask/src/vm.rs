@@ -135,6 +135,8 @@ struct Ground {
     qemu: Qemu,
     userland: Userland,
     built: build::GuestParts,
+    /// What was built.
+    code: String,
     directory: PathBuf,
     wish: Wish,
     time_limit: Duration,
@@ -153,6 +155,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     let mut ground = Ground {
         qemu: Qemu::new(opts.arch),
         userland: Userland::fetch(&archive)?,
+        code: results::code_under_test()?,
         built: build::guest_parts(opts.arch)?,
         directory: directory(),
         wish,
@@ -288,6 +291,7 @@ impl Ground {
         let found = Found {
             series: run.kernel.series.name().to_owned(),
             version: run.kernel.version.clone(),
+            code: self.code.clone(),
             arch: run.kernel.arch.name().to_owned(),
             rung: run.rung.name().to_owned(),
             is_whole: matches!(self.wish, Wish::Tests(None)),

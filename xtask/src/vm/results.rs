@@ -10,11 +10,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::process::{self, command};
+use crate::workspace;
+
 /// One guest's findings.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Found {
     pub(super) series: String,
     pub(super) version: String,
+    /// What was tested, as [`code_under_test`] names it.
+    #[serde(default)]
+    pub(super) code: String,
     pub(super) arch: String,
     pub(super) rung: String,
     /// Whether all tests ran.
@@ -63,6 +69,18 @@ pub(super) struct Test {
     pub(super) unknown: BTreeMap<String, u64>,
     pub(super) differences: BTreeMap<String, i64>,
     pub(super) reasons: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// The last commit that touched the agent, the eBPF programs or their tests, with `-dirty` where more has changed
+/// since. Other commits make no other guest.
+pub(super) fn code_under_test() -> Result<String> {
+    let of_paths = |words: &[&str]| {
+        let words = words.iter().chain(&["--", "tracer", "tracer-ebpf", "Cargo.lock", "Cargo.toml"]);
+        process::capture_quietly(command("git").current_dir(workspace::root()).args(words))
+    };
+    let commit = of_paths(&["log", "-1", "--abbrev=12", "--format=%h"])?;
+    let is_dirty = !of_paths(&["status", "--porcelain"])?.trim().is_empty();
+    Ok(format!("{}{}", commit.trim(), if is_dirty { "-dirty" } else { "" }))
 }
 
 impl Found {

@@ -2,7 +2,7 @@
 //!
 //! They stand between two marks; everything outside is written by hand. Refuses to write half a matrix:
 //! every kernel must have passed with all tests on the rungs that differ by kernel, and one kernel on each
-//! of the others.
+//! of the others, and all of them with the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -46,9 +46,10 @@ pub(super) fn write(all: &[Found]) -> Result<()> {
             missing.join(", ")
         );
     }
+    let code = common_code(all)?;
     let file = workspace::root().join(PAGE);
     let page = fs::read_to_string(&file).with_context(|| format!("reading {PAGE}"))?;
-    let page = replaced(&page, &tables(all)).with_context(|| format!("{PAGE} lacks the marks of the tables"))?;
+    let page = replaced(&page, &tables(all, code)).with_context(|| format!("{PAGE} lacks the marks of the tables"))?;
     fs::write(file, page)?;
     println!("{PAGE}: written from {} guests", all.len());
     Ok(())
@@ -74,16 +75,29 @@ fn missing(all: &[Found]) -> Vec<String> {
     missing
 }
 
+/// The code that every guest ran.
+fn common_code(all: &[Found]) -> Result<&str> {
+    let codes: BTreeSet<_> = all.iter().map(|found| found.code.as_str()).collect();
+    match codes.iter().collect::<Vec<_>>()[..] {
+        [code] => Ok(code),
+        _ => bail!(
+            "the guests ran different code ({}), so one table would claim what nobody saw; `cargo xtask vm` runs them all",
+            codes.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
 fn replaced(page: &str, tables: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
 }
 
-fn tables(all: &[Found]) -> String {
+fn tables(all: &[Found], code: &str) -> String {
     let mut all: Vec<&Found> = all.iter().filter(|found| found.has_passed && found.is_whole).collect();
     all.sort_by_key(|found| (found.arch != "x86_64", version(&found.version), place(&found.rung)));
-    [rungs(&all), exactness(&all), refusals(&all)].join("\n")
+    let origin = format!("Every guest ran the code of commit `{code}`.\n");
+    [origin, rungs(&all), exactness(&all), refusals(&all)].join("\n")
 }
 
 fn version(version: &str) -> Vec<u32> {
@@ -237,6 +251,7 @@ mod tests {
         Found {
             series: series.into(),
             version: format!("{series}.1"),
+            code: "c0de".into(),
             arch: "x86_64".into(),
             rung: rung.into(),
             is_whole: true,
@@ -267,6 +282,14 @@ mod tests {
     }
 
     #[test]
+    fn guests_of_different_code_share_no_table() {
+        let mut all = matrix();
+        assert_eq!(common_code(&all).unwrap(), "c0de");
+        all[3].code = "c0de-dirty".into();
+        assert!(common_code(&all).unwrap_err().to_string().contains("c0de, c0de-dirty"));
+    }
+
+    #[test]
     fn the_page_keeps_what_is_written_by_hand() {
         let page = format!("before\n{BEGIN}old\n{END}after\n");
         assert_eq!(replaced(&page, "new\n").unwrap(), format!("before\n{BEGIN}\nnew\n\n{END}after\n"));
@@ -275,7 +298,8 @@ mod tests {
 
     #[test]
     fn tables_show_rungs_differences_and_refusals() {
-        let tables = tables(&[found("6.12", "best"), found("6.1", "kprobe"), found("6.1", "best")]);
+        let tables = tables(&[found("6.12", "best"), found("6.1", "kprobe"), found("6.1", "best")], "c0de");
+        assert!(tables.starts_with("Every guest ran the code of commit `c0de`.\n"));
         let at = |words: &str| tables.find(words).unwrap_or_else(|| panic!("no {words:?} in\n{tables}"));
         assert!(at("| 6.1.1 x86_64 | best |") < at("| 6.1.1 x86_64 | kprobe |"));
         assert!(at("| 6.1.1 x86_64 | kprobe |") < at("| 6.12.1 x86_64 | best |"));
