@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -131,7 +132,7 @@ struct Run {
 }
 
 /// What all guests share.
-struct Ground {
+struct Ground<'a> {
     qemu: Qemu,
     userland: Userland,
     built: build::GuestParts,
@@ -140,9 +141,16 @@ struct Ground {
     directory: PathBuf,
     wish: Wish,
     time_limit: Duration,
+    /// Whoever sets it wants no more of the guests.
+    is_over: &'a AtomicBool,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
+    run_until(opts, &AtomicBool::new(false))
+}
+
+/// Runs the guests unless it is over: then those that run are ended, and no other is booted.
+pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
     let wish = if opts.shell { Wish::Shell } else { Wish::Tests(opts.test.clone()) };
     let (series, rungs) = (opts.series(), opts.rungs());
     if opts.shell && (series.len() != 1 || rungs.len() != 1) {
@@ -160,6 +168,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         directory: directory(),
         wish,
         time_limit: Duration::from_mins(opts.time_limit),
+        is_over,
     };
     fs::create_dir_all(&ground.directory)?;
     if let Some(kernel) = kernels.first() {
@@ -181,7 +190,7 @@ fn directory() -> PathBuf {
     workspace::root().join("target/vm")
 }
 
-impl Ground {
+impl<'over> Ground<'over> {
     /// Runs all guests, so many at a time, and fails if one did.
     fn run_all(&self, runs: VecDeque<Run>, jobs: usize) -> Result<()> {
         let count = runs.len();
@@ -193,6 +202,9 @@ impl Ground {
                 scope.spawn(|| {
                     // The lock is held for the taking alone.
                     while let Some(run) = open.lock().ok().and_then(|mut open| open.pop_front()) {
+                        if self.is_over.load(Ordering::Relaxed) {
+                            break;
+                        }
                         let start = Instant::now();
                         let outcome = self.test(&run, jobs > 1);
                         let seconds = start.elapsed().as_secs();
@@ -257,13 +269,17 @@ impl Ground {
         Ok(fs::remove_file(initramfs)?)
     }
 
-    fn guest<'a>(&self, run: &'a Run, label: Option<String>, initramfs: &'a Path) -> Guest<'a> {
+    fn guest<'a>(&self, run: &'a Run, label: Option<String>, initramfs: &'a Path) -> Guest<'a>
+    where
+        'over: 'a,
+    {
         Guest {
             label,
             kernel: &run.kernel.vmlinuz,
             initramfs,
             command_line: run.rung.command_line(),
             time_limit: self.time_limit,
+            is_over: self.is_over,
         }
     }
 

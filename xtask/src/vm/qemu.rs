@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,9 @@ use crate::workspace::Arch;
 const PROCESSORS: &str = "2";
 /// Memory of a guest, its file system included.
 pub(super) const MEMORY_MIB: u64 = 1024;
+
+/// How long it takes until a guest is ended early.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// Before the lines that are for the host.
 const MARK: &str = "guest:";
@@ -49,6 +53,8 @@ pub(super) struct Guest<'a> {
     /// Words for the kernel's command line.
     pub(super) command_line: &'a str,
     pub(super) time_limit: Duration,
+    /// Ends the guest early.
+    pub(super) is_over: &'a AtomicBool,
 }
 
 /// What a guest said to the host.
@@ -167,11 +173,16 @@ fn listen(child: &mut Child, guest: &Guest<'_>) -> Result<Said> {
     let deadline = Instant::now() + guest.time_limit;
     let mut said = Said::default();
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if guest.is_over.load(Ordering::Relaxed) {
+            bail!("the guest was ended, since something else had failed");
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match lines.recv_timeout(left.min(GLANCE)) {
             // QEMU stops the guest and waits for someone to look at it.
             Ok(line) if line.starts_with("KVM internal error") => bail!("{line}"),
             Ok(line) => said.hear(guest.label.as_deref(), line),
             Err(RecvTimeoutError::Disconnected) => return Ok(said),
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
             Err(RecvTimeoutError::Timeout) => bail!(
                 "the guest was not done within {} minutes; it said last:\n{}",
                 guest.time_limit.as_secs() / 60,
@@ -244,6 +255,33 @@ mod tests {
     fn a_guest_that_fails_or_says_nothing_is_no_success() {
         assert!(!said(&["guest:error:x", "guest:end:failure"]).success());
         assert!(!said(&["panic"]).success() && !said(&["panic"]).has_ended());
+    }
+
+    /// What comes of a guest that never ends.
+    fn endless(time_limit: Duration, is_over: bool) -> String {
+        let mut child = Command::new("sh")
+            .args(["-c", "while echo x; do sleep 0.05; done"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let guest = Guest {
+            label: None,
+            kernel: Path::new(""),
+            initramfs: Path::new(""),
+            command_line: "",
+            time_limit,
+            is_over: &AtomicBool::new(is_over),
+        };
+        let error = listen(&mut child, &guest).unwrap_err().to_string();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        error
+    }
+
+    #[test]
+    fn a_guest_is_ended_when_it_is_over_and_when_its_time_is() {
+        assert!(endless(Duration::from_secs(600), true).contains("something else had failed"));
+        assert!(endless(Duration::ZERO, false).contains("was not done within"));
     }
 
     #[test]
