@@ -37,8 +37,11 @@ struct Plan {
 /// The exit code of a test runner that saw tests fail.
 const FAILED_TESTS: i32 = 101;
 
+/// A busy host holds up a test or two.
+const SECOND_TRIES_MAX: usize = 3;
+
 /// One command.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
     name: String,
@@ -143,6 +146,13 @@ fn load(module: &str) -> Result<()> {
     }
 }
 
+/// The names below the runner's last heading `failures:`. The lines of the tests themselves may be torn by what
+/// their children say.
+fn listed_failures(said: &str) -> Vec<&str> {
+    let (_, list) = said.rsplit_once("\nfailures:\n").unwrap_or_default();
+    list.lines().map_while(|line| line.strip_prefix("    ")).collect()
+}
+
 impl Step {
     fn take(&self) -> Result<()> {
         println!("== {}", self.name);
@@ -161,12 +171,15 @@ impl Step {
         Ok(())
     }
 
-    /// The tests to try again: those that the test runner named, if it ended as one that saw failures.
+    /// The tests to try again: those that the test runner listed, if it ended as one that saw failures. More than
+    /// [`SECOND_TRIES_MAX`] are no accident.
     fn failed_tests<'a>(&self, status: ExitStatus, said: &'a str) -> Vec<&'a str> {
         if !self.second_try || status.code() != Some(FAILED_TESTS) {
             return Vec::new();
         }
-        said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect()
+        let failed = listed_failures(said);
+        let are_all = said.contains(&format!(" {} failed;", failed.len()));
+        if are_all && failed.len() <= SECOND_TRIES_MAX { failed } else { Vec::new() }
     }
 
     fn try_again(&self, failed: &[&str]) -> Result<(ExitStatus, String)> {
@@ -206,5 +219,33 @@ impl Step {
         command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin").env("HOME", "/").env("TERM", "linux");
         command.envs(&self.environment);
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    fn tried_again(said: &str) -> Vec<String> {
+        let step = Step { second_try: true, ..Step::default() };
+        let status = ExitStatus::from_raw(FAILED_TESTS << 8);
+        step.failed_tests(status, said).into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn failures_are_read_from_the_list_and_not_from_torn_lines() {
+        let said = "test a::b ... a child says\nFAILED\ntest c::d ... FAILED\n\nfailures:\n\n---- a::b stdout ----\nfailures:\n\n\
+                    failures:\n    a::b\n    c::d\n\ntest result: FAILED. 5 passed; 2 failed; 0 ignored\n";
+        assert_eq!(tried_again(said), ["a::b", "c::d"]);
+        assert!(tried_again(&said.replace("2 failed", "3 failed")).is_empty());
+    }
+
+    #[test]
+    fn many_failures_are_no_accident() {
+        let names: String = (0..=SECOND_TRIES_MAX).map(|number| format!("    t{number}\n")).collect();
+        let said = format!("\nfailures:\n{names}\ntest result: FAILED. 5 passed; {} failed;\n", SECOND_TRIES_MAX + 1);
+        assert!(tried_again(&said).is_empty());
     }
 }

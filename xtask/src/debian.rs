@@ -57,13 +57,19 @@ impl Archive {
         archive.write_configuration()?;
         if archive.lists_are_old() {
             println!("debian: fetching the lists of packages for {}", arch.debian());
-            process::run(archive.apt("apt-get").args(["update", "-qq"]))?;
-            fs::write(archive.stamp(), "")?;
+            match process::run(archive.apt("apt-get").args(["update", "-qq"])) {
+                Ok(()) => fs::write(archive.stamp(), "")?,
+                // What is unpacked already needs no network.
+                Err(error) if archive.stamp().exists() => {
+                    eprintln!("debian: {error:#}; going on with the lists of before");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(archive)
     }
 
-    /// A directory for what was made of the packages, shared by all architectures' users.
+    /// A directory for what was made of the packages of this architecture.
     pub(crate) fn directory(&self, name: &str) -> PathBuf {
         self.state.join(name)
     }

@@ -60,6 +60,9 @@ pub(crate) struct Opts {
     /// Guests at the same time [default: as many as processors and memory allow, 4 at most]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=16))]
     jobs: Option<u64>,
+    /// Show only how each guest ended; what it said is in `target/vm/`.
+    #[arg(long, conflicts_with = "shell")]
+    quiet: bool,
 }
 
 /// A value of `--kernel`.
@@ -124,6 +127,9 @@ impl ValueEnum for Which {
 /// A guest with KVM comes up within two seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
+/// Last lines of a guest that failed: its tests' messages, with the agents' logs.
+const SHOWN_OF_FAILED: usize = 300;
+
 /// A guest to boot and what is taken away from it.
 #[derive(Clone)]
 struct Run {
@@ -141,6 +147,8 @@ struct Ground<'a> {
     directory: PathBuf,
     wish: Wish,
     time_limit: Duration,
+    /// Nothing of a guest is shown but its end.
+    quiet: bool,
     /// Whoever sets it wants no more of the guests.
     is_over: &'a AtomicBool,
 }
@@ -154,7 +162,7 @@ pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
     let wish = if opts.shell { Wish::Shell } else { Wish::Tests(opts.test.clone()) };
     let (series, rungs) = (opts.series(), opts.rungs());
     if opts.shell && (series.len() != 1 || rungs.len() != 1) {
-        bail!("a shell is of one guest: name one kernel and one rung, as in `--kernel 6.1 --rung best --shell`");
+        bail!("a shell is of one guest: name one kernel, and at most one rung, as in `--kernel 6.1 --shell`");
     }
     setup::guest_tools(opts.arch)?;
     let archive = Archive::open(opts.arch)?;
@@ -168,6 +176,7 @@ pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
         directory: directory(),
         wish,
         time_limit: Duration::from_mins(opts.time_limit),
+        quiet: opts.quiet,
         is_over,
     };
     fs::create_dir_all(&ground.directory)?;
@@ -212,6 +221,7 @@ impl<'over> Ground<'over> {
                             Ok(()) => println!("vm: {}: passed in {seconds} s", run.name()),
                             Err(error) => {
                                 eprintln!("vm: {}: failed after {seconds} s: {error:#}", run.name());
+                                self.explain(&run);
                                 failed.lock().map(|mut failed| failed.push(run.name())).unwrap_or_default();
                             }
                         }
@@ -226,10 +236,29 @@ impl<'over> Ground<'over> {
         Ok(())
     }
 
+    /// Says what is left of a guest that failed, and how to boot it again.
+    fn explain(&self, run: &Run) {
+        let log = run.log(&self.directory);
+        if self.quiet {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(SHOWN_OF_FAILED)..].join("\n"));
+        }
+        eprintln!("vm: all that it said is in {}; to repeat it: `{}`", log.display(), run.command());
+    }
+
     /// Boots the guest with the tests and keeps what they found.
     fn test(&self, run: &Run, is_one_of_many: bool) -> Result<()> {
+        let is_whole = matches!(self.wish, Wish::Tests(None));
+        if is_whole {
+            Found::forget(&self.directory, &run.kernel, run.rung.name())?;
+        }
         let initramfs = self.pack(run, &self.wish)?;
-        let label = Some(if is_one_of_many { format!("[{}] ", run.name()) } else { String::new() });
+        let label = match (self.quiet, is_one_of_many) {
+            (true, _) => None,
+            (false, true) => Some(format!("[{}] ", run.name())),
+            (false, false) => Some(String::new()),
+        };
         let guest = self.guest(run, label, &initramfs);
         let mut said = self.qemu.boot(&guest);
         let again = said.as_ref().is_err_and(|error| self.may_boot_again(error));
@@ -239,7 +268,9 @@ impl<'over> Ground<'over> {
         }
         fs::remove_file(initramfs)?;
         let said = said?;
-        self.keep(run, &said, again)?;
+        if is_whole {
+            self.keep(run, &said, again)?;
+        }
         if !said.success() {
             bail!("{}", said.of("error").last().unwrap_or("the guest does not say why"));
         }
@@ -275,6 +306,7 @@ impl<'over> Ground<'over> {
     {
         Guest {
             label,
+            log: run.log(&self.directory),
             kernel: &run.kernel.vmlinuz,
             initramfs,
             command_line: run.rung.command_line(),
@@ -310,7 +342,7 @@ impl<'over> Ground<'over> {
             code: self.code.clone(),
             arch: run.kernel.arch.name().to_owned(),
             rung: run.rung.name().to_owned(),
-            is_whole: matches!(self.wish, Wish::Tests(None)),
+            is_whole: true,
             has_passed: said.success(),
             booted_again,
             tried_again: said.of("again").flat_map(str::split_whitespace).map(str::to_owned).collect(),
@@ -322,6 +354,16 @@ impl<'over> Ground<'over> {
 }
 
 impl Run {
+    /// Where what the guest says is kept.
+    fn log(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("{}.log", self.name()))
+    }
+
+    fn command(&self) -> String {
+        let (kernel, rung, arch) = (self.kernel.series.name(), self.rung.name(), self.kernel.arch.name());
+        format!("cargo xtask vm --kernel {kernel} --rung {rung} --arch {arch}")
+    }
+
     fn name(&self) -> String {
         format!("{}-{}-{}", self.kernel.version, self.kernel.arch.debian(), self.rung.name())
     }
@@ -330,10 +372,9 @@ impl Run {
 /// How many guests run at the same time: as many as processors can feed and memory can hold.
 fn jobs(wish: Option<u64>) -> Result<usize> {
     let available = available_memory_mib().context("reading /proc/meminfo")?;
-    // QEMU's own memory, and the archive that it reads.
-    let fit = usize::try_from(available / (qemu::MEMORY_MIB + 256))?;
+    let fit = usize::try_from(available / qemu::RESIDENT_MIB)?;
     if fit == 0 {
-        bail!("a guest takes {} MiB, and {available} MiB are available", qemu::MEMORY_MIB + 256);
+        bail!("a guest takes {} MiB, and {available} MiB are available", qemu::RESIDENT_MIB);
     }
     let processors = thread::available_parallelism()?.get();
     // The tests wait for a third of their time.
@@ -356,8 +397,9 @@ impl Opts {
             arch: Arch::X86_64,
             test: None,
             shell: false,
-            time_limit: 30,
+            time_limit: 40,
             jobs: None,
+            quiet: true,
         }
     }
 
@@ -368,7 +410,11 @@ impl Opts {
             .collect()
     }
 
+    /// A shell is of a kernel from which nothing was taken, unless told otherwise.
     fn rungs(&self) -> Vec<Rung> {
+        if self.shell && self.rung == [Which::All] {
+            return vec![Rung::Best];
+        }
         Rung::ALL
             .into_iter()
             .filter(|&rung| self.rung.iter().any(|which| [Which::All, Which::One(rung)].contains(which)))

@@ -13,7 +13,7 @@ pub(super) const AGENT: &str = "/usr/bin/tracer";
 pub(super) const SUITE: &str = "/usr/bin/live";
 const RESULTS: &str = "/run/results.jsonl";
 
-/// Emulated processors are slower by this factor at most; waiting may take so much longer.
+/// Emulated processors are slower by this factor at most; waiting may take so much longer there.
 const PATIENCE: &str = "4";
 
 /// What the agent needs to do everything here, where no directory is closed to root; docs/kernels.md names the same.
@@ -50,7 +50,7 @@ pub(super) enum Wish {
     Shell,
 }
 
-/// The plan for a rung. Only on emulated processors do tests get a second try.
+/// The plan for a rung. Only on emulated processors do tests get more time and a second try.
 pub(super) fn plan(rung: Rung, wish: &Wish, is_emulated: bool) -> Plan {
     let mut steps = vec![step("loopback", &["ip", "link", "set", "lo", "up"])];
     let mut hidden = Vec::new();
@@ -59,7 +59,7 @@ pub(super) fn plan(rung: Rung, wish: &Wish, is_emulated: bool) -> Plan {
     }
     match wish {
         Wish::Nothing => {}
-        Wish::Shell => steps.push(shell(rung)),
+        Wish::Shell => steps.push(shell(rung, is_emulated)),
         Wish::Tests(_) if rung == Rung::NoBtf => steps.extend(refusals()),
         Wish::Tests(filter) => steps.extend([doctor(rung), suite(rung, filter.as_deref(), is_emulated)]),
     }
@@ -88,23 +88,26 @@ fn doctor(rung: Rung) -> Step {
     Step { exit: vec![0, 1], captured: true, ..step("doctor", &command) }
 }
 
-fn suite(rung: Rung, filter: Option<&str>, second_try: bool) -> Step {
+fn suite(rung: Rung, filter: Option<&str>, is_emulated: bool) -> Step {
     // One after the other, for the hooks see the whole machine; and also what changes the machine.
     let mut command = vec![SUITE, "--test-threads=1", "--include-ignored"];
     // Who names a test gets it.
     let left_out = if filter.is_some() { &[] } else { rung.left_out() };
     command.extend(left_out.iter().flat_map(|module| ["--skip", module]));
     command.extend(filter);
-    Step { environment: environment(rung), second_try, ..step("live tests", &command) }
+    Step { environment: environment(rung, is_emulated), second_try: is_emulated, ..step("live tests", &command) }
 }
 
-fn environment(rung: Rung) -> BTreeMap<String, String> {
+fn environment(rung: Rung, is_emulated: bool) -> BTreeMap<String, String> {
     let mut environment = BTreeMap::from([
         ("TRACER_LIVE_AGENT", AGENT),
-        ("TRACER_LIVE_PATIENCE", PATIENCE),
         ("TRACER_LIVE_RESULTS", RESULTS),
+        ("TRACER_LIVE_RUNG", rung.name()),
         ("RUST_BACKTRACE", "1"),
     ]);
+    if is_emulated {
+        environment.insert("TRACER_LIVE_PATIENCE", PATIENCE);
+    }
     if !rung.without().is_empty() {
         environment.insert("TRACER_LIVE_WITHOUT", rung.without());
     }
@@ -127,9 +130,9 @@ fn refusals() -> Vec<Step> {
 }
 
 /// A shell with the suite's environment, so that a test can be repeated by hand.
-fn shell(rung: Rung) -> Step {
+fn shell(rung: Rung, is_emulated: bool) -> Step {
     Step {
-        environment: environment(rung),
+        environment: environment(rung, is_emulated),
         exit: (0..=255).collect(),
         interactive: true,
         ..step("shell; the tests are `live`, the agent is `tracer`, `exit` ends the guest", &["setsid", "--ctty", "sh"])
@@ -171,6 +174,7 @@ mod tests {
         assert_eq!(suite.environment["TRACER_LIVE_WITHOUT"], "fentry,kprobe");
         assert_eq!(suite.command.last().map(String::as_str), Some("retransmit"));
         assert!(!suite.command.contains(&"--skip".to_owned()));
-        assert!(!suite.second_try);
+        assert!(!suite.second_try && !suite.environment.contains_key("TRACER_LIVE_PATIENCE"));
+        assert_eq!(suite.environment["TRACER_LIVE_RUNG"], "packet");
     }
 }

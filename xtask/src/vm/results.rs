@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::Package;
 use crate::process::{self, command};
 use crate::workspace;
 
@@ -71,22 +73,55 @@ pub(super) struct Test {
     pub(super) reasons: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// The last commit that touched the agent, the eBPF programs or their tests, with `-dirty` where more has changed
-/// since. Other commits make no other guest.
+/// What makes a guest: the agent, the eBPF programs and their tests, and what builds and boots them.
+const PATHS: &[&str] = &[
+    "tracer",
+    "tracer-ebpf",
+    "xtask/src/vm",
+    "xtask/src/vm.rs",
+    ".cargo",
+    "rust-toolchain.toml",
+    "Cargo.lock",
+    "Cargo.toml",
+];
+
+/// The mark of code that no commit holds.
+const DIRTY: &str = "-dirty";
+
+/// The last commit that touched [`PATHS`], with [`DIRTY`] where they have changed since.
 pub(super) fn code_under_test() -> Result<String> {
     let of_paths = |words: &[&str]| {
-        let words = words.iter().chain(&["--", "tracer", "tracer-ebpf", "Cargo.lock", "Cargo.toml"]);
+        let words = words.iter().chain(&["--"]).chain(PATHS);
         process::capture_quietly(command("git").current_dir(workspace::root()).args(words))
     };
     let commit = of_paths(&["log", "-1", "--abbrev=12", "--format=%h"])?;
     let is_dirty = !of_paths(&["status", "--porcelain"])?.trim().is_empty();
-    Ok(format!("{}{}", commit.trim(), if is_dirty { "-dirty" } else { "" }))
+    Ok(format!("{}{}", commit.trim(), if is_dirty { DIRTY } else { "" }))
+}
+
+fn file(directory: &Path, series: &str, arch: &str, rung: &str) -> PathBuf {
+    directory.join(format!("{series}-{arch}-{rung}.json"))
 }
 
 impl Found {
-    /// Takes the place of what the same kind of guest found before.
+    /// Whether it may stand for a release: passed, with all tests, and of code that a commit holds.
+    pub(super) fn is_proof(&self) -> bool {
+        self.has_passed && self.is_whole && !self.code.ends_with(DIRTY)
+    }
+
+    /// Forgets what the same kind of guest found before, so that a guest that crashes leaves nothing.
+    pub(super) fn forget(directory: &Path, package: &Package, rung: &str) -> Result<()> {
+        let file = file(directory, package.series.name(), package.arch.name(), rung);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
-        let file = directory.join(format!("{}-{}-{}.json", self.series, self.arch, self.rung));
+        let file = file(directory, &self.series, &self.arch, &self.rung);
         fs::write(&file, serde_json::to_vec_pretty(self)?).with_context(|| format!("writing {}", file.display()))
     }
 

@@ -34,11 +34,22 @@ const SIGNALS: &[(&str, &str)] = &[
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.
-const REASONS: &[(&str, &str)] =
-    &[("tracer_tcp_listen_drops_total", "listener drops"), ("tracer_tcp_retransmitted_segments_total", "retransmits")];
+const REASONS: &[(&str, &str)] = &[
+    ("tracer_tcp_listen_drops_total", "Reasons of drops"),
+    ("tracer_tcp_retransmitted_segments_total", "Causes of retransmits"),
+    ("tracer_tcp_resets_total", "Reasons of resets"),
+    ("tracer_tcp_connection_timeouts_total", "Causes of time-outs"),
+];
 
 /// Writes the tables into the page.
 pub(super) fn write(all: &[Found]) -> Result<()> {
+    let failed = failed(all);
+    if !failed.is_empty() {
+        bail!(
+            "these guests are no proof (failed, some tests only, or code that no commit holds): {}",
+            failed.join(", ")
+        );
+    }
     let missing = missing(all);
     if !missing.is_empty() {
         bail!(
@@ -55,13 +66,21 @@ pub(super) fn write(all: &[Found]) -> Result<()> {
     Ok(())
 }
 
+/// Guests that ran and prove nothing: a table of the others would hide them.
+fn failed(all: &[Found]) -> Vec<String> {
+    all.iter()
+        .filter(|found| !found.is_proof())
+        .map(|found| format!("{} {} {} of {}", found.series, found.arch, found.rung, found.code))
+        .collect()
+}
+
 /// What the matrix on x86-64 lacks.
 fn missing(all: &[Found]) -> Vec<String> {
     let has = |series: Series, rung: Rung| {
         let is_it = |found: &&Found| {
             (found.series.as_str(), found.rung.as_str(), found.arch.as_str()) == (series.name(), rung.name(), "x86_64")
         };
-        all.iter().find(is_it).is_some_and(|found| found.has_passed && found.is_whole)
+        all.iter().any(|found| is_it(&found))
     };
     let mut missing = Vec::new();
     for rung in Rung::ALL {
@@ -94,7 +113,7 @@ fn replaced(page: &str, tables: &str) -> Option<String> {
 }
 
 fn tables(all: &[Found], code: &str) -> String {
-    let mut all: Vec<&Found> = all.iter().filter(|found| found.has_passed && found.is_whole).collect();
+    let mut all: Vec<&Found> = all.iter().collect();
     all.sort_by_key(|found| (found.arch != "x86_64", version(&found.version), place(&found.rung)));
     let origin = format!("Every guest ran the code of commit `{code}`.\n");
     [origin, rungs(&all), exactness(&all), refusals(&all)].join("\n")
@@ -156,10 +175,16 @@ fn exactness(all: &[&Found]) -> String {
     }
     let mut table = String::from(
         "### What can be told, and how exactly\n\n\
-         Reasons and causes that have rows; in how many tests the sum over the listeners equalled the kernel's \
-         `ListenDrops` to the unit; what the tests had to allow, and why.\n\n\
-         | Guests | Reasons of drops | Causes of retransmits | Closed to the unit | Otherwise |\n|---|---|---|---|---|\n",
+         Reasons and causes that have rows; for each of the kernel's counters, in how many tests the rows equalled it to \
+         the unit and how much that was together; what the tests had to allow, and why.\n\n\
+         | Guests |",
     );
+    for (_, name) in REASONS {
+        let _ = write!(table, " {name} |");
+    }
+    table.push_str(" Closed to the unit | Otherwise |\n|---|");
+    table.push_str(&"---|".repeat(REASONS.len() + 2));
+    table.push('\n');
     for row in order {
         let _ = writeln!(table, "| {} {row}", rows[&row].join("<br>"));
     }
@@ -173,10 +198,23 @@ fn exactness_of(found: &Found) -> String {
             found.tests.iter().filter_map(|test| test.reasons.get(*metric)).flatten().map(String::as_str).collect();
         let _ = write!(row, " {} |", reasons.into_iter().collect::<Vec<_>>().join(", "));
     }
-    let closed: Vec<_> = found.tests.iter().filter(|test| test.closed.contains("listen_drops")).collect();
-    let drops: u64 = closed.iter().filter_map(|test| test.counts.get("listen_drops")).sum();
-    let _ = write!(row, " {} tests, {drops} drops | {} |", closed.len(), otherwise(found));
+    let _ = write!(row, " {} | {} |", closed_to_the_unit(found), otherwise(found));
     row
+}
+
+/// Signals with the number of tests in which they closed, and the counts of these together.
+fn closed_to_the_unit(found: &Found) -> String {
+    let mut signals: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for test in &found.tests {
+        for signal in &test.closed {
+            let (tests, counts) = signals.entry(signal).or_default();
+            *tests += 1;
+            *counts += test.counts.get(signal).unwrap_or(&0);
+        }
+    }
+    let parts: Vec<_> =
+        signals.iter().map(|(signal, (tests, counts))| format!("{signal}: {tests} tests, {counts}")).collect();
+    parts.join("<br>")
 }
 
 /// What tests allowed and saw, and the agent's own words for why.
@@ -272,13 +310,22 @@ mod tests {
     fn half_a_matrix_is_none() {
         let mut all = matrix();
         assert!(missing(&all).is_empty());
-        all[0].has_passed = false;
-        all[1].is_whole = false;
-        all.remove(2);
+        all.drain(..3);
         assert_eq!(missing(&all), ["5.10 best", "5.10 kprobe", "5.10 packet"]);
         all.retain(|found| found.rung != "lockdown" && (found.rung != "totals" || found.series == "6.12"));
         assert_eq!(missing(&all).last().map(String::as_str), Some("any kernel lockdown"));
         assert_eq!(missing(&all).len(), 4);
+    }
+
+    #[test]
+    fn a_guest_that_proves_nothing_is_named() {
+        let mut all = matrix();
+        assert!(failed(&all).is_empty());
+        all[0].has_passed = false;
+        all[1].is_whole = false;
+        all[2].code = "c0de-dirty".into();
+        let named = ["5.10 x86_64 best of c0de", "5.10 x86_64 kprobe of c0de", "5.10 x86_64 packet of c0de-dirty"];
+        assert_eq!(failed(&all), named);
     }
 
     #[test]
@@ -304,6 +351,7 @@ mod tests {
         assert!(at("| 6.1.1 x86_64 | best |") < at("| 6.1.1 x86_64 | kprobe |"));
         assert!(at("| 6.1.1 x86_64 | kprobe |") < at("| 6.12.1 x86_64 | best |"));
         at("outcomes (kprobe)");
+        at("listen_drops: 1 tests, 14");
         at("`a::b`: listen_drops -3");
         assert_eq!(tables.matches("`fexit/f`").count(), 3, "{tables}");
     }

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use btf_rs::{Btf, Type};
 
+use super::setting::guest_rung;
+
 /// A version of the kernel: 6, 1, 192.
 pub(crate) type Version = (u16, u16, u16);
 
@@ -135,4 +137,16 @@ fn versions_are_read_as_distributions_write_them() {
     ] {
         assert_eq!(version(release, text), expected, "{release} {text}");
     }
+}
+
+/// What the tests expect follows the machine that they find, so a guest that is not what it was meant to be would
+/// pass as something else.
+#[test]
+fn a_guest_is_what_its_rung_says() {
+    let Some(rung) = guest_rung() else { return };
+    let machine = machine();
+    assert_eq!(machine.confidential, rung == "lockdown", "{machine:?}");
+    // arm64 has trampolines from 6.4 on.
+    let has_trampolines = machine.architecture == "x86_64" || machine.kernel >= (6, 4, 0);
+    assert!(machine.kprobes && machine.cgroup2 && (machine.trampolines || !has_trampolines), "{machine:?}");
 }

@@ -8,6 +8,7 @@
 //! | `TRACER_LIVE_WITHOUT` | kinds of hooks to take from every agent, as `--disable-hooks` has them: `fentry,kprobe` |
 //! | `TRACER_LIVE_CAPABILITIES` | capabilities that agents have and no others, as setpriv has them: `bpf,perfmon,sys_admin,sys_ptrace` |
 //! | `TRACER_LIVE_PATIENCE` | factor on every upper limit of waiting, for slow machines: `10` |
+//! | `TRACER_LIVE_RUNG` | the guest's rung, as `cargo xtask vm --rung` names it; unset natively |
 //! | `TRACER_LIVE_RESULTS` | file to which each passing test adds a line of JSON, see [`super::results`] |
 
 use std::collections::BTreeSet;
@@ -32,6 +33,11 @@ pub(crate) fn without() -> BTreeSet<String> {
 pub(crate) fn capable(capability: &str) -> bool {
     let capabilities = list("TRACER_LIVE_CAPABILITIES");
     capabilities.is_empty() || capabilities.iter().any(|held| held == capability)
+}
+
+/// What was done to the guest, if this is one.
+pub(crate) fn guest_rung() -> Option<String> {
+    var("TRACER_LIVE_RUNG").ok()
 }
 
 /// Where the results of passing tests go, if they are wanted.

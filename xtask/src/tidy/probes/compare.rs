@@ -81,7 +81,6 @@ fn finding(kernel: &Kernel, program: &Program, row: &Row, quote: Option<&Quote>)
     Ok(problem.map(|(line, problem)| Finding::new(program.path, line, problem)))
 }
 
-/// What the kernel has there, if anything; nothing at all for what is not in BTF by its nature.
 /// How the two differ, if they do.
 fn mismatch(kernel: &str, attach: &Attach, quote: &Quote, real: &Prototype) -> Option<String> {
     // One that cannot be read is a finding of the check that needs no kernel.
