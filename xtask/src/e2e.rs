@@ -19,8 +19,8 @@ use crate::lab::{Lab, Plan, Pods};
 use crate::workspace::Arch;
 use crate::{build, process, setup, workspace};
 
-/// Beyond this nothing more will fire: the longest `for` is a minute, and data are there within seconds.
-const ALERTS_LIMIT: Duration = Duration::from_mins(3);
+/// Beyond this nothing more will fire: the longest `for` is five minutes, and what it waits for is there within two.
+const ALERTS_LIMIT: Duration = Duration::from_mins(9);
 
 /// How long charts have at least to show more than a beginning.
 const RUN_MIN: Duration = Duration::from_secs(75);
