@@ -22,6 +22,7 @@ mod http;
 mod image;
 mod kernels;
 mod lab;
+mod live;
 mod metrics_doc;
 mod process;
 mod run;

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::process::{self, cargo, command};
 use crate::workspace::Arch;
-use crate::{build, dashboards, deploy, dist, e2e, setup, tidy, vm};
+use crate::{build, dashboards, deploy, dist, e2e, live, setup, tidy, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -53,7 +53,7 @@ const STEPS: &[Step] = &[
 
 /// What runs on this kernel while the guests run.
 const STEPS_BESIDE_GUESTS: &[Step] = &[
-    Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live) },
+    Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live::run) },
     Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
 ];
 
@@ -165,13 +165,6 @@ fn unit() -> Result<()> {
 
 fn integration() -> Result<()> {
     process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "integration"]))
-}
-
-/// The agent as it is released, as in guests. One test after the other: each compares counts of namespaces that
-/// it owns, but the hooks are machine-wide.
-fn live() -> Result<()> {
-    let parts = build::guest_parts(Arch::native()?)?;
-    process::run(command(parts.live_tests).arg("--test-threads=1").env("TRACER_LIVE_AGENT", parts.agent))
 }
 
 /// The agent of the live tests, in its image.
