@@ -7,10 +7,35 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::names::Known;
-use crate::promql;
+use crate::promql::{self, Matcher};
+use crate::rules;
 
 /// Kinds of panels that hold queries.
 const PANELS: [&str; 3] = ["stat", "table", "timeseries"];
+
+/// Charts that show no limit, and why.
+const CHARTS_WITHOUT_LIMIT: [(&str, &str); 20] = [
+    ("Accept queue, connections that wait", "each listener has its own limit; the share of it is beside"),
+    ("Connections accepted", "as many as there are"),
+    ("Connections ended by this side, by reason", "all but memory are everyday"),
+    ("Connects that failed, by error", "refused is everyday; no_port has a chart of its own"),
+    ("Connects that failed, by workload and error", "refused is everyday; no_port has a chart of its own"),
+    ("Descriptors of the agent", "each agent has its own limit; the share of it is in the table"),
+    ("Events, by kind", "as many as there are"),
+    ("File handles of the node", "each node has its own limit; the share of it is above"),
+    ("Hooks in force, by signal", "compared with the past; degraded is no alert"),
+    ("Not verified", "what no kernel counter can confirm any more; no alert"),
+    ("Orphans against their limit", "the limit is a line of the chart"),
+    ("Passes: time taken", "their age has the limit"),
+    ("Resets, by direction", "everyday"),
+    ("Resets, by workload and reason", "everyday"),
+    ("Scrapes: time taken", "the limit is of Prometheus"),
+    ("Segments", "as many as there are"),
+    ("Segments sent again, by cause", "the share of what was sent has the limit"),
+    ("Sockets in TIME_WAIT", "each namespace has its own limit; the share of it is beside"),
+    ("Sockets, by state", "as many as there are; CLOSE_WAIT has a chart of its own"),
+    ("TCP memory against its limits", "the limits are lines of the chart"),
+];
 
 /// All dashboards, with their file names.
 fn dashboards() -> Vec<(String, Value)> {
@@ -135,6 +160,103 @@ fn every_dashboard_can_be_imported_as_it_is() {
             );
         }
     }
+}
+
+/// Where the colours of a panel change.
+fn steps(panel: &Value) -> Vec<f64> {
+    let steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array().unwrap();
+    steps.iter().map(|step| step["value"].as_f64().unwrap_or(f64::NEG_INFINITY)).collect()
+}
+
+#[test]
+fn every_chart_shows_from_where_on_it_is_bad() {
+    let mut without_limit = HashSet::new();
+    for (file, dashboard) in dashboards() {
+        for panel in queried_panels(&dashboard).filter(|panel| panel["type"] == "timeseries") {
+            let title = panel["title"].as_str().unwrap();
+            let steps = steps(panel);
+            assert!(steps.is_sorted_by(|a, b| a < b), "{file}: {title}: {steps:?}");
+            if CHARTS_WITHOUT_LIMIT.iter().any(|(exception, _)| *exception == title) {
+                assert_eq!(steps.len(), 1, "{file}: {title} has a limit after all");
+                without_limit.insert(title.to_owned());
+                continue;
+            }
+            assert!(steps.len() >= 2, "{file}: {title} has no limit");
+            let style = &panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"]["mode"];
+            assert_eq!(style, "dashed", "{file}: {title} does not draw its limit");
+        }
+    }
+    for (title, _) in CHARTS_WITHOUT_LIMIT {
+        assert!(without_limit.contains(title), "there is no chart {title}");
+    }
+}
+
+/// The agent's pod may use 128 MiB: a limit beyond is never reached.
+#[test]
+fn the_agents_memory_turns_orange_before_its_pod_is_killed() {
+    let (_, dashboard) = dashboards().into_iter().find(|(file, _)| file == "tracer-agent.json").unwrap();
+    let panels: Vec<_> = queried_panels(&dashboard).filter(|panel| panel["title"] == "Memory of the agent").collect();
+    assert_eq!(panels.len(), 2);
+    for panel in panels {
+        assert!(steps(panel).last().is_some_and(|last| (64e6..128e6).contains(last)), "{:?}", steps(panel));
+    }
+}
+
+/// The width of a column that an override of the panel gives it, in pixels.
+fn given_width(panel: &Value, heading: &str) -> Option<f64> {
+    let overrides = panel["fieldConfig"]["overrides"].as_array().unwrap();
+    let of_column = overrides.iter().filter(|one| one["matcher"] == json!({"id": "byName", "options": heading}));
+    let mut properties = of_column.filter_map(|one| one["properties"].as_array()).flatten();
+    properties.find(|property| property["id"] == "custom.width")?["value"].as_f64()
+}
+
+/// On a page of 1600 pixels, of which the panels have 1568. Columns without a width share what the others leave.
+#[test]
+fn headings_of_tables_fit() {
+    for (file, dashboard) in dashboards() {
+        for panel in queried_panels(&dashboard).filter(|panel| panel["type"] == "table") {
+            let transformations = panel["transformations"].as_array().unwrap();
+            let organize = transformations.iter().find(|one| one["id"] == "organize").unwrap();
+            let renamed = organize["options"]["renameByName"].as_object().unwrap();
+            let headings: Vec<_> = renamed.values().filter_map(Value::as_str).collect();
+            let given: Vec<_> = headings.iter().filter_map(|heading| given_width(panel, heading)).collect();
+            let room = panel["gridPos"]["w"].as_f64().unwrap() / 24.0 * 1568.0 - given.iter().sum::<f64>();
+            let share = room / f64::from(u32::try_from(headings.len() - given.len()).unwrap());
+            let is_filterable = panel["fieldConfig"]["defaults"]["custom"]["filterable"] == true;
+            for heading in headings {
+                // A letter takes 8 pixels, the padding 14, and the symbol of the filter 26.
+                let letters = f64::from(u32::try_from(heading.len()).unwrap());
+                let needed = 8.0 * letters + if is_filterable { 40.0 } else { 14.0 };
+                let width = given_width(panel, heading).unwrap_or(share);
+                assert!(width >= needed, "{file}: {}: {heading} has {width:.0} pixels of {needed}", panel["title"]);
+            }
+        }
+    }
+}
+
+/// Which signals of a metric's rows the expression looks at.
+fn signals(expression: &str) -> Vec<Matcher> {
+    let selectors = promql::names(expression).unwrap().selectors;
+    let selectors = selectors.into_iter().filter(|selector| selector.metric == "tracer_count_difference");
+    selectors.flat_map(|selector| selector.matchers).filter(|matcher| matcher.label == "signal").collect()
+}
+
+#[test]
+fn differences_that_may_stay_are_shown_no_more_than_they_fire() {
+    let alert = rules::alerts().into_iter().find(|alert| alert.name == "TracerCountsDiffer").unwrap();
+    let fires = signals(&alert.expression);
+    assert_eq!(fires.len(), 1);
+    let mut shown = 0;
+    for (file, dashboard) in dashboards() {
+        for panel in queried_panels(&dashboard) {
+            let expressions = panel["targets"].as_array().unwrap().iter().filter_map(|target| target["expr"].as_str());
+            for expression in expressions.filter(|expression| expression.contains("tracer_count_difference")) {
+                assert_eq!(signals(expression), fires, "{file}: {}", panel["title"]);
+                shown += 1;
+            }
+        }
+    }
+    assert!(shown >= 4, "{shown}");
 }
 
 #[test]

@@ -14,6 +14,29 @@ const ENTRANCE: &str = "README";
 /// Headings of every runbook, in this order; a page may have more.
 const HEADINGS: [&str; 5] = ["## Confirm", "## Change", "## Do not", "## False alarms", "## Related"];
 
+/// Alerts about the agent: no limit of TCP binds, and events are those of other alerts.
+const OF_THE_AGENT: [&str; 9] = [
+    "TracerAgentAbsent",
+    "TracerAgentDown",
+    "TracerCountsDiffer",
+    "TracerCountsLost",
+    "TracerCountsUnattributed",
+    "TracerEventsLost",
+    "TracerHookLost",
+    "TracerPassesLate",
+    "TracerSeriesSuppressed",
+];
+
+/// Alerts about limits that no event tells of, and why.
+const WITHOUT_EVENTS: [(&str, &str); 6] = [
+    ("TracerFileHandlesNearLimit", "open files are not TCP's alone"),
+    ("TracerMemoryNearLimit", "the memory of all sockets is a level"),
+    ("TracerMemoryPressure", "the memory of all sockets is a level"),
+    ("TracerReceiveQueueDrops", "a counter of the kernel, without a hook"),
+    ("TracerSoftnetDrops", "the packets never come to TCP"),
+    ("TracerZeroWindow", "a counter of the kernel, without a hook"),
+];
+
 /// All pages, with the names of their files.
 fn pages() -> Vec<(String, String)> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/runbooks");
@@ -67,6 +90,58 @@ fn every_runbook_says_what_one_needs_at_night() {
         let places: Vec<_> = HEADINGS.map(|heading| text.find(&format!("\n{heading}\n"))).into();
         assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{name}: {places:?}");
         assert!(text.contains("```console\n"), "{name} has nothing to type");
+    }
+}
+
+/// What stands below a heading, up to the next one of its level.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let rest = text.split_once(&format!("\n{heading}\n")).unwrap().1;
+    rest.split_once("\n## ").map_or(rest, |(section, _)| section)
+}
+
+/// Pages about a limit of TCP.
+fn pages_of_limits() -> impl Iterator<Item = (String, String)> {
+    pages().into_iter().filter(|(name, _)| name != ENTRANCE && !OF_THE_AGENT.contains(&name.as_str()))
+}
+
+#[test]
+fn every_runbook_about_a_limit_is_confirmed_by_events() {
+    for (name, text) in pages_of_limits() {
+        let has_events = section(&text, "## Confirm").contains("\n# tracer events --kind ");
+        let is_exception = WITHOUT_EVENTS.iter().any(|(exception, _)| *exception == name);
+        assert_ne!(has_events, is_exception, "{name}: tracer events under Confirm: {has_events}");
+    }
+}
+
+/// The fragment by which a heading of a page is linked to.
+fn fragment(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn every_runbook_about_a_limit_leads_to_its_tuning() {
+    let tuning = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tuning.md")).unwrap();
+    let sections: Vec<_> = tuning.split("\n## ").skip(1).filter_map(|section| section.split_once('\n')).collect();
+    for (name, text) in pages_of_limits() {
+        let linked: BTreeSet<String> = section(&text, "## Change")
+            .split("](../tuning.md#")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+            .map(str::to_owned)
+            .collect();
+        let about = sections.iter().filter(|(_, section)| section.contains(&format!("`{name}`")));
+        let about: BTreeSet<String> = about.map(|(heading, _)| fragment(heading)).collect();
+        assert!(!about.is_empty(), "docs/tuning.md does not name {name}");
+        assert_eq!(linked, about, "{name}: sections that are linked, and that name it");
+    }
+}
+
+#[test]
+fn the_lists_of_exceptions_name_alerts() {
+    let alerts: BTreeSet<String> = rules::alerts().into_iter().map(|alert| alert.name).collect();
+    for name in OF_THE_AGENT.into_iter().chain(WITHOUT_EVENTS.map(|(name, _)| name)) {
+        assert!(alerts.contains(name), "there is no alert {name}");
     }
 }
 
