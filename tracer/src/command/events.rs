@@ -45,7 +45,7 @@ pub struct Options {
     #[command(flatten)]
     selection: Selection,
     /// End after so long
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
     /// Write all that the ring delivers to a new file, whatever is shown
     #[arg(long, value_name = "FILE")]
@@ -55,6 +55,13 @@ pub struct Options {
     record_max: u64,
     #[command(flatten, next_help_heading = "Options of tracer run, as far as they are about hooks and names")]
     flags: Flags,
+}
+
+/// A watch of no time would load everything to show nothing.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    let refusal = "no time shows no events: choose more, as 30s, or leave it out to watch until Ctrl-C";
+    if time.is_zero() { Err(refusal.to_owned()) } else { Ok(time) }
 }
 
 /// Watches until told to end.
@@ -282,4 +289,19 @@ impl Recorder {
 
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::other(format!("cannot write the recording {}: {error}; give it room", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_takes_some_time() {
+        assert_eq!(parse_duration("1ms"), Ok(Duration::from_millis(1)));
+        for text in ["0s", "0ms"] {
+            let refusal = parse_duration(text).unwrap_err();
+            assert!(refusal.contains("no time") && refusal.contains("30s"), "{text}: {refusal}");
+        }
+        assert!(parse_duration("10").unwrap_err().contains("unit"));
+    }
 }

@@ -252,6 +252,7 @@ fn wrong_flags_are_refused_with_cause_and_remedy() {
         (&["replay", "x", "--port", "0"], &["invalid value '0' for '--port", "1..=65535"]),
         (&["events", "--count", "0"], &["invalid value '0' for '--count"]),
         (&["events", "--duration", "5"], &["invalid value '5' for '--duration", "5s"]),
+        (&["events", "--duration", "0s"], &["invalid value '0s' for '--duration", "no time shows no events", "30s"]),
         (&["events", "--record-max", "5"], &["--record"]),
         (&["events", "--ring-bytes", "5000"], &["power of two"]),
     ] {
