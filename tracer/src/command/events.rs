@@ -34,6 +34,7 @@ use crate::{
     failure::Failure,
     kernel::maps::monotonic_ns,
     pipeline::decode::decode,
+    progress::Progress,
 };
 
 /// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's.
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let asked = &options.selection.kinds;
     let kinds = if asked.is_empty() { EventKind::USUAL } else { asked };
     let offset_ns = clock_offset_ns();
-    let mut watch = Watch::open(&config, kinds)?;
+    let mut watch = open(&config, kinds)?;
     check_names(&options.selection.namespaces, &watch)?;
     let recorder =
         options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
@@ -89,6 +90,12 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let ring = watch.run(&mut screen);
     ring.map_err(|error| Failure::other(format!("the event ring failed: {error}")))?;
     screen.finish(&mut watch, kinds, started)
+}
+
+/// Loads and attaches, and says so where that takes long.
+fn open(config: &Config, kinds: &[EventKind]) -> Result<Watch, Failure> {
+    let _progress = Progress::new("loading and attaching hooks", None);
+    Watch::open(config, kinds)
 }
 
 /// What CLOCK_REALTIME is ahead of the programs' clock. Taken once: all times of a run have the same offset.
