@@ -29,6 +29,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_
 const EXAMPLES: &str = "Examples:
   tracer doctor                                 what works here; as root
   tracer run                                    count, and serve http://127.0.0.1:9795/metrics
+  tracer top                                    listeners, workloads and namespaces on a screen
   tracer events --kind drop                     dropped handshakes, as they happen
   tracer advise --from http://127.0.0.1:9795    what binds, and what to do about it";
 
@@ -79,6 +80,13 @@ Examples:
   tracer top --filter checkout --tab workloads  begin with what concerns one workload
   tracer top --once --tab listeners --sort drops --rows 5";
 
+const COMPLETIONS_EXAMPLES: &str = "Packages install them; these lines are for a binary that came alone.
+
+Examples:
+  tracer completions bash > /usr/share/bash-completion/completions/tracer
+  tracer completions zsh > /usr/share/zsh/site-functions/_tracer
+  tracer completions fish > /usr/share/fish/vendor_completions.d/tracer.fish";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -101,7 +109,7 @@ pub enum Command {
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(replay::Options),
     /// Print completions for a shell
-    #[command(hide = true)]
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(completions::Options),
     /// Write the manual pages
     #[command(hide = true)]
@@ -211,10 +219,18 @@ mod tests {
         }
     }
 
-    /// Examples are typed as they stand: each is parsed.
+    #[test]
+    fn examples_of_tracer_itself_show_every_command() {
+        let help = command().get_after_help().unwrap().to_string();
+        for command in visible().get_subcommands().filter(|command| command.get_name() != "completions") {
+            assert!(help.contains(&format!("\n  tracer {} ", command.get_name())), "{}: {help}", command.get_name());
+        }
+    }
+
+    /// Examples are typed as they stand: each is parsed. docs/ have theirs in the integration tests.
     #[test]
     fn examples_are_command_lines() {
-        for command in visible().get_subcommands() {
+        for command in visible().get_subcommands().chain([&visible()]) {
             let help = command.get_after_help().unwrap().to_string();
             for line in help.split_once("Examples:\n").unwrap().1.lines() {
                 let words = line.trim().split("  ").next().unwrap().replace('\'', "");
