@@ -37,8 +37,12 @@ use crate::{
     progress::Progress,
 };
 
-/// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's.
-const DEFAULTS: Defaults = Defaults { ring_bytes: 8 << 20, rate_limit: 0 };
+/// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's. What a
+/// server says at its usual level is of no interest here.
+pub const DEFAULTS: Defaults =
+    Defaults { ring_bytes: 8 << 20, rate_limit: 0, log_level: LogLevel::Warn, ..Defaults::AGENT };
+/// Kinds that are shown unless others are asked for.
+pub const KINDS: &[EventKind] = EventKind::USUAL;
 
 /// Flags of `tracer events`.
 #[derive(Args, Clone, Debug)]
@@ -68,11 +72,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Watches until told to end.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load_or(&options.flags, DEFAULTS).map_err(|error| Failure::usage(&error))?;
-    // What a server says at its usual level is of no interest here.
-    start_log(if config.log_level == LogLevel::Info { LogLevel::Warn } else { config.log_level });
+    start_log(config.log_level);
     let stop = Stop::on_signals()?;
     let asked = &options.selection.kinds;
-    let kinds = if asked.is_empty() { EventKind::USUAL } else { asked };
+    let kinds = if asked.is_empty() { KINDS } else { asked };
     let offset_ns = clock_offset_ns();
     let mut watch = open(&config, kinds)?;
     check_names(&options.selection.namespaces, &watch)?;

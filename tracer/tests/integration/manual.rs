@@ -17,6 +17,8 @@ fn pages_are_written_for_every_command() {
         assert!(page.contains(" 2026\\-01\\-02 ") || page.contains(" 2026-01-02 "), "{name}: {page}");
     }
     assert!(!pages.join("tracer-metrics-doc.1").exists());
+    let events = fs::read_to_string(pages.join("tracer-events.1")).unwrap();
+    assert!(events.contains("8388608") && !events.contains("1048576") && !events.contains("retain"), "{events}");
 }
 
 #[test]
