@@ -1,5 +1,7 @@
 //! The command line, as a value.
 
+mod borrowed;
+
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -29,7 +31,9 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRACER_
 const EXAMPLES: &str = "Examples:
   tracer doctor                                 what works here; as root
   tracer run                                    count, and serve http://127.0.0.1:9795/metrics
+  tracer top                                    listeners, workloads and namespaces on a screen
   tracer events --kind drop                     dropped handshakes, as they happen
+  tracer replay bug.rec                         what tracer events --record kept
   tracer advise --from http://127.0.0.1:9795    what binds, and what to do about it";
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -79,6 +83,13 @@ Examples:
   tracer top --filter checkout --tab workloads  begin with what concerns one workload
   tracer top --once --tab listeners --sort drops --rows 5";
 
+const COMPLETIONS_EXAMPLES: &str = "Packages install them; these lines are for a binary that came alone.
+
+Examples:
+  tracer completions bash > /usr/share/bash-completion/completions/tracer
+  tracer completions zsh > /usr/share/zsh/site-functions/_tracer
+  tracer completions fish > /usr/share/fish/vendor_completions.d/tracer.fish";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -101,7 +112,7 @@ pub enum Command {
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(replay::Options),
     /// Print completions for a shell
-    #[command(hide = true)]
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(completions::Options),
     /// Write the manual pages
     #[command(hide = true)]
@@ -118,31 +129,40 @@ impl Cli {
     }
 }
 
-/// The command line as it is shown: help names the exit codes of each command, from their table.
+/// The command line as it is shown: help names the exit codes of each command, from their table, and the defaults
+/// that hold for it.
 #[must_use]
 pub fn command() -> clap::Command {
     let mut command = with_exit_codes(Cli::command());
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in names {
-        command = command.mut_subcommand(name, with_exit_codes);
+        command = command.mut_subcommand(name, |command| borrowed::fit(with_exit_codes(command)));
     }
     command
 }
 
-/// The same without hidden commands, for completions and manual pages.
+/// The same without hidden commands and flags, for completions and manual pages.
 #[must_use]
 pub fn visible() -> clap::Command {
     let all = command();
-    let commands: Vec<clap::Command> =
-        all.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
-    let mut visible = clap::Command::new("tracer").version(VERSION).subcommand_required(true).subcommands(commands);
-    if let Some(about) = all.get_about() {
-        visible = visible.about(about.clone());
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set());
+    let commands: Vec<clap::Command> = commands
+        .map(|command| borrowed::borrower(command).map_or_else(|| command.clone(), |name| seen(command, name)))
+        .collect();
+    seen(&all, "tracer").version(VERSION).subcommand_required(true).subcommands(commands)
+}
+
+/// A command anew with what is seen of it, since nothing can be taken away from one. Completions show hidden flags.
+fn seen(command: &clap::Command, name: &'static str) -> clap::Command {
+    let flags = command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned();
+    let mut seen = clap::Command::new(name).args(flags);
+    if let Some(about) = command.get_about() {
+        seen = seen.about(about.clone());
     }
-    if let Some(help) = all.get_after_help() {
-        visible = visible.after_help(help.clone());
+    if let Some(help) = command.get_after_help() {
+        seen = seen.after_help(help.clone());
     }
-    visible
+    seen
 }
 
 /// Help with the exit codes before the examples, unless it has some.
@@ -211,10 +231,18 @@ mod tests {
         }
     }
 
-    /// Examples are typed as they stand: each is parsed.
+    #[test]
+    fn examples_of_tracer_itself_show_every_command() {
+        let help = command().get_after_help().unwrap().to_string();
+        for command in visible().get_subcommands().filter(|command| command.get_name() != "completions") {
+            assert!(help.contains(&format!("\n  tracer {} ", command.get_name())), "{}: {help}", command.get_name());
+        }
+    }
+
+    /// Examples are typed as they stand: each is parsed. docs/ have theirs in the integration tests.
     #[test]
     fn examples_are_command_lines() {
-        for command in visible().get_subcommands() {
+        for command in visible().get_subcommands().chain([&visible()]) {
             let help = command.get_after_help().unwrap().to_string();
             for line in help.split_once("Examples:\n").unwrap().1.lines() {
                 let words = line.trim().split("  ").next().unwrap().replace('\'', "");

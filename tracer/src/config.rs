@@ -171,15 +171,20 @@ pub enum ConfigError {
 /// What a command wants unless flags or file say otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
+    /// Percent of one core that passes may take.
+    pub pass_cpu_percent: u32,
     /// Size of the ring in bytes.
     pub ring_bytes: u32,
     /// Events a second, kind and CPU; 0 = no limit.
     pub rate_limit: u64,
+    /// Log level.
+    pub log_level: LogLevel,
 }
 
 impl Defaults {
     /// Of the agent, for which the ring is a sideshow.
-    pub const AGENT: Self = Self { ring_bytes: 1 << 20, rate_limit: 10_000 };
+    pub const AGENT: Self =
+        Self { pass_cpu_percent: 1, ring_bytes: 1 << 20, rate_limit: 10_000, log_level: LogLevel::Info };
 }
 
 impl Config {
@@ -199,7 +204,7 @@ impl Config {
         let config = Self {
             listen: own.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT),
             pass_interval: own.pass_interval.or(file.pass_interval).unwrap_or(Duration::from_secs(5)),
-            pass_cpu_percent: own.pass_cpu_percent.or(file.pass_cpu_percent).unwrap_or(1),
+            pass_cpu_percent: own.pass_cpu_percent.or(file.pass_cpu_percent).unwrap_or(defaults.pass_cpu_percent),
             retain: own.retain.or(file.retain).unwrap_or(Duration::from_mins(2)),
             disable_hooks,
             ring_bytes: own.ring_bytes.or(file.ring_bytes).unwrap_or(defaults.ring_bytes),
@@ -208,7 +213,7 @@ impl Config {
             max_workloads: own.max_workloads.or(file.max_workloads).unwrap_or(5_000),
             max_ports: own.max_ports.or(file.max_ports).unwrap_or(32),
             pod_logs: own.pod_logs.clone().or(file.pod_logs).unwrap_or_else(|| POD_LOGS_DEFAULT.into()),
-            log_level: own.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
+            log_level: own.log_level.or(file.log_level).unwrap_or(defaults.log_level),
         };
         config.check()?;
         Ok(config)

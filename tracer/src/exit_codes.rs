@@ -47,6 +47,15 @@ pub const OF_COMMANDS: &[(&str, &[Code])] = &[
         ],
     ),
     (
+        "replay",
+        &[
+            (0, "shown as far as the recording goes"),
+            (1, "failed, as where the events could not be written"),
+            (USAGE, "wrong flags, or a file that is no recording"),
+        ],
+    ),
+    ("completions", &[(0, "printed"), (1, "failed, as where they could not be written"), (USAGE, "no such shell")]),
+    (
         "top",
         &[
             (0, "left"),

@@ -51,7 +51,7 @@ pub struct Options {
     /// Print every finding, and the rules that could not judge
     #[arg(long)]
     verbose: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of tracer run, as far as they are about hooks and limits")]
     flags: Flags,
 }
 

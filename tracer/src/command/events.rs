@@ -34,10 +34,15 @@ use crate::{
     failure::Failure,
     kernel::maps::monotonic_ns,
     pipeline::decode::decode,
+    progress::Progress,
 };
 
-/// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's.
-const DEFAULTS: Defaults = Defaults { ring_bytes: 8 << 20, rate_limit: 0 };
+/// Somebody looks at these events, so none is withheld, and the ring has room for some while of a busy node's. What a
+/// server says at its usual level is of no interest here.
+pub const DEFAULTS: Defaults =
+    Defaults { ring_bytes: 8 << 20, rate_limit: 0, log_level: LogLevel::Warn, ..Defaults::AGENT };
+/// Kinds that are shown unless others are asked for.
+pub const KINDS: &[EventKind] = EventKind::USUAL;
 
 /// Flags of `tracer events`.
 #[derive(Args, Clone, Debug)]
@@ -45,7 +50,7 @@ pub struct Options {
     #[command(flatten)]
     selection: Selection,
     /// End after so long
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
     /// Write all that the ring delivers to a new file, whatever is shown
     #[arg(long, value_name = "FILE")]
@@ -57,16 +62,22 @@ pub struct Options {
     flags: Flags,
 }
 
+/// A watch of no time would load everything to show nothing.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    let refusal = "no time shows no events: choose more, as 30s, or leave it out to watch until Ctrl-C";
+    if time.is_zero() { Err(refusal.to_owned()) } else { Ok(time) }
+}
+
 /// Watches until told to end.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load_or(&options.flags, DEFAULTS).map_err(|error| Failure::usage(&error))?;
-    // What a server says at its usual level is of no interest here.
-    start_log(if config.log_level == LogLevel::Info { LogLevel::Warn } else { config.log_level });
+    start_log(config.log_level);
     let stop = Stop::on_signals()?;
     let asked = &options.selection.kinds;
-    let kinds = if asked.is_empty() { EventKind::USUAL } else { asked };
+    let kinds = if asked.is_empty() { KINDS } else { asked };
     let offset_ns = clock_offset_ns();
-    let mut watch = Watch::open(&config, kinds)?;
+    let mut watch = open(&config, kinds)?;
     check_names(&options.selection.namespaces, &watch)?;
     let recorder =
         options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
@@ -82,6 +93,12 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let ring = watch.run(&mut screen);
     ring.map_err(|error| Failure::other(format!("the event ring failed: {error}")))?;
     screen.finish(&mut watch, kinds, started)
+}
+
+/// Loads and attaches, and says so where that takes long.
+fn open(config: &Config, kinds: &[EventKind]) -> Result<Watch, Failure> {
+    let _progress = Progress::new("loading and attaching hooks", None);
+    Watch::open(config, kinds)
 }
 
 /// What CLOCK_REALTIME is ahead of the programs' clock. Taken once: all times of a run have the same offset.
@@ -282,4 +299,19 @@ impl Recorder {
 
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::other(format!("cannot write the recording {}: {error}; give it room", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_takes_some_time() {
+        assert_eq!(parse_duration("1ms"), Ok(Duration::from_millis(1)));
+        for text in ["0s", "0ms"] {
+            let refusal = parse_duration(text).unwrap_err();
+            assert!(refusal.contains("no time") && refusal.contains("30s"), "{text}: {refusal}");
+        }
+        assert!(parse_duration("10").unwrap_err().contains("unit"));
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Write},
     ops::ControlFlow,
+    os::fd::AsFd,
     path::PathBuf,
     process::ExitCode,
 };
@@ -17,12 +18,17 @@ use super::{
 use crate::{
     events::{
         clock::Clock,
+        kind::EventKind,
         recording::{End, Frame, Preamble, Reader, RecordingError},
         stream::Stream,
     },
     failure::Failure,
     pipeline::decode::decode,
+    progress::Progress,
 };
+
+/// Kinds that are shown unless others are asked for: all, since somebody chose what to record.
+pub const KINDS: &[EventKind] = &[];
 
 /// Flags of `tracer replay`.
 #[derive(Args, Clone, Debug)]
@@ -61,8 +67,10 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
     let (preamble, mut reader) = Reader::new(BufReader::new(input)).map_err(refused)?;
     introduce(&preamble);
-    let mut stream = options.selection.stream(&[], Clock::new(preamble.clock_offset_ns), stop.clone());
+    let mut stream = options.selection.stream(KINDS, Clock::new(preamble.clock_offset_ns), stop.clone());
+    let progress = is_kept().then(|| Progress::new("reading the recording", None));
     let ending = play(&mut reader, &mut stream, &stop).and_then(|ending| stream.flush().map(|()| ending));
+    drop(progress);
     let ending = match ending {
         Ok(ending) => ending,
         Err(error) => return writing_failed(&error).map_or(Ok(ExitCode::SUCCESS), Err),
@@ -77,6 +85,13 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         Ending::Failed(error) => return Err(refused(error)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether standard output is a file. On a terminal the events themselves are seen, and behind a pipe may be a pager,
+/// whose screen a line on standard error would spoil.
+fn is_kept() -> bool {
+    let file = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
 
 fn introduce(preamble: &Preamble) {

@@ -19,7 +19,8 @@ use crate::{
     config::{Config, Flags, LogLevel},
     failure::Failure,
     kernel::hooks::{LadderReport, Report, Verdict},
-    progress, terminal,
+    progress::{self, Progress},
+    terminal,
 };
 
 /// Runs the agent with these flags.
@@ -38,7 +39,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let http = bind(config.listen).await?;
     let address = http.local_addr().map_err(|error| Failure::other(error.to_string()))?;
     let shutdown = shutdown()?;
+    let progress = Progress::new("attaching, and a first pass", None);
     let announce = move |shared: &Arc<Shared>| {
+        drop(progress);
         // Nobody may be reading; the log has the same.
         let _ = write_announcement(&mut io::stdout().lock(), address, &shared.report);
         supervisor::ready(address, &shared.report);

@@ -27,7 +27,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Which events are shown, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Selection {
-    /// Kinds of events [default: all but state]
+    /// Kinds of events
     #[arg(long = "kind", value_name = "KIND,…", value_delimiter = ',', value_enum)]
     pub kinds: Vec<EventKind>,
     /// Ports, of either end

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 
 use self::feed::Feed;
 use crate::{
-    config::{Config, Flags, parse_time},
+    config::{Config, Defaults, Flags, parse_time},
     failure::Failure,
     top::{
         plain,
@@ -27,6 +27,9 @@ use crate::{
         screen::{Screen, Tab},
     },
 };
+
+/// In a look of its own. Somebody looks on; but a screen may stay for hours.
+pub const DEFAULTS: Defaults = Defaults { pass_cpu_percent: 5, ..Defaults::AGENT };
 
 /// Flags of `tracer top`.
 #[derive(Args, Clone, Debug)]
@@ -53,7 +56,7 @@ pub struct Options {
     /// Rows of each table that --once prints
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rows: u32,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of tracer run, as far as they are about a look of its own")]
     flags: Flags,
 }
 
@@ -88,7 +91,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 /// Shows the tables until the user leaves, or once.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
+    let config = Config::load_or(&options.flags, DEFAULTS).map_err(|error| Failure::usage(&error))?;
     let screen = screen(options)?;
     let is_screen = !options.once && terminal::is_usable();
     if options.from.as_deref() == Some("-") && !options.once {

@@ -168,6 +168,7 @@ fn is_empty(text: &&str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
     use serde_json::{Value, json};
 
     use super::*;
@@ -228,6 +229,121 @@ mod tests {
             "reason": "no_socket",
         });
         assert_eq!(line, expected);
+    }
+
+    /// One row of the table of fields in docs/events.md.
+    struct Row {
+        names: Vec<String>,
+        types: Vec<String>,
+        kinds: String,
+    }
+
+    fn documented() -> Vec<Row> {
+        let page = include_str!("../../../docs/events.md");
+        let (_, section) = page.split_once("\n## JSON\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let words = |cell: &str| cell.split(", ").map(|word| word.trim().replace('`', "")).collect();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            Row { names: words(cells[1]), types: words(cells[2]), kinds: cells[3].to_owned() }
+        })
+        .collect()
+    }
+
+    /// Every field that there is: the compiler asks for new ones here.
+    fn full() -> String {
+        let address = Some("10.0.0.1".parse().unwrap());
+        let (text, port) = ("x", Some(1));
+        let detail = Fields {
+            direction: Some(text),
+            reason: Some(text),
+            queue_length: Some(1),
+            queue_limit: Some(1),
+            syn_queue_length: Some(1),
+            cause: Some(text),
+            role: Some(text),
+            segments: Some(1),
+            result: Some(text),
+            retries: Some(1),
+            errno: Some(1),
+            confirmed: Some(true),
+            opened: Some(true),
+            tgid: Some(1),
+            old_state: Some(text),
+        };
+        let line = Line {
+            time: text,
+            kind: text,
+            netns: text,
+            netns_name: text,
+            namespace: text,
+            pod: text,
+            container: text,
+            unit: text,
+            process: Some(text),
+            cgroup: Some(1),
+            state: Some(text),
+            local_address: address,
+            local_port: port,
+            remote_address: address,
+            remote_port: port,
+            detail,
+        };
+        serde_json::to_string(&line).unwrap()
+    }
+
+    #[test]
+    fn the_documented_fields_are_those_that_are_written() {
+        let written = full();
+        let mut fields: Vec<(String, Value)> =
+            serde_json::from_str::<serde_json::Map<_, _>>(&written).unwrap().into_iter().collect();
+        fields.sort_by_key(|(name, _)| written.find(&format!("\"{name}\":")));
+        let written: Vec<(String, &str)> = fields
+            .into_iter()
+            .map(|(name, value)| {
+                let of = if value.is_string() {
+                    "string"
+                } else if value.is_number() {
+                    "number"
+                } else {
+                    "boolean"
+                };
+                (name, of)
+            })
+            .collect();
+        let rows = documented();
+        let documented: Vec<(String, &str)> = rows
+            .iter()
+            .flat_map(|row| row.names.iter().cloned().zip(row.types.iter().map(String::as_str).cycle()))
+            .collect();
+        assert_eq!(documented, written, "docs/events.md has other fields than this file, or in another order");
+    }
+
+    #[test]
+    fn the_documented_kinds_of_a_field_are_those_that_have_it() {
+        let details = [
+            Detail::ListenDrop { reason: "x", queue_length: 1, queue_limit: 1, syn_queue_length: 1 },
+            Detail::Retransmit { cause: "x", role: "x", segments: 1, error: 1 },
+            Detail::SynackRetransmit,
+            Detail::Connect { result: "x", retries: 1, error: 1 },
+            Detail::TimeWaitOverflow { confirmed: true },
+            Detail::Listen { opened: true, tgid: 1, process: String::new() },
+            Detail::Reset { direction: "x", reason: "x" },
+            Detail::State { old: "x", new: "x" },
+        ];
+        let kinds: Vec<&str> = details.iter().map(|detail| EventKind::of(detail.kind()).name()).collect();
+        let every: Vec<&str> = EventKind::value_variants().iter().map(|kind| kind.name()).collect();
+        assert_eq!(kinds, every);
+        for (detail, kind) in details.iter().zip(kinds) {
+            let fields = serde_json::to_value(Fields::of(detail)).unwrap();
+            for row in documented().iter().filter(|row| !row.kinds.starts_with("all")) {
+                let is_documented = row.kinds.split(", ").any(|named| named == format!("`{kind}`"));
+                for name in &row.names {
+                    assert_eq!(fields.get(name).is_some(), is_documented, "docs/events.md: {name} of {kind}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -21,12 +21,12 @@ pub enum EventKind {
     Listen,
     /// A reset was sent or received
     Reset,
-    /// A socket changed its state; only on request, since each connection makes some ten of them
+    /// A socket changed its state, as each connection does some ten times
     State,
 }
 
 impl EventKind {
-    /// Kinds that are shown unless others are asked for.
+    /// Kinds that are shown live unless others are asked for; a busy node changes states all the time.
     pub const USUAL: &[Self] =
         &[Self::Drop, Self::Retransmit, Self::Synack, Self::Connect, Self::TimeWait, Self::Listen, Self::Reset];
 

@@ -96,7 +96,18 @@ fn a_configuration_file_is_read_by_every_command_before_the_kernel_is_asked() {
 #[test]
 fn help_is_plain_text_on_stdout() {
     for (args, parts) in [
-        (&["--help"][..], &["run", "doctor", "Exit codes: 0 done; 1 failed; 64", "69"][..]),
+        (
+            &["--help"][..],
+            &[
+                "run",
+                "doctor",
+                "completions",
+                "tracer top ",
+                "tracer replay ",
+                "Exit codes: 0 done; 1 failed; 64",
+                "69",
+            ][..],
+        ),
         (&["run", "--help"], &["--listen <ADDRESS:PORT>", "--no-packet-hook", "tracer run --config /etc/tracer.toml"]),
         (&["doctor", "--help"], &["--output <OUTPUT>", "Exit codes: 0 everything counts at its best"]),
     ] {

@@ -1,9 +1,11 @@
-//! docs/tuning.md names only what there is, and leaves no rule of `tracer advise` out. Belongs here: what pages written
-//! by hand say about names that code and rules define.
+//! docs/tuning.md names only what there is, and leaves no rule of `tracer advise` out; what pages tell to type is a
+//! command line. Belongs here: what pages written by hand say about names that code and rules define.
 
 use std::fs;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracer::advise::rules::RULES;
+use tracer::cli;
 use tracer::export::metrics::METRICS;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
@@ -54,5 +56,129 @@ fn alerts_and_dashboards_of_the_tuning_page_are_shipped() {
         } else if word.starts_with("tracer-") {
             assert!(fs::exists(format!("{ROOT}dashboards/{word}.json")).unwrap(), "docs/tuning.md: no `{word}`");
         }
+    }
+}
+
+/// A command line of ours on a page.
+#[derive(Debug)]
+struct Typed {
+    page: String,
+    /// Without the program's name.
+    words: Vec<String>,
+    /// In a sentence it may stop before a value: `tracer events --record`.
+    is_mention: bool,
+}
+
+impl Typed {
+    /// What follows the program in a line of a shell, up to the next program or what the line is for.
+    fn new(page: &str, after_program: &str, is_mention: bool) -> Self {
+        let line = after_program.split("  ").next().unwrap().replace('\'', "");
+        let line = line.split(['|', '>', '&', '#', ';']).next().unwrap();
+        // The one placeholder that has to be a number.
+        let words = line.split_whitespace().map(|word| if word == "PORT" { "1" } else { word });
+        Self { page: page.to_owned(), words: words.map(str::to_owned).collect(), is_mention }
+    }
+
+    fn is_wrong(&self) -> Option<clap::Error> {
+        let words = std::iter::once("tracer").chain(self.words.iter().map(String::as_str));
+        let error = cli::command().try_get_matches_from(words).err()?;
+        let lacks_value =
+            matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(value)) if value.is_empty());
+        let is_fine = match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
+            ErrorKind::MissingRequiredArgument => self.is_mention,
+            ErrorKind::InvalidValue => self.is_mention && lacks_value,
+            _ => false,
+        };
+        (!is_fine).then_some(error)
+    }
+}
+
+/// What follows our program, as it is typed on a host, in a checkout or in the image.
+fn after_program(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ "))?;
+    let line = line.split_once(" -- /").map_or(line, |(_, in_container)| in_container);
+    let (program, rest) = line.split_once(' ').unwrap_or((line, ""));
+    (program == "tracer" || program.ends_with("/tracer")).then_some(rest)
+}
+
+fn typed(name: &str, page: &str) -> Vec<Typed> {
+    let mut typed = Vec::new();
+    let mut prose = String::new();
+    let mut fence: Option<&str> = None;
+    for line in page.lines() {
+        match (line.trim_start().strip_prefix("```"), fence) {
+            (Some(language), None) => fence = Some(language),
+            (Some(_), Some(_)) => fence = None,
+            (None, Some("console")) => {
+                typed.extend(after_program(line.trim_start()).map(|rest| Typed::new(name, rest, false)));
+            }
+            (None, Some(_)) => {}
+            (None, None) => prose = prose + line.trim_start() + "\n",
+        }
+    }
+    // A paragraph at a time, so that a lone backtick spoils no more than its own.
+    for words in prose.split("\n\n").flat_map(quoted) {
+        typed.extend(words.strip_prefix("tracer ").map(|rest| Typed::new(name, rest, true)));
+    }
+    typed
+}
+
+/// The pages that tell users what to type, by their names.
+fn pages() -> Vec<(String, String)> {
+    let mut pages = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    for directory in ["docs", "docs/runbooks", "deploy", "dashboards"] {
+        for entry in fs::read_dir(format!("{ROOT}{directory}")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(format!("{directory}/{}", path.file_name().unwrap().display()));
+            }
+        }
+    }
+    let read = |name: String| {
+        let text = fs::read_to_string(format!("{ROOT}{name}")).unwrap();
+        (name, text)
+    };
+    pages.into_iter().map(read).collect()
+}
+
+#[test]
+fn what_pages_tell_to_type_is_a_command_line() {
+    let typed: Vec<Typed> = pages().iter().flat_map(|(name, page)| typed(name, page)).collect();
+    for typed in &typed {
+        if let Some(error) = typed.is_wrong() {
+            panic!("{}: tracer {}: {error}", typed.page, typed.words.join(" "));
+        }
+    }
+    let mentions = typed.iter().filter(|typed| typed.is_mention).count();
+    assert!(typed.len() - mentions >= 40 && mentions >= 40, "{} and {mentions} found", typed.len() - mentions);
+}
+
+#[test]
+fn what_is_no_command_line_is_found() {
+    let of = |page: &str| typed("page.md", page);
+    let console = |line: &str| of(&format!("Type:\n\n```console\n{line}\n```\n"));
+    for (line, words) in [
+        ("# tracer events --kind drop    what drops", &["events", "--kind", "drop"][..]),
+        ("$ kubectl exec POD -- /tracer doctor", &["doctor"]),
+        ("# target/release/tracer run", &["run"]),
+        ("$ tracer replay bug.rec | less", &["replay", "bug.rec"]),
+    ] {
+        let typed = console(line);
+        assert!(typed.len() == 1 && typed[0].words == words && typed[0].is_wrong().is_none(), "{line}: {typed:?}");
+    }
+    for line in ["tracer: watching drop", "# ss -ltn", "$ cargo xtask run"] {
+        assert!(console(line).is_empty(), "{line}");
+    }
+    assert!(of("```\n# tracer nonsense\n```\n").is_empty(), "no console");
+    let mention = &of("`tracer events\n--record` writes a file.\n")[0];
+    assert!(mention.words == ["events", "--record"] && mention.is_wrong().is_none(), "{mention:?}");
+    for wrong in
+        ["# tracer event --kind drop", "# tracer events --kind drops", "# tracer events --record", "# tracer replay"]
+    {
+        assert!(console(wrong)[0].is_wrong().is_some(), "{wrong}");
+    }
+    for wrong in ["`tracer evnts`", "`tracer events --kid drop`", "`tracer top --rows many`"] {
+        assert!(of(wrong)[0].is_wrong().is_some(), "{wrong}");
     }
 }

@@ -14,6 +14,8 @@ use crate::binary::{run_without_rights, tracer};
 /// Codes of what only root can do: `agent_life::sigterm…` and `output::…` in the live tests.
 const BY_ROOT: &[(&str, u8)] = &[("run", 0), ("doctor", 0)];
 
+const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recordings/experiments.rec");
+
 /// A way to a code: the command, and what the process gave.
 type Way = (&'static str, Option<i32>);
 
@@ -32,6 +34,12 @@ fn into_full(args: &[&str]) -> Option<i32> {
     })
     .status
     .code()
+}
+
+fn replay_into_full() -> Option<i32> {
+    let mut command = tracer(&["replay", RECORDING]);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    code(command)
 }
 
 /// What `give` gives with a file that holds this text.
@@ -73,6 +81,12 @@ fn ways() -> Vec<Way> {
         ("top", with_file(SOUND, |file| into_full(&["top", "--once", "--from", file]))),
         ("top", with_file("nonsense", |file| code(tracer(&["top", "--once", "--from", file])))),
         ("top", code(tracer(&["top", "--once", "--from", &nobody]))),
+        ("replay", code(tracer(&["replay", RECORDING]))),
+        ("replay", replay_into_full()),
+        ("replay", code(tracer(&["replay", "/dev/null"]))),
+        ("completions", code(tracer(&["completions", "fish"]))),
+        ("completions", into_full(&["completions", "fish"])),
+        ("completions", code(tracer(&["completions", "csh"]))),
     ]
 }
 

@@ -12,11 +12,13 @@ fn pages_are_written_for_every_command() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("pages");
     tracer(&["manual", pages.to_str().unwrap(), "--date", "2026-01-02"]).assert().success().stdout("").stderr("");
-    for name in ["tracer.1", "tracer-run.1", "tracer-doctor.1", "tracer-advise.1"] {
+    for name in ["tracer.1", "tracer-run.1", "tracer-doctor.1", "tracer-advise.1", "tracer-completions.1"] {
         let page = fs::read_to_string(pages.join(name)).unwrap();
         assert!(page.contains(" 2026\\-01\\-02 ") || page.contains(" 2026-01-02 "), "{name}: {page}");
     }
     assert!(!pages.join("tracer-metrics-doc.1").exists());
+    let events = fs::read_to_string(pages.join("tracer-events.1")).unwrap();
+    assert!(events.contains("8388608") && !events.contains("1048576") && !events.contains("retain"), "{events}");
 }
 
 #[test]

@@ -6,12 +6,15 @@
 //! that overflows, SYN-ACKs and segments sent again, refused connects, a full TIME_WAIT table, and transitions.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
+use tracer::events::names::{Listener, Name};
+use tracer::events::recording::{Frame, Reader, Writer};
+use tracer::pipeline::attribute::Owner;
 
 use crate::binary::{refusal, run_without_rights, tracer};
 
@@ -117,6 +120,60 @@ fn filters_choose_among_what_was_recorded() {
     assert_eq!(lines(&["--kind", "drop", "--count", "1"]), std::slice::from_ref(drop));
 }
 
+/// The recording as a node with pods would have made it: the listener on the port is a pod's, and so are the sockets
+/// of each cgroup, which connect.
+fn of_pods() -> Vec<u8> {
+    let owner = |pod: &str| Owner { namespace: "shop".into(), pod: pod.into(), ..Owner::default() };
+    let (preamble, mut reader) = Reader::new(Cursor::new(experiments())).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, &preamble).unwrap();
+    loop {
+        match reader.next_frame().unwrap() {
+            Frame::Record(record) => writer.record(record).unwrap(),
+            Frame::Name(Name::Owner { netns, cgroup, .. }) => {
+                writer.name(&Name::Owner { netns, cgroup, owner: owner("client-0") }).unwrap();
+            }
+            Frame::Name(Name::Listener { netns, port, listener }) => {
+                let listener = Listener { owner: owner("web-0"), ..listener };
+                writer.name(&Name::Listener { netns, port, listener }).unwrap();
+            }
+            Frame::Name(name) => writer.name(&name).unwrap(),
+            Frame::End(end) => {
+                writer.end(&end).unwrap();
+                return bytes;
+            }
+            Frame::Cut(at) => panic!("it ends at {at}"),
+        }
+    }
+}
+
+#[test]
+fn a_recording_of_pods_is_filtered_by_pod() {
+    let bytes = of_pods();
+    let shown = |args: &[&str]| -> Vec<Value> {
+        let args = [&["--output", "json"], args].concat();
+        stdout(replay(&bytes, &args)).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = shown(&[]);
+    let of = |pod: &str| -> Vec<Value> { all.iter().filter(|line| line["pod"] == pod).cloned().collect() };
+    let (servers, clients) = (of("web-0"), of("client-0"));
+    assert!(!servers.is_empty() && !clients.is_empty() && servers.iter().all(|line| line["namespace"] == "shop"));
+    let both: Vec<Value> = all.iter().filter(|line| line["pod"].is_string()).cloned().collect();
+    for (pods, expected) in [
+        ("web-0", &servers),
+        ("shop/web-0", &servers),
+        ("web-*", &servers),
+        ("client-0", &clients),
+        ("shop/c*", &clients),
+        ("web-0,client-0", &both),
+        ("*", &both),
+        ("web", &Vec::new()),
+        ("other/web-0", &Vec::new()),
+    ] {
+        assert_eq!(&shown(&["--pod", pods]), expected, "{pods}");
+    }
+}
+
 #[test]
 fn a_recording_that_is_cut_is_shown_as_far_as_it_goes() {
     let bytes = experiments();
@@ -195,6 +252,7 @@ fn wrong_flags_are_refused_with_cause_and_remedy() {
         (&["replay", "x", "--port", "0"], &["invalid value '0' for '--port", "1..=65535"]),
         (&["events", "--count", "0"], &["invalid value '0' for '--count"]),
         (&["events", "--duration", "5"], &["invalid value '5' for '--duration", "5s"]),
+        (&["events", "--duration", "0s"], &["invalid value '0s' for '--duration", "no time shows no events", "30s"]),
         (&["events", "--record-max", "5"], &["--record"]),
         (&["events", "--ring-bytes", "5000"], &["power of two"]),
     ] {

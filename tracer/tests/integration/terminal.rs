@@ -94,6 +94,40 @@ fn a_short_wait_is_not_shown() {
     assert_eq!(Terminal::open().watch(&mut tracer(&["advise", "--from", &url]), on_stderr), "");
 }
 
+/// A recording that comes in two parts, with a pause between them.
+fn slow_recording() -> io::PipeReader {
+    let bytes = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recordings/experiments.rec")).unwrap();
+    let (reader, mut writer) = io::pipe().unwrap();
+    thread::spawn(move || {
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        writer.write_all(first).unwrap();
+        thread::sleep(Duration::from_millis(2500));
+        writer.write_all(rest).unwrap();
+    });
+    reader
+}
+
+#[test]
+fn a_long_replay_into_a_file_is_shown_and_what_is_said_stands_on_lines_of_its_own() {
+    let shown = Terminal::open().watch(&mut tracer(&["replay", "-"]), |command, end| {
+        command.stdin(slow_recording()).stdout(tempfile::tempfile().unwrap()).stderr(end);
+    });
+    let (before, after) = shown.split_once(ERASE).unwrap();
+    assert!(before.starts_with("tracer: recorded by ") && before.ends_with("\r\n"), "{shown:?}");
+    assert!(after.starts_with("reading the recording … 1 s"), "{shown:?}");
+    let said = after.rsplit(ERASE).next().unwrap();
+    assert!(said.starts_with("tracer: ") && said.contains(" shown (") && said.ends_with("\r\n"), "{shown:?}");
+}
+
+/// Behind the pipe may be a pager, which has the terminal.
+#[test]
+fn a_long_replay_into_a_pipe_is_not_shown() {
+    let shown = Terminal::open().watch(&mut tracer(&["replay", "-"]), |command, end| {
+        command.stdin(slow_recording()).stdout(Stdio::piped()).stderr(end);
+    });
+    assert!(shown.contains(" shown (") && !shown.contains('\x1b'), "{shown:?}");
+}
+
 #[test]
 fn where_no_terminal_is_no_wait_is_shown() {
     let url = slow_agent(Duration::from_millis(2500));

@@ -24,8 +24,6 @@ use crate::{
 const AGENT_DEFAULT: &str = "http://127.0.0.1:9795";
 /// Passes of an own look come with the refreshes, but not more often than this.
 const PASS_INTERVAL_MIN: Duration = Duration::from_secs(1);
-/// Somebody looks on; but a screen may stay for hours.
-const PASS_CPU_PERCENT: u32 = 5;
 
 /// A source that can be read again.
 pub(super) struct Feed {
@@ -85,11 +83,7 @@ impl Feed {
             // For people alone, who may have left.
             let _ = write!(io::stderr(), "no agent at {AGENT_DEFAULT}: attaching for a look of its own …");
         }
-        let config = Config {
-            pass_interval: interval.max(PASS_INTERVAL_MIN),
-            pass_cpu_percent: config.pass_cpu_percent.max(PASS_CPU_PERCENT),
-            ..config
-        };
+        let config = Config { pass_interval: interval.max(PASS_INTERVAL_MIN), ..config };
         let look = Look::start(config).and_then(|look| look.await_pass().map(|()| look));
         if progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
