@@ -9,7 +9,7 @@ use crate::lab::agent::Agent;
 use crate::lab::cgroup::Cgroup;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
-use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, drops_are};
+use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops, drops_are};
 use crate::lab::equations::{DROPS, RESETS};
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::Netns;
@@ -27,10 +27,15 @@ fn address() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)
 }
 
-/// A listener in the cgroup, for whose queue of 3 ten clients come: seven drops.
-fn seven_drops(netns: &Netns, cgroup: &Cgroup) -> ForeignListener {
+/// A listener in the cgroup with a queue of 3.
+fn listen(netns: &Netns, cgroup: &Cgroup) -> ForeignListener {
     let plan = Plan { process: "service", address: address(), backlog: 2, defer_accept_s: 0, cgroup: cgroup.path() };
-    let listener = ForeignListener::start(netns, &plan);
+    ForeignListener::start(netns, &plan)
+}
+
+/// The same with ten clients: seven drops.
+fn seven_drops(netns: &Netns, cgroup: &Cgroup) -> ForeignListener {
+    let listener = listen(netns, cgroup);
     drop(Client::connect_many(netns, SocketAddr::V4(address()), 10));
     listener
 }
@@ -41,13 +46,18 @@ fn owns(agent: &Agent, netns: &Netns, owner: (&str, &str), count: u64) -> Result
     drops_are(agent, &labels, &[(ACCEPT_QUEUE_FULL_SYN, count)])
 }
 
+/// Names of cgroups, and the label that a socket of each has to carry.
+fn unit_and_container() -> [(String, (&'static str, String)); 2] {
+    let id = format!("{:064x}", std::process::id());
+    let unit = format!("tracer-live-{}.service", std::process::id());
+    [(unit.clone(), ("unit", unit)), (format!("docker-{id}.scope"), ("container", id[..12].to_owned()))]
+}
+
 #[test]
 fn listener_of_a_unit_and_of_a_container() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    let id = format!("{:064x}", std::process::id());
-    let names = [format!("tracer-live-{}.service", std::process::id()), format!("docker-{id}.scope")];
-    let labels = [("unit", names[0].as_str()), ("container", &id[..12])];
-    for (name, label) in names.iter().zip(labels) {
+    for (name, (label, value)) in &unit_and_container() {
+        let label = (*label, value.as_str());
         let netns = Netns::single();
         let watch = Watch::from_now(&netns);
         let cgroup = Cgroup::make(name);
@@ -56,6 +66,31 @@ fn listener_of_a_unit_and_of_a_container() {
         until("the owner's drops", LIMIT, || owns(&agent, &netns, label, 7));
         assert_closes(&agent, &[&watch]);
         assert_eq!(watch.delta("ListenDrops"), 7);
+        listener.exit();
+    }
+}
+
+/// No hook saw `listen()`: the agent comes last, and finds a listener with connections in its queue.
+#[test]
+fn listener_older_than_the_agent() {
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
+    for (name, (label, value)) in &unit_and_container() {
+        let netns = Netns::single();
+        let cgroup = Cgroup::make(name);
+        let listener = listen(&netns, &cgroup);
+        let queued = Client::connect_many(&netns, SocketAddr::V4(address()), 3);
+        let watch = Watch::from_now(&netns);
+        let agent = Agent::with(PASS_INTERVAL, &[]);
+        let process = if agent.rungs().tells_holders() { "service" } else { "" };
+        let owner = [("netns", watch.inode.as_str()), (*label, value.as_str()), ("process", process)];
+        let scrape = agent.scrape();
+        assert_eq!(scrape.one("tracer_tcp_accept_queue_length", &owner), Ok(3.0));
+        assert_eq!(scrape.one("tracer_tcp_accept_queue_limit", &owner), Ok(2.0));
+        drop(Client::connect_many(&netns, SocketAddr::V4(address()), 7));
+        assert_closes(&agent, &[&watch]);
+        assert_eq!(watch.delta("ListenDrops"), 7);
+        assert_drops(&agent, &owner, &[(ACCEPT_QUEUE_FULL_SYN, 7)]);
+        drop(queued);
         listener.exit();
     }
 }

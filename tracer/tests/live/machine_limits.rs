@@ -1,5 +1,5 @@
-//! Limits that the whole machine shares: orphans, and the memory of all TCP sockets. What the kernel
-//! kills or drops for want of these is counted like everything else.
+//! Limits that the whole machine shares: orphans, the memory of all TCP sockets, and the queue of packets that
+//! each processor has. What the kernel kills or drops for want of these is counted like everything else.
 //!
 //! The limits are no namespace's own, so these tests belong into a virtual machine.
 
@@ -15,9 +15,9 @@ use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops};
 use crate::lab::equations::{RETRANSMITS, TRANSITIONS, as_value};
 use crate::lab::firewall::Firewall;
-use crate::lab::load::Connection;
+use crate::lab::load::{Connection, Direction};
 use crate::lab::netns::{Netns, Pair, SERVER_V4};
-use crate::lab::proc::{rows_are_the_kernels, sockstat};
+use crate::lab::proc::{Figures, node, node_rows, rows_are_the_kernels, sockstat};
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, ESTABLISHED, FIN_WAIT1, Listener, SYN_SENT, clients_in_state, servers_in_state};
 use crate::lab::wait::{equal, until};
@@ -34,8 +34,9 @@ struct MachineSetting {
 }
 
 impl MachineSetting {
+    /// `name` as a path below `net`.
     fn change(name: &str, value: &str) -> Self {
-        let path = PathBuf::from("/proc/sys/net/ipv4").join(name);
+        let path = PathBuf::from("/proc/sys/net").join(name);
         let before = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, value).unwrap();
         Self { path, before }
@@ -89,7 +90,7 @@ fn orphans_beyond_the_limit() {
             after => Err(format!("orphans: {before}, {orphans}, {after}")),
         }
     });
-    let limit = MachineSetting::change("tcp_max_orphans", "4");
+    let limit = MachineSetting::change("ipv4/tcp_max_orphans", "4");
     second.into_iter().for_each(&mut orphan);
     until("orphans to be killed", LIMIT, || match watch.delta("TCPAbortOnMemory") {
         KILLED_AT_LEAST.. => Ok(()),
@@ -138,7 +139,7 @@ fn memory_pressure_with_data_stuck() {
     }
     assert_memory_is_shown(&agent);
     // From here on all TCP of the machine is above its hardest limit: nobody may be asked by HTTP.
-    let limit = MachineSetting::change("tcp_mem", "1 1 1");
+    let limit = MachineSetting::change("ipv4/tcp_mem", "1 1 1");
     drop(firewall);
     let pressed = || server.delta("TCPMemoryPressures") + client.delta("TCPMemoryPressures");
     until("segments to be dropped for want of memory", LIMIT, || match (pressed(), server.delta("TCPRcvQDrop")) {
@@ -170,6 +171,48 @@ fn memory_pressure_with_data_stuck() {
     assert_eq!(agent.scrape().sum(RETRANSMITS, &named), client.delta("RetransSegs"));
 }
 
+/// What acknowledgements let go goes out in bursts, longer than the queue of the processor that delivers them.
+#[test]
+#[ignore = "changes settings of the whole machine: cargo xtask vm"]
+fn device_backlog_that_is_too_short() {
+    const BYTES: usize = 1 << 20;
+    let _lab = Lab::enter(&[Signal::Retransmits]);
+    let pair = Pair::new();
+    pair.client.offloads_off();
+    pair.server.offloads_off();
+    let watch = Watch::from_now(&pair.client);
+    let agent = Agent::start();
+    let (listener, mut connections) = connections(&pair, 1);
+    let before = dropped(&node());
+    // The agent is not asked meanwhile: its answers would come by the same queues.
+    let limit = MachineSetting::change("core/netdev_max_backlog", "1");
+    connections[0].transfer(Direction::ToServer, BYTES, Duration::from_secs(5));
+    drop(limit);
+    drop((connections, listener));
+    assert_closes(&agent, &[&watch]);
+    until("drops as the kernel counts them", LIMIT, || {
+        let counted = softnet_drops(&node());
+        agent.await_pass();
+        equal("drops by processor", &softnet_drops(&node_rows(&agent.scrape())), &counted)
+    });
+    let drops = dropped(&node()) - before;
+    assert!(drops >= 1.0, "no packet was dropped");
+    assert!(watch.delta("RetransSegs") > 0, "{drops} packets were dropped, and none of them was missed");
+    let named = [("netns", watch.inode.as_str()), ("role", "client"), ("port", "8096")];
+    assert_eq!(agent.scrape().sum(RETRANSMITS, &named), watch.delta("RetransSegs"));
+}
+
+/// The figures that are drops of processors.
+fn softnet_drops(figures: &Figures) -> Figures {
+    let drops = figures.iter().filter(|(name, _)| name.starts_with("tracer_softnet_dropped_packets_total"));
+    drops.map(|(name, drops)| (name.clone(), *drops)).collect()
+}
+
+/// Drops of all processors.
+fn dropped(figures: &Figures) -> f64 {
+    softnet_drops(figures).values().sum()
+}
+
 #[track_caller]
 fn assert_rows_are_the_kernels(agent: &Agent, namespaces: &[&Netns]) {
     until("the kernel's counters as rows", LIMIT, || rows_are_the_kernels(agent, namespaces));
@@ -179,7 +222,7 @@ fn assert_rows_are_the_kernels(agent: &Agent, namespaces: &[&Netns]) {
 fn assert_memory_is_shown(agent: &Agent) {
     const PAGES: [u64; 3] = [100_000, 200_000, 300_000];
     let page = rustix::param::page_size() as u64;
-    let _limit = MachineSetting::change("tcp_mem", &PAGES.map(|pages| pages.to_string()).join(" "));
+    let _limit = MachineSetting::change("ipv4/tcp_mem", &PAGES.map(|pages| pages.to_string()).join(" "));
     until("memory and its limits", LIMIT, || {
         let before = sockstat("mem");
         agent.await_pass();

@@ -39,3 +39,4 @@ mod syn_queue;
 mod time_wait;
 mod timeouts;
 mod top;
+mod workloads;

@@ -1,26 +1,23 @@
 //! Owners as a Kubernetes node has them: pods with a network namespace and a sandbox of their own, cgroups
 //! and logs named as kubelet and the runtimes name them; and a socket that one process opened and another
-//! serves. Cgroups are real, kubelet's directories are the test's.
+//! serves.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::cgroup::Cgroup;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
-use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, drops_are};
+use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops, drops_are};
 use crate::lab::equations::DROPS;
 use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::Netns;
+use crate::lab::pod::{NAMESPACE, Pod, id};
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::scrape::Sample;
+use crate::lab::script::Script;
 use crate::lab::setting::patient;
 use crate::lab::sockets::Client;
 use crate::lab::wait::{equal, until};
@@ -40,72 +37,6 @@ const BY_NAMESPACE: [&str; 5] = [
     "tracer_netns_info",
 ];
 
-const POD: &str = "web.v2-0";
-const NAMESPACE: [(&str, &str); 2] = [("namespace", "shop"), ("pod", POD)];
-
-/// A pod as its node shows it: kubelet's directories, a network namespace, and a process of its sandbox.
-struct Pod {
-    logs: TempDir,
-    uid: String,
-    netns: Netns,
-    // In the order of their ends.
-    _sandbox: Process,
-    _sandbox_cgroup: Cgroup,
-}
-
-impl Pod {
-    fn start() -> Self {
-        let uid = format!("6b1a2c3d-4e5f-4a6b-8c7d-{:012x}", std::process::id());
-        let logs = tempfile::tempdir().unwrap();
-        fs::create_dir(logs.path().join("containers")).unwrap();
-        fs::create_dir_all(logs.path().join(format!("pods/shop_{POD}_{uid}"))).unwrap();
-        let netns = Netns::single();
-        let sandbox_cgroup = Cgroup::make(&scope(&uid, &id(0)));
-        let script = format!("{ENTER} enter($ARGV[0]); print qq(ready\\n); <STDIN>;");
-        let sandbox = Process::start(&netns, &script, &[sandbox_cgroup.path()]);
-        Self { logs, uid, netns, _sandbox: sandbox, _sandbox_cgroup: sandbox_cgroup }
-    }
-
-    fn agent(&self, flags: &[&str]) -> Agent {
-        Agent::with(PASS_INTERVAL, &[&["--pod-logs", self.logs.path().to_str().unwrap()], flags].concat())
-    }
-
-    /// The cgroup of one life of the container.
-    fn container(&self, life: u32) -> Cgroup {
-        Cgroup::make(&scope(&self.uid, &id(life)))
-    }
-
-    /// Makes the log's name, as kubelet does once the container runs: a link that leads nowhere from here.
-    fn name(&self, life: u32) {
-        let link = self.logs.path().join(format!("containers/{POD}_shop_app-{}.log", id(life)));
-        std::os::unix::fs::symlink(format!("/var/log/pods/shop_{POD}_{}/app/0.log", self.uid), link).unwrap();
-    }
-
-    /// Whether the rows of the container's listener have so many drops, in all of its lives.
-    fn owns(&self, agent: &Agent, count: u64) -> Result<(), String> {
-        let inode = self.netns.inode();
-        let own = [("netns", inode.as_str()), ("container", "app"), ("unit", ""), ("process", "service")];
-        drops_are(agent, &[&own[..], &NAMESPACE].concat(), &[(ACCEPT_QUEUE_FULL_SYN, count)])
-    }
-}
-
-/// The id of a container; that of the sandbox is the first.
-fn id(life: u32) -> String {
-    format!("{:08x}{life:056x}", std::process::id())
-}
-
-/// The path of a container's cgroup, as containerd makes it with systemd's driver.
-fn scope(uid: &str, id: &str) -> String {
-    let pod = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
-    format!("kubepods.slice/kubepods-burstable.slice/{pod}/cri-containerd-{id}.scope")
-}
-
-/// Perl that every script begins with.
-const ENTER: &str = r#"
-use strict; use Socket; $| = 1;
-sub enter { open(my $procs, ">", "$_[0]/cgroup.procs") or die "cgroup: $!"; print $procs $$; close($procs) or die "cgroup: $!"; }
-"#;
-
 /// Listens in one cgroup; a child in another one keeps the socket alone, and accepts one connection for each
 /// line that it is told.
 const ACTIVATION: &str = r#"
@@ -120,46 +51,11 @@ $0 = "service"; enter($to); print "ready\n";
 while (<STDIN>) { accept(my $connection, $listener) or die "accept: $!"; print "accepted\n"; }
 "#;
 
-/// A script that runs until its stdin closes.
-struct Process {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Process {
-    /// Returns once it says that it is ready.
-    fn start(netns: &Netns, script: &str, arguments: &[&str]) -> Self {
-        let mut child = netns.run(|| {
-            let perl = &mut Command::new("perl");
-            perl.args(["-e", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
-        });
-        let stdin = child.stdin.take();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let mut process = Self { child, stdin, lines };
-        process.expect("ready\n");
-        process
-    }
-
-    /// Tells it to go on, and waits until it did.
-    fn tell(&mut self, answer: &str) {
-        self.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-        self.expect(answer);
-    }
-
-    fn expect(&mut self, answer: &str) {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        assert_eq!(line, answer);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        // Fails only if it was waited for before.
-        let _ = self.child.wait();
-    }
+/// Whether the rows of the container's listener have so many drops, in all of its lives.
+fn owns(pod: &Pod, agent: &Agent, count: u64) -> Result<(), String> {
+    let inode = pod.netns.inode();
+    let own = [("netns", inode.as_str()), ("container", "app"), ("unit", ""), ("process", "service")];
+    drops_are(agent, &[&own[..], &NAMESPACE].concat(), &[(ACCEPT_QUEUE_FULL_SYN, count)])
 }
 
 fn address() -> SocketAddrV4 {
@@ -179,14 +75,14 @@ fn listen(netns: &Netns, cgroup: &Cgroup) -> ForeignListener {
 #[test]
 fn listener_and_namespace_of_a_pod() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    let pod = Pod::start();
+    let pod = Pod::start(Netns::single());
     let watch = Watch::from_now(&pod.netns);
     let agent = pod.agent(&[]);
     let container = pod.container(1);
-    pod.name(1);
+    pod.name("app", 1);
     let listener = listen(&pod.netns, &container);
     seven_drops(&pod.netns);
-    until("the pod's drops", LIMIT, || pod.owns(&agent, 7));
+    until("the pod's drops", LIMIT, || owns(&pod, &agent, 7));
     assert_closes(&agent, &[&watch]);
     assert_eq!(watch.delta("ListenDrops"), 7);
 
@@ -209,10 +105,32 @@ fn listener_and_namespace_of_a_pod() {
     listener.exit();
 }
 
+/// No hook saw `listen()`: the agent comes last.
+#[test]
+fn listener_of_a_pod_that_is_older_than_the_agent() {
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
+    let pod = Pod::start(Netns::single());
+    let container = pod.container(1);
+    pod.name("app", 1);
+    let listener = listen(&pod.netns, &container);
+    let watch = Watch::from_now(&pod.netns);
+    let agent = pod.agent(&[]);
+    let process = if agent.rungs().tells_holders() { "service" } else { "" };
+    let own = [("netns", watch.inode.as_str()), ("container", "app"), ("unit", ""), ("process", process)];
+    let owner = [&own[..], &NAMESPACE].concat();
+    assert_eq!(agent.scrape().one(QUEUE, &owner), Ok(0.0));
+    seven_drops(&pod.netns);
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("ListenDrops"), 7);
+    assert_drops(&agent, &owner, &[(ACCEPT_QUEUE_FULL_SYN, 7)]);
+    assert_eq!(agent.scrape().one(QUEUE, &owner), Ok(3.0));
+    listener.exit();
+}
+
 #[test]
 fn rows_wait_for_a_name_that_comes_late() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    let pod = Pod::start();
+    let pod = Pod::start(Netns::single());
     let watch = Watch::from_now(&pod.netns);
     let agent = pod.agent(&[]);
     let container = pod.container(1);
@@ -220,11 +138,11 @@ fn rows_wait_for_a_name_that_comes_late() {
     seven_drops(&pod.netns);
     agent.await_pass();
     let early = agent.scrape();
-    pod.name(1);
+    pod.name("app", 1);
     assert_eq!(early.rows(QUEUE, &[("netns", &watch.inode)]).count(), 0, "{}", early.show(QUEUE, &[]));
     until("the pod's drops", LIMIT, || {
         assert_eq!(agent.scrape().with(&[("container", &id(1)[..12])]).count(), 0, "a row had the id for a while");
-        pod.owns(&agent, 7)
+        owns(&pod, &agent, 7)
     });
     assert_closes(&agent, &[&watch]);
     listener.exit();
@@ -233,7 +151,7 @@ fn rows_wait_for_a_name_that_comes_late() {
 #[test]
 fn series_of_a_container_go_on_with_its_restart_and_end_with_it() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    let pod = Pod::start();
+    let pod = Pod::start(Netns::single());
     let watch = Watch::from_now(&pod.netns);
     let inode = watch.inode.clone();
     // The next start must come within that, or nobody inherits.
@@ -242,15 +160,15 @@ fn series_of_a_container_go_on_with_its_restart_and_end_with_it() {
     for life in 1..=2 {
         // Another id, hence another cgroup, under the same names.
         let container = pod.container(life);
-        pod.name(life);
+        pod.name("app", life);
         let listener = listen(&pod.netns, &container);
         seven_drops(&pod.netns);
-        until("this life's drops", LIMIT, || pod.owns(&agent, u64::from(life) * 7));
+        until("this life's drops", LIMIT, || owns(&pod, &agent, u64::from(life) * 7));
         // Long enough for the rows of the last life to be removed, and for a fall to show.
         let deadline = Instant::now() + 2 * retain;
         while Instant::now() < deadline {
             agent.await_pass();
-            pod.owns(&agent, u64::from(life) * 7).unwrap_or_else(|error| panic!("the series changed: {error}"));
+            owns(&pod, &agent, u64::from(life) * 7).unwrap_or_else(|error| panic!("the series changed: {error}"));
         }
         listener.exit();
     }
@@ -282,12 +200,11 @@ fn socket_that_another_process_serves() {
     let names = ["socket", "service"].map(|part| format!("tracer-live-{}-{part}.service", std::process::id()));
     let [activator, service] = names.clone().map(|name| Cgroup::make(&name));
     let arguments = [&PORT.to_string(), activator.path(), service.path()];
-    let mut server = Process::start(&netns, &format!("{ENTER}{ACTIVATION}"), &arguments);
+    let mut server = Script::start(&netns, ACTIVATION, &arguments);
     seven_drops(&netns);
     let owners = [(names[0].as_str(), "activator"), (names[1].as_str(), "service")];
     // A walk over descriptors tells holders, one over sockets does not: there it is who called listen().
-    let tells_holders = agent.rungs().ladders[&Signal::ListenerPass].in_force.starts_with("task_file");
-    let [(unit, process), (_, stranger)] = if tells_holders { [owners[1], owners[0]] } else { owners };
+    let [(unit, process), (_, stranger)] = if agent.rungs().tells_holders() { [owners[1], owners[0]] } else { owners };
     let owner = [("netns", watch.inode.as_str()), ("unit", unit), ("process", process)];
     until("the server's drops", LIMIT, || {
         drops_are(&agent, &owner, &[(ACCEPT_QUEUE_FULL_SYN, 7)])?;
@@ -296,7 +213,7 @@ fn socket_that_another_process_serves() {
         equal("rows of the other process", &scrape.with(&[("process", stranger)]).count(), &0)
     });
     for _ in 0..3 {
-        server.tell("accepted\n");
+        server.tell("", "accepted");
     }
     until("the queue to be empty", LIMIT, || equal("its queue", &agent.scrape().one(QUEUE, &owner)?, &0.0));
     assert_eq!(agent.scrape().sum("tracer_tcp_accepted_connections_total", &owner), 3);

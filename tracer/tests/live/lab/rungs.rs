@@ -71,6 +71,14 @@ pub(crate) struct Rungs {
     pub(crate) ladders: BTreeMap<Signal, Rung>,
 }
 
+impl Rungs {
+    /// Whether the pass over listeners tells who holds them: a walk over descriptors does, one over sockets
+    /// does not.
+    pub(crate) fn tells_holders(&self) -> bool {
+        self.ladders[&Signal::ListenerPass].in_force.starts_with("task_file")
+    }
+}
+
 /// Kinds of hooks that the agent can have.
 struct Kinds {
     fentry: bool,
