@@ -112,6 +112,7 @@ mod tests {
             (ZERO_WINDOW, "direction", &["to_zero"]),
             (MEMORY_LIMIT, "level", &["pressure", "max"]),
             (SOCKETS, "state", &["CLOSE_WAIT"]),
+            (SYSCTL, "name", SETTINGS_USED),
         ] {
             let label = metric(name).labels().find(|of| of.name == label);
             let label = label.unwrap_or_else(|| panic!("{name} has no such label"));
