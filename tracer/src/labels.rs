@@ -114,7 +114,7 @@ impl Labels {
     }
 
     /// Looks at the owners of all rows, so that one who is gone before the next scrape has a name then, and one
-    /// who waits for a name has mostly waited before.
+    /// who waits for a name has mostly waited before. Forgets owners that are gone and have no row any more.
     pub fn meet(&mut self, counts: &Counts, view: &View, now: Instant) {
         let namespaces: HashMap<u64, &Namespace> =
             view.namespaces.iter().map(|namespace| (namespace.id, namespace)).collect();
@@ -129,6 +129,7 @@ impl Labels {
                 self.workload(cgroup, namespace, now);
             }
         }
+        self.attributor.forget_gone(now);
     }
 
     /// How full the caches of names are.

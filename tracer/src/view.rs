@@ -15,7 +15,7 @@ use crate::{
     pipeline::{
         attribute::Owner,
         counters::{Closing, Totals},
-        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
         node::Node,
         ports::PortUse,
         reconcile::Books,
@@ -80,6 +80,8 @@ pub struct Namespace {
     pub books: Books,
     /// The kernel's counters at the last reading.
     pub counters: KernelCounters,
+    /// Those of them that retransmits are held against.
+    pub segments: Segments,
     /// Sockets in use.
     pub sockstat: Sockstat,
     /// Settings that are read in each pass.

@@ -73,6 +73,7 @@ names! { SETTINGS_USED: "Every setting that a rule reads.";
     RMEM "net.ipv4.tcp_rmem";
     SYN_LINEAR_TIMEOUTS "net.ipv4.tcp_syn_linear_timeouts";
     SYN_RETRIES "net.ipv4.tcp_syn_retries";
+    SYNACK_RETRIES "net.ipv4.tcp_synack_retries";
     SYNCOOKIES "net.ipv4.tcp_syncookies";
     TIMESTAMPS "net.ipv4.tcp_timestamps";
     TW_REUSE "net.ipv4.tcp_tw_reuse";
@@ -111,6 +112,7 @@ mod tests {
             (ZERO_WINDOW, "direction", &["to_zero"]),
             (MEMORY_LIMIT, "level", &["pressure", "max"]),
             (SOCKETS, "state", &["CLOSE_WAIT"]),
+            (SYSCTL, "name", SETTINGS_USED),
         ] {
             let label = metric(name).labels().find(|of| of.name == label);
             let label = label.unwrap_or_else(|| panic!("{name} has no such label"));
@@ -123,7 +125,7 @@ mod tests {
     fn every_label_of_a_subject_is_one_of_its_metric() {
         for (names, labels) in [
             (
-                &[LISTEN_DROPS, ACCEPT_LIMIT, OPEN_FILES, OPEN_FILES_LIMIT, SYN_LIMIT][..],
+                &[LISTEN_DROPS, ACCEPT_LIMIT, OPEN_FILES, OPEN_FILES_LIMIT, SYN_LENGTH, SYN_LIMIT][..],
                 &["netns", "unit", "process", "port"][..],
             ),
             (&[CLOSE_WAIT_OLDEST, SOCKETS, TIME_WAIT_OVERFLOWS, CONNECT_FAILURES], &["netns", "container", "unit"]),

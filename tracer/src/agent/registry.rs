@@ -13,7 +13,7 @@ use crate::{
     kernel::netns::Discovery,
     pipeline::{
         counters::{Closing, Counts, Totals},
-        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
         reconcile::{BaselineFinder, Books, Closed, KernelFigures, Observation},
         snapshot::Listener,
         sockets::Sockets,
@@ -70,6 +70,7 @@ struct Entry {
     inum: u32,
     books: Books,
     counters: KernelCounters,
+    segments: Segments,
     sockstat: Sockstat,
     sysctls: Sysctls,
     settings: Option<SettingsReading>,
@@ -86,7 +87,17 @@ struct Entry {
 #[derive(Default)]
 pub struct Registry {
     entries: BTreeMap<u64, Entry>,
-    baselines: BTreeMap<u64, (BaselineFinder, Vec<(u64, u64)>)>,
+    baselines: BTreeMap<u64, Baseline>,
+}
+
+/// What a namespace had counted when the agent started.
+#[derive(Default)]
+struct Baseline {
+    finder: BaselineFinder,
+    /// Candidates for TIME_WAIT overflows by cgroup.
+    candidates: Vec<(u64, u64)>,
+    /// As first read: nearest to when the hooks began to count.
+    segments: Option<Segments>,
 }
 
 impl Registry {
@@ -94,20 +105,22 @@ impl Registry {
     pub fn observe_baselines(&mut self, readings: &[Reading], before: &Counts, after: &Counts) -> bool {
         let (before, candidates, after) = (before.totals(), after.time_wait_candidates(), after.totals_at_most());
         for reading in readings {
-            let (finder, seen) = self.baselines.entry(reading.id).or_default();
-            finder.observe(&of(&before, reading.id), &reading.figures(), &of(&after, reading.id));
-            *seen = candidates.get(&reading.id).cloned().unwrap_or_default();
+            let baseline = self.baselines.entry(reading.id).or_default();
+            baseline.finder.observe(&of(&before, reading.id), &reading.figures(), &of(&after, reading.id));
+            baseline.candidates = candidates.get(&reading.id).cloned().unwrap_or_default();
+            baseline.segments.get_or_insert_with(|| Segments::baseline(&reading.counters));
         }
-        self.baselines.values().all(|(finder, _)| finder.is_settled())
+        self.baselines.values().all(|baseline| baseline.finder.is_settled())
     }
 
     /// Opens the books of the namespaces that were there when the agent started. Any found later
     /// counts from zero.
     pub fn open_books(&mut self) {
-        for (id, (finder, candidates)) in std::mem::take(&mut self.baselines) {
-            let mut books = Books::open(finder.baseline());
-            books.reject_candidates(&candidates);
-            self.entries.insert(id, Entry::new(0, books));
+        for (id, baseline) in std::mem::take(&mut self.baselines) {
+            let mut books = Books::open(baseline.finder.baseline());
+            books.reject_candidates(&baseline.candidates);
+            let segments = baseline.segments.unwrap_or_default();
+            self.entries.insert(id, Entry { segments, ..Entry::new(0, books) });
         }
     }
 
@@ -269,6 +282,7 @@ impl Entry {
             inum,
             books,
             counters: KernelCounters::default(),
+            segments: Segments::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
             settings: None,
@@ -295,6 +309,7 @@ impl Entry {
                 let mut finder = BaselineFinder::default();
                 finder.observe(before, &figures, after);
                 self.books = Books::open(finder.baseline());
+                self.segments = Segments::baseline(&reading.counters);
             }
             None if self.books.went_backwards(&figures) => {
                 self.books.begin_again();
@@ -306,6 +321,7 @@ impl Entry {
         }
         self.inum = reading.inum;
         self.counters = reading.counters;
+        self.segments.take(&reading.counters);
         self.sockstat = reading.sockstat;
         self.sysctls = reading.sysctls;
         if let Some(settings) = &reading.settings {
@@ -330,6 +346,7 @@ impl Entry {
             alive: self.alive,
             books: self.books.clone(),
             counters: self.counters,
+            segments: self.segments,
             sockstat: self.sockstat,
             sysctls: self.sysctls,
             settings: self.settings.clone(),

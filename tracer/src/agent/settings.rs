@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::{
         pipeline::{
-            kernel_counters::{KernelCounters, Sockstat, Sysctls},
+            kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
             reconcile::Books,
         },
         view::Namespace,
@@ -67,6 +67,7 @@ mod tests {
             alive,
             books: Books::default(),
             counters: KernelCounters::default(),
+            segments: Segments::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
             settings,

@@ -18,6 +18,7 @@ use super::{
     metrics::MetricId,
     namespace_rows, node_rows,
     open_file_rows::Nearest,
+    other_rows,
     own::Own,
     port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
@@ -86,10 +87,10 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
     listeners(rows, sources, counts, &namespaces);
     for (key, n) in counts.counters.iter().chain(&counts.other) {
         if let Some(namespace) = namespaces.get(&key.netns) {
-            counter(rows, sources, namespace, key, *n);
+            counter(rows, sources.labels, namespace, key, *n, sources.now);
         }
     }
-    connect_retries(rows, sources, counts, &namespaces);
+    connect_retries(rows, sources.labels, counts, &namespaces, sources.now);
     socket_rows::add(rows, sources, &namespaces);
     for namespace in &sources.view.namespaces {
         namespace_rows::add(rows, namespace);
@@ -102,18 +103,21 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));
         rows.add(MetricId::Unverified, &["", "", "", signal.name()], number(sources.view.unverified.get(signal)));
     }
+    // Last: where a metric has reached its limit, no count must give way to a zero.
+    other_rows::add_workloads(rows, sources.report, sources.view);
+}
+
+/// Whether hooks tell the signal apart at all.
+pub(super) fn is_told(report: &Report, signal: Signal) -> bool {
+    report.of(signal).is_some_and(|ladder| ladder.rung.is_some())
 }
 
 /// Which drop reasons the rung in force can tell. A row that cannot be told is absent, never zero.
-fn reasons(report: &Report) -> &'static [DropReason] {
-    match report.of(Signal::ListenDrops).and_then(|drops| drops.rung) {
-        Some(_) => &[
-            DropReason::AcceptQueueFullSyn,
-            DropReason::AcceptQueueFullAck,
-            DropReason::SynQueueFull,
-            DropReason::Other,
-        ],
-        None => &[],
+pub(super) fn reasons(report: &Report) -> &'static [DropReason] {
+    if is_told(report, Signal::ListenDrops) {
+        &[DropReason::AcceptQueueFullSyn, DropReason::AcceptQueueFullAck, DropReason::SynQueueFull, DropReason::Other]
+    } else {
+        &[]
     }
 }
 
@@ -147,26 +151,8 @@ fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, na
         pending_without_room(rows, &pending, namespaces);
     }
     if counts.listeners.len() >= room / 2 {
-        other_listeners_from_zero(rows, sources);
+        other_rows::add_listeners(rows, sources.report, sources.view);
     }
-}
-
-/// A series that begins with a value has no increase, so the `_other` rows are there before anything
-/// counts in them. Not before half of the room is used: most nodes never need them.
-fn other_listeners_from_zero(rows: &mut Rows<'_>, sources: &Sources<'_>) {
-    for namespace in sources.view.namespaces.iter().filter(|namespace| namespace.alive) {
-        for reason in reasons(sources.report) {
-            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason.name()]), 0.0);
-        }
-        rows.add(MetricId::TcpAcceptedConnections, &other_listener(namespace, &[]), 0.0);
-        if counts_synack_retransmits(sources.report) {
-            rows.add(MetricId::TcpSynackRetransmits, &other_listener(namespace, &[]), 0.0);
-        }
-    }
-}
-
-fn counts_synack_retransmits(report: &Report) -> bool {
-    report.of(Signal::SynackRetransmits).is_some_and(|ladder| ladder.rung.is_some())
 }
 
 /// What the kernel side will count in the `_other` row, because it has no room for another listener.
@@ -178,7 +164,7 @@ fn pending_without_room(
     for (key, drops) in pending {
         let Some(namespace) = namespaces.get(&key.netns) else { continue };
         for (reason, n) in DropReason::ALL.iter().zip(drops).filter(|(_, n)| **n > 0) {
-            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason.name()]), number(*n));
+            rows.add(MetricId::TcpListenDrops, &other_rows::listener(namespace, &[reason.name()]), number(*n));
         }
     }
 }
@@ -311,7 +297,7 @@ fn listener_counts(
         rows.add(MetricId::TcpListenDrops, &with(values, &[reason.name()]), number(counted));
     }
     rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(stats.accepted));
-    if counts_synack_retransmits(report) {
+    if is_told(report, Signal::SynackRetransmits) {
         rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(stats.synack_retransmits));
     }
 }
@@ -341,14 +327,21 @@ fn recent_peak(stats: &ListenerStats) -> u32 {
     recent.map(|peak| peak.length).max().unwrap_or(0)
 }
 
-fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace, key: &CounterKey, n: u64) {
+pub(super) fn counter(
+    rows: &mut Rows<'_>,
+    labels: &mut Labels,
+    namespace: &Namespace,
+    key: &CounterKey,
+    n: u64,
+    now: Instant,
+) {
     let Some(kind) = Counter::from_u8(key.counter) else { return };
     if kind == Counter::Transition {
         let own = [state::name(key.a), state::name(key.b)];
         rows.add(MetricId::TcpStateTransitions, &with(&namespace_values(namespace), &own), number(n));
         return;
     }
-    let Some(owner) = sources.labels.workload(key.cgroup, namespace, sources.now) else { return };
+    let Some(owner) = labels.workload(key.cgroup, namespace, now) else { return };
     let values = owner_values(namespace, &owner);
     let port = port_label(key);
     match kind {
@@ -365,11 +358,13 @@ fn counter(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
         Counter::TimeWaitOverflow => rows.add(MetricId::TcpTimeWaitOverflows, &with(&values, &[]), number(n)),
         Counter::ListenDrop => {
             let reason = DropReason::from_u8(key.a).unwrap_or(DropReason::Unknown).name();
-            rows.add(MetricId::TcpListenDrops, &other_listener(namespace, &[reason]), number(n));
+            rows.add(MetricId::TcpListenDrops, &other_rows::listener(namespace, &[reason]), number(n));
         }
-        Counter::Accepted => rows.add(MetricId::TcpAcceptedConnections, &other_listener(namespace, &[]), number(n)),
+        Counter::Accepted => {
+            rows.add(MetricId::TcpAcceptedConnections, &other_rows::listener(namespace, &[]), number(n));
+        }
         Counter::SynackRetransmit => {
-            rows.add(MetricId::TcpSynackRetransmits, &other_listener(namespace, &[]), number(n));
+            rows.add(MetricId::TcpSynackRetransmits, &other_rows::listener(namespace, &[]), number(n));
             let own = [Role::Server.name(), OTHER, RetransmitCause::Syn.name()];
             rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &own), number(n));
         }
@@ -388,22 +383,18 @@ fn port_label(key: &CounterKey) -> String {
     }
 }
 
-/// Labels of the row of listeners that found no room.
-fn other_listener<'a>(namespace: &'a Namespace, own: &[&'a str]) -> Vec<&'a str> {
-    [nobody_values(namespace).as_slice(), &[OTHER, "", ""], own].concat()
-}
-
 #[derive(Default)]
 struct Retries {
     buckets: [u64; CONNECT_RETRY_BUCKETS.len() + 1],
     sum: u64,
 }
 
-fn connect_retries(
+pub(super) fn connect_retries(
     rows: &mut Rows<'_>,
-    sources: &mut Sources<'_>,
+    labels: &mut Labels,
     counts: &Counts,
     namespaces: &HashMap<u64, &Namespace>,
+    now: Instant,
 ) {
     let mut retries: HashMap<(u64, u64, u8), Retries> = HashMap::new();
     for (key, n) in counts.counters.iter().chain(&counts.other) {
@@ -418,7 +409,7 @@ fn connect_retries(
     }
     for ((netns, cgroup, result), retries) in retries {
         let Some(namespace) = namespaces.get(&netns) else { continue };
-        let Some(owner) = sources.labels.workload(cgroup, namespace, sources.now) else { continue };
+        let Some(owner) = labels.workload(cgroup, namespace, now) else { continue };
         let result = ConnectResult::from_u8(result).unwrap_or(ConnectResult::Other).name();
         let values = owner_values(namespace, &owner);
         let mut count = 0;

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod namespace_rows;
 pub mod node_rows;
 pub mod open_file_rows;
+mod other_rows;
 pub mod own;
 pub mod port_rows;
 pub mod reference;

@@ -1,7 +1,8 @@
 //! Rows that come from a network namespace's own files in `/proc`, and what the books say of them.
 //!
 //! Reads the last pass's view alone; what the kernel does not tell has no row. The kernel's counters are shown as they
-//! are: they count since the namespace was made.
+//! are: they count since the namespace was made. Segments alone count from the agent's baseline, for shares of
+//! retransmits, which do so too.
 
 use super::{
     collector::{namespace_values, number, with},
@@ -34,8 +35,8 @@ pub fn add(rows: &mut Rows<'_>, namespace: &Namespace) {
     let (counters, sockstat) = (&namespace.counters, &namespace.sockstat);
     let settings = namespace.settings.as_ref().map(|reading| &reading.settings);
     let numbers = [
-        (MetricId::TcpSegmentsSent, counters.out_segs),
-        (MetricId::TcpSegmentsReceived, counters.in_segs),
+        (MetricId::TcpSegmentsSent, namespace.segments.sent.counted()),
+        (MetricId::TcpSegmentsReceived, namespace.segments.received.counted()),
         (MetricId::TcpTimeWaitSockets, sockstat.tcp_tw),
         (MetricId::TcpMemoryPressure, counters.memory_pressures),
         (MetricId::TcpReceiveQueueDrops, counters.rcv_q_drop),

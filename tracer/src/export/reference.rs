@@ -14,7 +14,9 @@ const HEAD: &str = "\
 
 Counters count from the agent's baseline: the creation of a namespace, or the agent's start for one
 that was there before; where they are the kernel's own from an earlier time, their meaning says so. A row that the hooks in force cannot tell is absent, never zero; rows they can
-tell start at zero. Every scrape is complete: no metric depends on the ring of events.
+tell start at zero. The `_other` rows, which collect what found no room of its own, are there at zero once half of the room for
+listeners or for workloads is used, so `sum(increase())` is right while it fills. What a workload's own row begins with is in
+no increase, as of any series: those rows come with their first count. Every scrape is complete: no metric depends on the ring of events.
 ";
 
 /// Prefixes in the order of the page; a metric belongs to the first that fits.

@@ -7,11 +7,26 @@ use tracer_ebpf::{
 };
 
 use super::{
-    collector::{nobody_values, number, with},
+    collector::{is_told, nobody_values, number, with},
     metrics::MetricId,
     rows::Rows,
 };
-use crate::{pipeline::counters::Closing, view::Namespace};
+use crate::{
+    kernel::hooks::{Report, Signal},
+    pipeline::counters::Closing,
+    view::Namespace,
+};
+
+/// What the rung in force can tell of resets. Those that came are told on each; why one is sent, the best one alone
+/// knows, and it knows of all.
+pub(super) fn told(report: &Report) -> impl Iterator<Item = (Direction, Reason)> {
+    let has_reasons = report.stands_on(Signal::Resets, "reasons");
+    let is_told = is_told(report, Signal::Resets);
+    Reason::ALL.iter().copied().filter(move |_| is_told).filter_map(move |reason| match reason {
+        reason if reason >= Reason::Refused => Some((Direction::Received, reason)),
+        reason => (has_reasons == (reason != Reason::Unknown)).then_some((Direction::Sent, reason)),
+    })
+}
 
 /// Adds a count under its owner's label values.
 pub(super) fn add(rows: &mut Rows<'_>, owner: &[&str], key: &CounterKey, n: u64) {

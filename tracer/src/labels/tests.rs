@@ -10,7 +10,7 @@ use super::*;
 use crate::agent::legacy::Legacy;
 use crate::pipeline::{
     attribute::{cgroup_tree::CgroupTree, log_listing::LogListing, process::Processes},
-    kernel_counters::{KernelCounters, Sockstat, Sysctls},
+    kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
     reconcile::Books,
     snapshot,
 };
@@ -34,6 +34,7 @@ fn namespace() -> Namespace {
         alive: true,
         books: Books::default(),
         counters: KernelCounters::default(),
+        segments: Segments::default(),
         sockstat: Sockstat::default(),
         sysctls: Sysctls::default(),
         settings: None,
@@ -290,4 +291,41 @@ fn what_found_no_room_is_the_namespaces_pods() {
     let named = labels.name_namespaces(vec![of_pod(7, 70, Some(5))], node.start);
     let other = labels.workload(CGROUP_OTHER, &named[0], node.start).unwrap();
     assert_eq!((&*other.namespace, &*other.pod, &*other.unit), ("shop", "pod-5", OTHER));
+}
+
+/// `tracer_owner_cache_entries` of owners by cgroup and by container.
+fn remembered(labels: &Labels) -> [usize; 2] {
+    ["owners", "workloads"].map(|cache| labels.fills().iter().find(|fill| fill.cache == cache).unwrap().entries)
+}
+
+#[test]
+fn who_is_gone_leaves_the_caches_some_passes_after_the_last_row() {
+    let node = Node::new();
+    node.add_pod(5);
+    let mut labels = node.labels();
+    let lives: Vec<u64> = (1..=2).map(|id| node.add_container(5, id)).collect();
+    let namespaces = labels.name_namespaces(vec![of_pod(7, 70, Some(5))], node.start);
+    let view = View { namespaces, ..View::default() };
+    let row = |cgroup| {
+        let counter = Counter::RetransmitFailed as u8;
+        (CounterKey { netns: 7, cgroup, port: 0, role: 0, counter, a: 0, b: 0, zero: 0 }, 1)
+    };
+    let counts =
+        |cgroups: &[u64]| Counts { counters: cgroups.iter().map(|id| row(*id)).collect(), ..Counts::default() };
+    labels.meet(&counts(&lives), &view, node.start);
+    let [both, names] = remembered(&labels);
+    assert_eq!(both, 2);
+
+    // One ends. No new cgroup comes, so nothing makes a walk.
+    fs::remove_dir(node.dir.path().join(format!("cgroup/kubepods/pod{}/{:064x}", uid(5), 1))).unwrap();
+    labels.meet(&counts(&lives), &view, node.after(200));
+    labels.meet(&counts(&lives[1..]), &view, node.after(400));
+    assert_eq!(remembered(&labels)[0], 2, "it had a row until lately");
+    labels.meet(&counts(&lives[1..]), &view, node.after(510));
+    assert_eq!(remembered(&labels)[0], 1, "its last row is gone for five minutes");
+    // The other one is quiet, and lives.
+    labels.meet(&counts(&[]), &view, node.after(2000));
+    let [owners, left] = remembered(&labels);
+    assert_eq!(owners, 1);
+    assert!(left < names, "{left} of {names} containers and pods");
 }

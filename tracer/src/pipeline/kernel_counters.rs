@@ -128,6 +128,59 @@ impl KernelCounters {
     }
 }
 
+/// A counter of the kernel that nothing is compared with, since the agent's baseline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// The kernel's figure at the last reading.
+    last: u64,
+    counted: Option<u64>,
+}
+
+impl Since {
+    /// Of a counter that stood at `baseline` when counting began; where it was not read, it began at zero.
+    #[must_use]
+    pub fn baseline(baseline: Option<u64>) -> Self {
+        Self { last: baseline.unwrap_or(0), counted: None }
+    }
+
+    /// Takes a reading. Below the last one the counter is that of another namespace under the same identity, and
+    /// began at zero.
+    pub fn take(&mut self, reading: Option<u64>) {
+        let Some(now) = reading else { return };
+        *self.counted.get_or_insert(0) += now.checked_sub(self.last).unwrap_or(now);
+        self.last = now;
+    }
+
+    /// What was counted; `None` while it was not read.
+    #[must_use]
+    pub fn counted(self) -> Option<u64> {
+        self.counted
+    }
+}
+
+/// Segments of a namespace since the agent's baseline: what its retransmits are a share of must have begun with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// `OutSegs`.
+    pub sent: Since,
+    /// `InSegs`.
+    pub received: Since,
+}
+
+impl Segments {
+    /// Of a namespace that had these counters when counting began.
+    #[must_use]
+    pub fn baseline(counters: &KernelCounters) -> Self {
+        Self { sent: Since::baseline(counters.out_segs), received: Since::baseline(counters.in_segs) }
+    }
+
+    /// Takes a reading.
+    pub fn take(&mut self, counters: &KernelCounters) {
+        self.sent.take(counters.out_segs);
+        self.received.take(counters.in_segs);
+    }
+}
+
 /// The TCP lines of `sockstat` and `sockstat6`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sockstat {

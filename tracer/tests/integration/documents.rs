@@ -1,5 +1,6 @@
-//! docs/tuning.md names only what there is, and leaves no rule of `tracer advise` out; what pages tell to type is a
-//! command line. Belongs here: what pages written by hand say about names that code and rules define.
+//! docs/tuning.md and docs/coverage.md name only what there is, the one leaves no rule of `tracer advise` out and the
+//! other no limit; what pages tell to type is a command line. Belongs here: what pages written by hand say about names
+//! that code and rules define.
 
 use std::fs;
 
@@ -7,6 +8,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracer::advise::rules::RULES;
 use tracer::cli;
 use tracer::export::metrics::METRICS;
+
+use crate::names::Known;
+use crate::{promql, rules};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
 
@@ -180,5 +184,122 @@ fn what_is_no_command_line_is_found() {
     }
     for wrong in ["`tracer evnts`", "`tracer events --kid drop`", "`tracer top --rows many`"] {
         assert!(of(wrong)[0].is_wrong().is_some(), "{wrong}");
+/// Limits of TCP that this tracer is about.
+const LIMITS: usize = 15;
+
+/// One limit's row of docs/coverage.md.
+struct Covered {
+    limit: String,
+    metrics: String,
+    alerts: String,
+    tests: String,
+}
+
+fn coverage() -> String {
+    fs::read_to_string(format!("{ROOT}docs/coverage.md")).unwrap()
+}
+
+/// The rows of the table, which are numbered from 1 on.
+fn covered(page: &str) -> Vec<Covered> {
+    let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| # ");
+    let rows = page.lines().filter(is_row).enumerate().map(|(index, line)| {
+        let cells: Vec<String> = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+        let [number, limit, metrics, alerts, tests]: [String; 5] = cells.try_into().unwrap();
+        assert_eq!(number, (index + 1).to_string(), "{limit}");
+        Covered { limit, metrics, alerts, tests }
+    });
+    rows.collect()
+}
+
+/// The metrics of a cell as selectors. `_limit` after another one stands for its sibling.
+fn selectors(cell: &str) -> Vec<String> {
+    let is_metric = |name: &str| METRICS.iter().any(|metric| metric.name == name);
+    let mut selectors: Vec<String> = Vec::new();
+    for word in quoted(cell) {
+        let before = selectors.last().map_or("", String::as_str);
+        let (stem, _) = before.rsplit_once('_').unwrap_or_default();
+        let siblings = [format!("{before}{word}"), format!("{stem}{word}")];
+        let sibling = siblings.into_iter().find(|name| word.starts_with('_') && is_metric(name));
+        selectors.push(sibling.unwrap_or(word));
+    }
+    selectors
+}
+
+/// What is wrong with a selector, or with the bare name of a histogram.
+fn misnamed(selector: &str) -> Vec<String> {
+    let is_whole = METRICS.iter().any(|metric| metric.name == selector);
+    let judge = |names| Known::exported().misnamed(&names);
+    if is_whole { Vec::new() } else { promql::names(selector).map_or_else(|error| vec![error], judge) }
+}
+
+/// Whether `module::name` is a test of `tests/live`.
+fn is_live_test(path: &str) -> bool {
+    let Some((module, name)) = path.split_once("::") else { return false };
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/live");
+    let is_built = fs::read_to_string(format!("{directory}/main.rs")).unwrap().contains(&format!("\nmod {module};\n"));
+    let code = fs::read_to_string(format!("{directory}/{module}.rs")).unwrap_or_default();
+    let attributes = code.split_once(&format!("\nfn {name}() {{")).map(|(before, _)| before.rsplit("\n\n").next());
+    is_built && attributes.flatten().is_some_and(|attributes| attributes.contains("#[test]"))
+}
+
+#[test]
+fn every_limit_has_metrics_an_alert_and_a_live_test() {
+    let rows = covered(&coverage());
+    assert_eq!(rows.len(), LIMITS);
+    for row in rows {
+        let metrics = selectors(&row.metrics);
+        assert!(!metrics.is_empty() && metrics.iter().all(|metric| metric.starts_with("tracer_")), "{}", row.limit);
+        assert!(row.alerts.contains("[Tracer"), "no alert on {}", row.limit);
+        assert!(quoted(&row.tests).iter().any(|word| is_live_test(word)), "no live test of {}", row.limit);
+    }
+}
+
+#[test]
+fn metrics_and_labels_of_the_coverage_page_exist() {
+    for row in covered(&coverage()) {
+        for selector in selectors(&row.metrics) {
+            assert_eq!(misnamed(&selector), Vec::<String>::new(), "docs/coverage.md: {selector} of {}", row.limit);
+        }
+    }
+}
+
+#[test]
+fn alerts_of_the_coverage_page_are_shipped_and_all_are_there() {
+    let page = coverage();
+    let links = page.split('[').skip(1).filter_map(|link| link.split_once("](runbooks/"));
+    let named: Vec<(&str, &str)> = links.filter(|(name, _)| name.starts_with("Tracer")).collect();
+    let alerts: Vec<String> = rules::alerts().into_iter().map(|alert| alert.name).collect();
+    for (name, rest) in &named {
+        assert!(alerts.iter().any(|alert| alert == name), "docs/coverage.md: no alert {name}");
+        assert!(rest.starts_with(&format!("{name}.md)")), "docs/coverage.md: {name} leads elsewhere");
+    }
+    for alert in alerts {
+        assert!(named.iter().any(|(name, _)| *name == alert), "docs/coverage.md does not mention {alert}");
+    }
+}
+
+#[test]
+fn tests_of_the_coverage_page_are_live_tests() {
+    let words = quoted(&coverage());
+    let paths = words.iter().filter(|word| word.contains("::") && *word != "module::name");
+    for path in paths {
+        assert!(is_live_test(path), "docs/coverage.md: no live test {path}");
+    }
+}
+
+#[test]
+fn a_page_that_names_what_is_not_there_is_noticed() {
+    assert_eq!(misnamed("tracer_tcp_resets_total{direction=\"sent\"}"), Vec::<String>::new());
+    for wrong in
+        ["tracer_tcp_resets", "tracer_tcp_resets_total{way=\"sent\"}", "tracer_tcp_resets_total{direction=\"up\"}"]
+    {
+        assert!(!misnamed(wrong).is_empty(), "{wrong}");
+    }
+    assert_eq!(selectors("`tracer_file_handles`, `_limit`")[1], "tracer_file_handles_limit");
+    assert_eq!(selectors("`tracer_tcp_accept_queue_length`, `_limit`")[1], "tracer_tcp_accept_queue_limit");
+    assert!(is_live_test("ports::one_destination_uses_up_the_range_until_time_wait_is_reused"));
+    // Neither a module that is not there, nor a function that is no test.
+    for wrong in ["nowhere::at_all", "accept_queue::no_such_test", "accept_queue::give_up", "lab::new"] {
+        assert!(!is_live_test(wrong), "{wrong}");
     }
 }

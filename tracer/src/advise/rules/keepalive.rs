@@ -73,8 +73,9 @@ mod tests {
     use std::time::Duration;
 
     use super::super::super::facts::Facts;
-    use super::super::tests::{findings_behind, setting};
+    use super::super::tests::{check_behind, findings_behind, setting};
     use super::*;
+    use Severity::{Note, Risk};
 
     fn settings(time: i64, interval: i64, probes: i64) -> String {
         setting("host", KEEPALIVE_TIME, time)
@@ -85,15 +86,17 @@ mod tests {
     #[test]
     fn keepalive_under_an_idle_time() {
         let idle = Some(Duration::from_mins(2));
-        for (text, expected) in [
-            (settings(7200, 75, 9), Some(Severity::Risk)),
-            (settings(120, 1, 1), Some(Severity::Risk)),
-            (settings(60, 75, 9), Some(Severity::Note)),
-            (settings(60, 10, 3), None),
-        ] {
-            let found = findings_behind(&KEEPALIVE, &text, idle);
-            assert_eq!(found.first().map(|finding| finding.severity), expected, "{text}");
-        }
+        check_behind(
+            &KEEPALIVE,
+            "",
+            idle,
+            &[
+                ("the defaults", &settings(7200, 75, 9), &[Risk]),
+                ("the first probe when it is forgotten", &settings(120, 1, 1), &[Risk]),
+                ("noticed after it is forgotten", &settings(60, 75, 9), &[Note]),
+                ("the document's", &settings(60, 10, 3), &[]),
+            ],
+        );
         let steps: Vec<_> = findings_behind(&KEEPALIVE, &settings(7200, 75, 9), idle)[0]
             .remedy
             .iter()

@@ -59,6 +59,7 @@ pub const RULES: &[Rule] = &[
     closing::CLOSE_WAIT,
     memory::IN_BYTES,
     connect::SYN_RETRIES_RULE,
+    retries::SYNACK_RETRIES_RULE,
     retries::RETRIES2_RULE,
     retries::ORPHAN_RETRIES_RULE,
     keepalive::KEEPALIVE,
@@ -139,10 +140,17 @@ mod tests {
     /// Checks a table of cases, each on top of what all of them share.
     #[track_caller]
     pub(super) fn check(rule: &Rule, shared: &str, cases: &[Case<'_>]) {
+        check_behind(rule, shared, None, cases);
+    }
+
+    /// The same behind a load balancer.
+    #[track_caller]
+    pub(super) fn check_behind(rule: &Rule, shared: &str, lb_idle: Option<Duration>, cases: &[Case<'_>]) {
         let severities = |found: &[Finding]| found.iter().map(|finding| finding.severity).collect::<Vec<_>>();
-        assert!(cases.iter().any(|case| case.2.is_empty()) && cases.iter().any(|case| !case.2.is_empty()));
+        assert!(cases.iter().any(|case| !case.2.is_empty()), "{}: there is to be a case in which it speaks", rule.id);
+        assert!(cases.iter().any(|case| case.2.is_empty()), "{}: there is to be a case in which it does not", rule.id);
         for (what, text, expected) in cases {
-            let found = findings(rule, &format!("{shared}{text}"));
+            let found = findings_behind(rule, &format!("{shared}{text}"), lb_idle);
             assert_eq!(severities(&found), *expected, "{}: {what}: {found:#?}", rule.id);
             for finding in found {
                 assert!(!finding.evidence.is_empty(), "{}: {what}: no evidence", rule.id);
@@ -150,6 +158,43 @@ mod tests {
                 assert!(finding.summary.ends_with('.'), "{}: {what}: {}", rule.id, finding.summary);
             }
         }
+    }
+
+    /// [`check`] wants a case in which a rule speaks and one in which it does not; here it is seen that each rule
+    /// has such a table, in its own file.
+    #[test]
+    fn every_rule_has_its_table_of_cases() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/advise/rules");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let texts: Vec<String> = files
+            .map(|path| std::fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().concat())
+            .collect();
+        for rule in RULES {
+            let declared = format!(":Rule=Rule{{id:\"{}\"", rule.id);
+            let (before, text) = texts
+                .iter()
+                .find_map(|text| Some((text.split_once(&declared)?.0, text)))
+                .unwrap_or_else(|| panic!("no file declares {}", rule.id));
+            let (_, name) = before.rsplit_once("const").unwrap();
+            let is_checked = ["check", "check_behind"].iter().any(|check| text.contains(&format!("{check}(&{name},")));
+            assert!(is_checked, "{}: no table of cases of {name}: use `check`", rule.id);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a case in which it speaks")]
+    fn a_table_without_a_true_case_is_refused() {
+        check(&syn_queue::COOKIES_OFF, "", &[("on", &setting("host", "net.ipv4.tcp_syncookies", 1), &[])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a case in which it does not")]
+    fn a_table_without_a_false_case_is_refused() {
+        check(
+            &syn_queue::COOKIES_OFF,
+            "",
+            &[("off", &setting("host", "net.ipv4.tcp_syncookies", 0), &[Severity::Risk])],
+        );
     }
 
     #[test]

@@ -22,11 +22,12 @@ pub(super) const FULL: Rule = Rule {
     examine: full,
 };
 
-/// Document 003, chapter 9: a flood leaves sockets in SYN_RECV; 002: what limits them.
+/// Row 2 of the project's table of limits; document 003, chapter 9, on sockets that a flood leaves in SYN_RECV, and 002
+/// on how many there may be. None of the documents treats cookies.
 pub(super) const COOKIES: Rule = Rule {
     id: "syn_cookies",
     title: "SYN cookies sent because a SYN queue was full",
-    background: "document 003, chapter 9; document 002",
+    background: "this project's table of limits, row 2; document 003, chapter 9; document 002",
     needs: &[Need::Metric(SYN_COOKIES)],
     examine: cookies,
 };
@@ -40,7 +41,7 @@ pub(super) const MAX_SYN_BACKLOG_RULE: Rule = Rule {
     examine: max_syn_backlog,
 };
 
-/// Row 14 of the project's table of limits; 002 on what a full queue does to SYNs.
+/// Row 14 of the project's table of limits; 002 on SYNs that fill a queue. None of the documents treats the setting.
 pub(super) const COOKIES_OFF: Rule = Rule {
     id: "syn_cookies_off",
     title: "SYN cookies that are off",

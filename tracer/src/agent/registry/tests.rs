@@ -239,3 +239,40 @@ fn without_cookies_counters_that_fall_begin_a_new_life() {
         assert_eq!(namespace(&registry, &[70], 70).life, life, "at {drops}");
     }
 }
+
+/// A reading of a namespace that has sent and received so many segments.
+fn traffic(id: u64, sent: u64, received: u64) -> Reading {
+    let counters = KernelCounters { out_segs: Some(sent), in_segs: Some(received), ..reading(id, 70, 0).counters };
+    Reading { counters, ..reading(id, 70, 0) }
+}
+
+fn segments(registry: &Registry, id: u64) -> (Option<u64>, Option<u64>) {
+    let segments = namespace(registry, &[70], id).segments;
+    (segments.sent.counted(), segments.received.counted())
+}
+
+/// Retransmits are a share of them, so both must have begun together.
+#[test]
+fn segments_count_from_the_same_baseline_as_retransmits() {
+    let (none, now) = (Counts::default(), Instant::now());
+    let mut registry = Registry::default();
+    for sent in [1_000_000, 1_000_020] {
+        registry.observe_baselines(&[traffic(7, sent, 2_000_000)], &none, &none);
+    }
+    registry.open_books();
+    pass(&mut registry, &[70], &[traffic(7, 1_000_100, 2_000_050)], &none, now);
+    assert_eq!(segments(&registry, 7), (Some(100), Some(50)), "older than the agent, by its first reading");
+
+    let mut registry = Registry::default();
+    pass(&mut registry, &[70], &[traffic(8, 30, 40)], &none, now);
+    pass(&mut registry, &[70], &[traffic(8, 31, 44)], &none, now);
+    assert_eq!(segments(&registry, 8), (Some(31), Some(44)), "made after the agent started");
+
+    // Hooks met it, and for two passes nothing led to it.
+    let mut registry = Registry::default();
+    for _ in 0..3 {
+        pass(&mut registry, &[], &[], &counts(9, 1), now);
+    }
+    pass(&mut registry, &[70], &[traffic(9, 5_000, 6_000)], &counts(9, 1), now);
+    assert_eq!(segments(&registry, 9), (Some(0), Some(0)), "it may be as old as the node");
+}

@@ -6,6 +6,8 @@
 use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role, TimeoutCause};
 use tracer_ebpf::{event, reset, state};
 
+use crate::pipeline::sysctls::SETTINGS;
+
 /// A label of a metric.
 #[derive(Debug)]
 pub struct Label {
@@ -150,7 +152,7 @@ pub(super) const ABORT_REASON: Label = one_of("reason", &ABORT_REASONS);
 pub(super) const ZERO_WINDOW: Label = one_of("direction", &ZERO_WINDOWS);
 pub(super) const MEMORY_LEVEL: Label = one_of("level", &MEMORY_LEVELS);
 pub(super) const CPU: Label = text("cpu", "number of the processor");
-pub(super) const SETTING: Label = text("name", "name of the setting as `sysctl` writes it");
+pub(super) const SETTING: Label = one_of("name", &SETTINGS);
 pub(super) const INDEX: Label =
     text("index", "place of the number in a setting of several, counted from 0; empty for a setting of one");
 pub(super) const VERSION: Label = text("version", "the agent's version");

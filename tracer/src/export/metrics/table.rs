@@ -68,9 +68,9 @@ metrics! {
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
         "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory), in segments: equals TCPRetransFail of /proc/net/netstat.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
-        "Segments the namespace sent, all retransmits but those of SYN-ACKs left out, as OutSegs of /proc/net/snmp counts them: with tracer_tcp_retransmitted_segments_total, all that a share of retransmits is of.";
+        "Segments the namespace sent since the agent's baseline, all retransmits but those of SYN-ACKs left out, as OutSegs of /proc/net/snmp counts them: with tracer_tcp_retransmitted_segments_total, all that a share of retransmits is of.";
     TcpSegmentsReceived Counter "tracer_tcp_segments_received_total" [NAMESPACE] "segments" Proc
-        "Segments that came to the namespace, bad ones among them, as InSegs of /proc/net/snmp counts them.";
+        "Segments that came to the namespace since the agent's baseline, bad ones among them, as InSegs of /proc/net/snmp counts them.";
     TcpTimeWaitOverflows Counter "tracer_tcp_time_wait_overflows_total" [OWNER] "sockets" TimeWait
         "Closing sockets that got no TIME_WAIT bucket and vanished at once, by the workload that closed: equals TCPTimeWaitOverflow of /proc/net/netstat.";
     TcpTimeWaitSockets Gauge "tracer_tcp_time_wait_sockets" [NAMESPACE] "sockets" Proc

@@ -11,7 +11,7 @@ use crate::{
     agent::settings::SettingsReading,
     export::{encode::encode, rows::Suppressed},
     pipeline::{
-        kernel_counters::{Sockstat, Sysctls},
+        kernel_counters::{Segments, Sockstat, Sysctls},
         reconcile::Books,
         sysctls::{Settings, Whose},
     },
@@ -29,6 +29,7 @@ pub(crate) fn namespace(label: &str) -> Namespace {
         alive: true,
         books: Books::default(),
         counters: KernelCounters::default(),
+        segments: Segments::default(),
         sockstat: Sockstat::default(),
         sysctls: Sysctls::default(),
         settings: None,

@@ -31,6 +31,9 @@ const OWNERS_MAX: usize = 16_384;
 /// the last words of a closed listener keep their labels.
 const GONE_KEPT: Duration = Duration::from_mins(5);
 
+/// How often a pass looks for owners that are gone: whoever was not asked for costs a look at a directory.
+const GONE_INTERVAL: Duration = Duration::from_mins(1);
+
 /// The labels that name an owner; empty where there is nothing to name. Owners with the same labels have the
 /// same series.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -97,13 +100,15 @@ pub struct Attributor {
     owners: HashMap<u64, Remembered>,
     /// The walk of the tree after which `owners` was last swept.
     swept: u64,
+    /// When those that are gone were last looked for.
+    looked: Option<Instant>,
 }
 
 impl Attributor {
     /// Without a `tree` (no cgroup-v2 mount in sight) processes are the only evidence.
     #[must_use]
     pub fn new(tree: Option<CgroupTree>, processes: Processes, logs: LogListing) -> Self {
-        Self { tree, processes, names: Names::new(logs), owners: HashMap::new(), swept: 0 }
+        Self { tree, processes, names: Names::new(logs), owners: HashMap::new(), swept: 0, looked: None }
     }
 
     /// The owner; `None` while a cgroup that was just made waits for the next look at the hierarchy, which
@@ -159,6 +164,21 @@ impl Attributor {
                 Some(tree) => tree.walks() > 0 && !tree.is_truncated() && self.owners.contains_key(&cgroup_id),
                 None => false,
             }
+    }
+
+    /// Forgets who is gone and was not asked for lately. In each pass: on a node where nothing new comes there is no
+    /// walk that would show it.
+    pub fn forget_gone(&mut self, now: Instant) {
+        self.names.sweep(now);
+        let Some(tree) = &self.tree else { return };
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < GONE_INTERVAL) {
+            return;
+        }
+        self.looked = Some(now);
+        self.owners.retain(|id, remembered| {
+            let is_asked_for = now.saturating_duration_since(remembered.asked) < GONE_KEPT;
+            is_asked_for || (tree.contains(*id) && !tree.has_gone(*id))
+        });
     }
 
     /// How many owners are remembered by cgroup.

@@ -131,7 +131,7 @@ impl Names {
     }
 
     /// Forgets whom nobody asked for lately: containers that are gone.
-    fn sweep(&mut self, now: Instant) {
+    pub fn sweep(&mut self, now: Instant) {
         let interval = if self.known.len() >= OWNERS_MAX { SWEEP_INTERVAL } else { GONE_KEPT };
         let swept = *self.swept.get_or_insert(now);
         if now.saturating_duration_since(swept) >= interval {

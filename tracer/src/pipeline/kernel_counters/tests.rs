@@ -214,3 +214,20 @@ proptest! {
         prop_assert_eq!(KernelCounters::parse(&text, ""), expected);
     }
 }
+
+#[test]
+fn a_counter_is_shown_since_its_baseline() {
+    let counted = |baseline, readings: &[Option<u64>]| {
+        let mut since = Since::baseline(baseline);
+        for reading in readings {
+            since.take(*reading);
+        }
+        since.counted()
+    };
+    assert_eq!(counted(Some(1000), &[]), None, "not read yet");
+    assert_eq!(counted(Some(1000), &[Some(1000)]), Some(0));
+    assert_eq!(counted(Some(1000), &[Some(1003), Some(1010)]), Some(10));
+    assert_eq!(counted(None, &[Some(7), None]), Some(7), "one that began after the agent");
+    assert_eq!(counted(Some(1000), &[Some(1010), Some(3), Some(4)]), Some(14), "another namespace's, from zero");
+    assert_eq!(counted(None, &[None]), None, "a kernel without it");
+}
