@@ -184,6 +184,9 @@ fn what_is_no_command_line_is_found() {
     }
     for wrong in ["`tracer evnts`", "`tracer events --kid drop`", "`tracer top --rows many`"] {
         assert!(of(wrong)[0].is_wrong().is_some(), "{wrong}");
+    }
+}
+
 /// Limits of TCP that this tracer is about.
 const LIMITS: usize = 15;
 
