@@ -70,7 +70,7 @@ enum Command {
     /// Write docs/metrics.md from the agent's table of metrics.
     MetricsDoc(metrics_doc::Opts),
     /// Write the tables of docs/kernels.md from what the last runs of `cargo xtask vm` found.
-    KernelsDoc,
+    KernelsDoc(vm::TablesOpts),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +99,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Deploy(opts) => deploy::run(&opts),
         Command::Dashboards => dashboards::run(),
         Command::MetricsDoc(opts) => metrics_doc::run(&opts),
-        Command::KernelsDoc => vm::write_tables(),
+        Command::KernelsDoc(opts) => vm::write_tables(&opts),
     }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Opts {
     /// The architecture of the guests.
     #[arg(long, value_enum, default_value = "x86_64")]
     arch: Arch,
-    /// Run only tests whose name contains this.
-    #[arg(long, value_name = "NAME", conflicts_with = "shell")]
+    /// Run only tests whose name contains one of these.
+    #[arg(long, value_name = "NAME,…", conflicts_with = "shell")]
     test: Option<String>,
     /// Boot one kernel into a shell instead of running tests.
     #[arg(long)]
@@ -190,9 +190,17 @@ pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
     ground.run_all(runs.collect(), jobs(opts.jobs)?)
 }
 
+/// Options of `cargo xtask kernels-doc`.
+#[derive(Args)]
+pub(crate) struct TablesOpts {
+    /// Write what there is, with the guests that have not run by name, instead of refusing half a matrix.
+    #[arg(long)]
+    unfinished: bool,
+}
+
 /// Writes the tables of docs/kernels.md from what the last runs found.
-pub(crate) fn write_tables() -> Result<()> {
-    tables::write(&Found::read_all(&directory())?)
+pub(crate) fn write_tables(opts: &TablesOpts) -> Result<()> {
+    tables::write(&Found::read_all(&directory())?, opts.unfinished)
 }
 
 fn directory() -> PathBuf {

@@ -94,7 +94,7 @@ fn suite(rung: Rung, filter: Option<&str>, is_emulated: bool) -> Step {
     // Who names a test gets it.
     let left_out = if filter.is_some() { &[] } else { rung.left_out() };
     command.extend(left_out.iter().flat_map(|module| ["--skip", module]));
-    command.extend(filter);
+    command.extend(filter.into_iter().flat_map(|names| names.split(',')));
     Step { environment: environment(rung, is_emulated), second_try: is_emulated, ..step("live tests", &command) }
 }
 
