@@ -3,7 +3,7 @@
 //! what its own sockets did, to the unit.
 
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::lab::Lab;
@@ -91,8 +91,10 @@ fn take_closed(listener: &Listener) {
     }
 }
 
-/// All that the first workload meets; the second one only finds no port.
-fn provoke(client: &Netns, server: &Netns, workloads: &mut [Workload; 2]) {
+/// All that the first workload meets; the second one only finds no port. What is given back keeps the servers' ends
+/// quiet: a FIN for a client that is gone would be answered with a reset, and on hybrid hosts that one has an owner.
+#[must_use]
+fn provoke<'a>(client: &Netns, server: &'a Netns, workloads: &mut [Workload; 2]) -> ([TcpStream; 2], Firewall<'a>) {
     let listener = Listener::open(server, SocketAddr::from((SERVER_V4, PORT)), 128);
     let [first, second] = workloads;
     client.set_tcp("tcp_max_tw_buckets", BUCKETS);
@@ -100,12 +102,13 @@ fn provoke(client: &Netns, server: &Netns, workloads: &mut [Workload; 2]) {
     take_closed(&listener);
     client.set_tcp("ip_local_port_range", PORT_RANGE);
     first.client.tell("keep 2", "done");
-    let _kept = [listener.accept_stream(), listener.accept_stream()];
+    let kept = [listener.accept_stream(), listener.accept_stream()];
     for (workload, count) in [first, second].into_iter().zip(WITHOUT_PORT) {
         workload.client.tell(&format!("fail {count}"), "done");
     }
-    let _cut = Firewall::install(server, "input", "meta l4proto tcp drop");
+    let cut = Firewall::install(server, "input", "meta l4proto tcp drop");
     workloads[0].client.tell("lose", "done");
+    (kept, cut)
 }
 
 /// What the kernel counted is the first one's; the second one has what it met, and no more.
@@ -148,7 +151,7 @@ fn two_units_in_one_namespace() {
     let [second, first] =
         [1, 0].map(|number| Workload::start(&pair.client, &cgroups[number], &[("unit", names[number].as_str())]));
     let mut workloads = [first, second];
-    provoke(&pair.client, &pair.server, &mut workloads);
+    let _quiet = provoke(&pair.client, &pair.server, &mut workloads);
     assert_closes(&agent, &[&watch]);
     each_has_its_own(&agent, &watch, &workloads);
     drop(workloads);
@@ -168,7 +171,7 @@ fn two_containers_of_one_pod() {
         let labels = [&[("container", names[number]), ("unit", "")], &NAMESPACE[..]].concat();
         Workload::start(&pod.netns, &cgroups[number], &labels)
     });
-    provoke(&pod.netns, &server, &mut workloads);
+    let _quiet = provoke(&pod.netns, &server, &mut workloads);
     assert_closes(&agent, &[&watch]);
     each_has_its_own(&agent, &watch, &workloads);
     drop(workloads);
