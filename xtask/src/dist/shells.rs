@@ -15,7 +15,7 @@ const TYPED: &[(&[&str], &[&str])] = &[
     (&["tracer", "run", "--log-level", "w"], &["warn"]),
     (&["tracer", "advise", "--lb"], &["--lb-idle"]),
     (&["tracer", "events", "--r"], &["--record", "--rate-limit"]),
-    (&["tracer", "completions", ""], &["bash", "zsh", "fish"]),
+    (&["tracer", "comp"], &["completions"]),
 ];
 
 /// What is in no help, as far as it is typed above: commands for packagers, and flags of the agent that change nothing
