@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that CI runs, in the order from quick to slow.
 //!
 //! Owns the list of steps. Stops at the first that fails; the error is the command to repeat. Emulated guests
-//! want processors, and what runs on this kernel mostly waits, so these two come last and side by side.
+//! want processors, and what runs on this kernel mostly waits, so these two come last and side by side; there a guest
+//! that fails is told when the steps beside it are over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
