@@ -145,7 +145,8 @@ pub const ROLE_PORT_OTHER: u8 = 0x80;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ListenerKey {
-    /// Network namespace: `net_cookie`, or the inode number where the kernel has no plain cookie.
+    /// Network namespace: `net_cookie`. Where it cannot be asked for, the namespace's random number for hashes (upper
+    /// half) with the inode number; where that is not to be had either, the inode number alone.
     pub netns: u64,
     /// cgroup v2 id of the socket (the inode of its directory); 1 is the root.
     pub cgroup: u64,
@@ -306,6 +307,18 @@ pub struct PendingHandshake {
     pub answer_ack: u32,
 }
 
+/// By which number a network namespace is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NetnsIdentity {
+    /// As in [`ListenerKey::netns`].
+    pub netns: u64,
+    /// Inode number.
+    pub inum: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
 /// One socket that a process listens on, as the listener pass writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -412,3 +425,4 @@ const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
 const _: () = assert!(size_of::<PendingHandshake>() == 104);
 const _: () = assert!(size_of::<ListenerSocket>() == 96);
+const _: () = assert!(size_of::<NetnsIdentity>() == 16);

@@ -75,6 +75,8 @@ offsets! {
     net_inum = "net.ns.inum";
     /// `u64` (≥ 5.12); before, a lazily made atomic: absent.
     net_cookie = "net.net_cookie";
+    /// `u32`, random, made with the namespace.
+    net_hash_mix = "net.hash_mix";
     /// `tcp_syncookies` of the namespace.
     net_syncookies = "net.ipv4.sysctl_tcp_syncookies";
     /// `ip_local_port_range`: two ints, or since 6.8 one word with the upper end in its upper half.

@@ -26,7 +26,8 @@ const V4_MAPPED: u32 = 0xffff_0000;
 /// Identity of a network namespace.
 #[derive(Clone, Copy)]
 pub struct Netns {
-    /// `net_cookie`, or the inode number where there is none.
+    /// `net_cookie`; where there is none the kernel's random number for hashes (upper half) with the inode number,
+    /// or the inode number alone.
     pub id: u64,
     /// Inode number.
     pub inum: u32,
@@ -54,7 +55,13 @@ pub fn netns<R: Reader>(r: R, sk: *const u8) -> Netns {
 #[inline(always)]
 pub fn identity<R: Reader>(r: R, net: *const u8) -> Netns {
     let inum: u32 = r.load(net, offset!(net_inum));
-    let id = if present(offset!(net_cookie)) { r.load(net, offset!(net_cookie)) } else { u64::from(inum) };
+    let id = if present(offset!(net_cookie)) {
+        r.load(net, offset!(net_cookie))
+    } else if present(offset!(net_hash_mix)) {
+        u64::from(r.load::<u32>(net, offset!(net_hash_mix))) << 32 | u64::from(inum)
+    } else {
+        u64::from(inum)
+    };
     Netns { id, inum }
 }
 
@@ -229,16 +236,13 @@ pub fn connection<R: Reader>(r: R, sk: *const u8) -> Connection {
     }
 }
 
-/// The same of a socket that may be closing: the local port that the kernel chose is given back before the
-/// state changes, but the socket still knows it.
+/// The same of a `struct tcp_sock *` that may be closing: the local port that the kernel chose is given back before
+/// the state changes, but the socket still knows it.
 #[inline(always)]
-pub fn connection_at_close(sk: *const u8) -> Connection {
-    let mut connection = connection(Direct, sk);
+pub fn connection_at_close(tcp: *const u8) -> Connection {
+    let mut connection = connection(Direct, tcp);
     if connection.local_port == 0 {
-        let tcp = Direct.tcp_sock(sk);
-        if !tcp.is_null() {
-            connection.local_port = bound_port(Direct, tcp);
-        }
+        connection.local_port = bound_port(Direct, tcp);
     }
     connection
 }

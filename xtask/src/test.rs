@@ -1,8 +1,8 @@
-//! `cargo xtask test`: everything that CI runs, in the order from quick to slow.
+//! `cargo xtask test`: everything that CI runs.
 //!
-//! Owns the list of steps. Stops at the first that fails; the error is the command to repeat. Emulated guests
-//! want processors, and what runs on this kernel mostly waits, so these two come last and side by side; there a guest
-//! that fails is told when the steps beside it are over.
+//! Owns the list of steps. Stops at the first that fails; the error is the command to repeat. Emulated guests take
+//! most of the time and all processors that they get, and most of what runs on this kernel waits or links, so after
+//! what fails soonest the two go side by side; there a guest that fails is told when the steps beside it are over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,11 +37,18 @@ const fn step(name: &'static str, run: fn() -> Result<()>) -> Step {
     Step { name, run, skipped_by: None }
 }
 
+/// What fails soonest, and what the guests are made of.
 const STEPS: &[Step] = &[
     step("setup", set_up),
     step("format", format),
     step("tidy", || tidy::run(&tidy::Opts::default())),
     step("clippy", clippy),
+    Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
+    step("release build", || build::guest_parts(Arch::native()?).map(drop)),
+];
+
+/// What runs while the guests run, from quick to slow.
+const STEPS_BESIDE_GUESTS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
     step("unit tests", unit),
     step("integration tests", integration),
@@ -49,11 +56,6 @@ const STEPS: &[Step] = &[
     step("dashboards", dashboards::run),
     step("packages", dist::step),
     Step { skipped_by: Some(SKIP_LIVE), ..step("container", container) },
-    Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
-];
-
-/// What runs on this kernel while the guests run.
-const STEPS_BESIDE_GUESTS: &[Step] = &[
     Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live::run) },
     Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
 ];

@@ -6,6 +6,7 @@
 pub mod conn_request;
 pub mod listener_drop;
 pub mod map_rows;
+pub mod netns;
 pub mod packet;
 pub mod ports;
 pub mod reset;

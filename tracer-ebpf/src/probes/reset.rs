@@ -97,12 +97,19 @@ fn is_null(argument: *const u8) -> bool {
 fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
     let netns = sock::netns(Direct, sk);
     let state: u8 = Direct.load(sk, offset!(skc_state));
-    let is_full = state != state::TIME_WAIT && state != state::NEW_SYN_RECV;
-    let cgroup = if is_full { sock::cgroup_id(Direct, sk) } else { 0 };
+    let mut connection = sock::connection(Direct, sk);
+    let mut cgroup = 0;
+    let full = Direct.tcp_sock(sk);
+    if !full.is_null() {
+        cgroup = sock::cgroup_id(Direct, full);
+        if connection.local_port == 0 {
+            connection.local_port = sock::bound_port(Direct, full);
+        }
+    }
     workload::count(netns, &workload::key(netns, cgroup, Counter::Reset, direction as u8, reason), 1);
     let record = Reset {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Reset, state),
-        connection: if is_full { sock::connection_at_close(sk) } else { sock::connection(Direct, sk) },
+        connection,
         direction: direction as u8,
         reason,
         zero: [0; 6],

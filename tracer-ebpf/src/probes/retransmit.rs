@@ -40,11 +40,14 @@ pub fn tcp_retransmit_skb_err(ctx: BtfTracePointContext) -> i32 {
 }
 
 // match-proto: 5.10- void tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)
-/// Context: softirq (SYN-ACK timer, or a repeated SYN). Cost: 1 m, 1 h, one ring record.
+/// Context: softirq (SYN-ACK timer, or a repeated SYN). Cost: 1 m, 2 h, one ring record.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
+    let sk = Direct.tcp_sock(ctx.arg(0));
     let req: *const u8 = ctx.arg(1);
+    if sk.is_null() {
+        return 0;
+    }
     let netns = sock::netns(Direct, sk);
     let mut key = sock::listener_key(Direct, sk, netns);
     // With TCP Fast Open the child is there already, and sends.
@@ -87,15 +90,15 @@ fn not_attempted(err: i32) -> bool {
 
 #[inline(always)]
 fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
-    let tcp = Direct.tcp_sock(sk);
-    if tcp.is_null() || not_attempted(err) {
+    let sk = Direct.tcp_sock(sk);
+    if sk.is_null() || not_attempted(err) {
         return;
     }
     let netns = sock::netns(Direct, sk);
     let cgroup = sock::cgroup_id(Direct, sk);
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let segments = segments(skb);
-    let cause = cause(tcp, skb, state);
+    let cause = cause(sk, skb, state);
     let (role, port) = role_and_port(sk, netns, state, sock::local_port(Direct, sk));
     let key =
         CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) };

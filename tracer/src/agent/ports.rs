@@ -86,11 +86,10 @@ impl Worker {
             return Err(io::ErrorKind::NotFound.into());
         };
         self.maps.port_walk.prepare(next.range)?;
-        let has_cookie = self.kernel.has_net_cookie();
         let kernel = &mut self.kernel;
         let walked = netns::visit(namespace, |inside| {
             // The inode number may have found a new owner since it was read.
-            if has_cookie && inside.net_cookie()? != Some(next.id) {
+            if kernel.netns_id(inside)? != next.id {
                 return Err(io::ErrorKind::NotFound.into());
             }
             kernel.walk("ports_by_netns")

@@ -312,12 +312,11 @@ impl Worker {
         walk: Option<&'static str>,
         sockets: &mut Vec<ListenerSocket>,
     ) -> Result<Option<Reading>, VisitError> {
-        let has_cookie = self.kernel.has_net_cookie();
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;
         let (registry, turn) = (&self.registry, self.turn);
         netns::visit(namespace, |inside| {
-            let id = if has_cookie { inside.net_cookie().ok()?? } else { u64::from(namespace.inum) };
+            let id = kernel.netns_id(inside).ok()?;
             let counters = KernelCounters::read().ok()?;
             if let Some(program) = walk
                 && let Ok(found) = socket_pass.time(|| kernel.walk(program))

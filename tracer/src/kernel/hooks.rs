@@ -7,7 +7,7 @@
 mod ladders;
 mod verdict;
 
-pub use ladders::LADDERS;
+pub use ladders::{LADDERS, NETNS_IDENTITY};
 use serde::Serialize;
 pub use verdict::{LadderReport, Refusal, Report, Stage, Verdict, explain};
 

@@ -4,6 +4,7 @@
 //! [`Kernel::prepare`], hooks attached by [`Kernel::attach`], so that baselines can be read between.
 
 mod error;
+mod facts;
 mod reset_reasons;
 mod rows;
 
@@ -14,21 +15,22 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
 };
-use tracer_ebpf::settings::{ABSENT, Offsets, RESET_REASONS_MAX, Settings, switch};
+use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
 
 pub use error::LoadError;
 
 use self::{
     error::{chain, errno, maps_refused, verifier_reason},
-    reset_reasons::reset_reasons,
+    facts::Facts,
 };
 use super::{
     btf::Btf,
     hooks::{
-        Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, Point, Refusal, Report, Rung, Signal, Stage, When,
-        explain,
+        Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, NETNS_IDENTITY, Point, Refusal, Report, Rung, Signal,
+        Stage, When, explain,
     },
+    identity::Identity,
     maps::Maps,
     program_stats::ProgramStats,
 };
@@ -63,88 +65,14 @@ pub struct LoadOptions {
     pub debug: bool,
 }
 
-/// Field offsets that may be absent on some supported kernel; all others are required.
-const OPTIONAL_OFFSETS: &[&str] = &[
-    "skc_v6_daddr",
-    "skc_v6_rcv_saddr",
-    "sk_cgroup",
-    "net_cookie",
-    "tw_refcount",
-    "tw_count",
-    "sk_reuseport_cb",
-    "reuse_synq_overflow_ts",
-    // Of the socket pass alone, which the kernel refuses without them.
-    "skc_hash",
-    "sk_socket",
-    "rcv_tstamp",
-    "task_pid",
-    "task_start_time",
-    "task_files",
-    "task_signal",
-    "signal_nr_threads",
-    "files_count",
-    "file_ref",
-    "file_count",
-    "socket_file",
-];
-
-/// What the kernel's BTF says, kept small: the BTF itself is dropped after load.
-struct Facts {
-    offsets: Offsets,
-    death_row_is_pointer: bool,
-    listen_overflow_reason: Option<u32>,
-    local_ports_packed: bool,
-    has_current_task_btf: bool,
-    reset_reasons: [u8; RESET_REASONS_MAX],
-}
-
-impl Facts {
-    fn read(btf: &Btf) -> Result<Self, LoadError> {
-        let mut missing = None;
-        let offsets = Offsets::resolve_with(|name, paths| {
-            let member = paths.iter().find_map(|path| btf.member(path));
-            if member.is_none() && !OPTIONAL_OFFSETS.contains(&name) {
-                missing = missing.or(paths.first().copied());
-            }
-            member.map(|member| member.offset)
-        });
-        if let Some(path) = missing {
-            return Err(LoadError::Offset(path));
-        }
-        let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW");
-        // The listener came as an argument of its own in 6.12, the reason for it in 6.15.
-        let rx_sk = btf.tracepoint_args("kfree_skb").is_some_and(|args| args >= 4);
-        Ok(Self {
-            offsets: without_unusable_cookie(btf, offsets),
-            death_row_is_pointer: btf.member("net.ipv4.tcp_death_row").is_some_and(|member| member.is_pointer),
-            listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
-            local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
-            has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
-            reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
-        })
-    }
-}
-
-/// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before
-/// 5.14 user space cannot ask for it, so that neither side may use it.
-fn without_unusable_cookie(btf: &Btf, mut offsets: Offsets) -> Offsets {
-    if btf.member("net.net_cookie.counter").is_some() || !netns_cookies_can_be_asked_for() {
-        offsets.net_cookie = ABSENT;
-    }
-    offsets
-}
-
-fn netns_cookies_can_be_asked_for() -> bool {
-    std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
-        .is_ok_and(|socket| super::sys::netns_cookie(socket.as_fd()).is_ok())
-}
-
 /// The loaded object.
 pub struct Kernel {
     ebpf: Ebpf,
     options: LoadOptions,
     facts: Facts,
     shapes: Shapes,
+    /// The kernel's types, if they were needed already: large, and freed once all programs are loaded.
+    btf: Option<AyaBtf>,
 }
 
 /// Argument counts that decide which of several programs fits.
@@ -180,34 +108,21 @@ fn fits(btf: &Btf, facts: &Facts, hook: &Hook) -> bool {
 impl Kernel {
     /// Makes the maps and hands the constants over; attaches nothing.
     pub fn prepare(btf: &Btf, options: LoadOptions) -> Result<Self, LoadError> {
-        let facts = Facts::read(btf)?;
-        let settings = Settings {
-            rate_limit: options.rate_limit,
-            kinds: options.kinds,
-            wakeup_bytes: u64::from(options.ring_bytes / 8),
-            ports_per_workload: options.ports_max,
-            reason_listen_overflow: facts.listen_overflow_reason.unwrap_or(ABSENT),
-            death_row_is_pointer: facts.death_row_is_pointer.into(),
-            local_ports_packed: facts.local_ports_packed.into(),
-            has_current_task_btf: facts.has_current_task_btf.into(),
-            syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
-            tick_ns: tick_ns(),
-            reset_reasons: facts.reset_reasons,
-        };
-        let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };
-        let ebpf = EbpfLoader::new()
-            .override_global("OFFSETS", facts.offsets.as_bytes(), true)
-            .override_global("SETTINGS", settings.as_bytes(), true)
-            .override_global("AYA_LOG_LEVEL", &log_level, true)
-            .map_max_entries("EVENTS", options.ring_bytes)
-            .map_max_entries("LISTENERS", options.listeners_max)
-            .map_max_entries("WORKLOADS", options.workloads_max)
-            .map_max_entries("SOCKETS", options.workloads_max)
-            .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(13))
-            .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
-            .load(OBJECT)
-            .map_err(|error| maps_refused(&error))?;
-        Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts })
+        let mut facts = Facts::read(btf)?;
+        if options.disabled.contains(&HookKind::Iterator) {
+            facts.offsets.net_hash_mix = ABSENT;
+        }
+        let mut ebpf = open(&facts, &options)?;
+        let mut types = None;
+        if facts.identity() == Identity::HashMix {
+            let types = types.insert(AyaBtf::from_sys_fs()?);
+            if let Err(error) = load_identity(&mut ebpf, types) {
+                tracing::warn!(%error, "namespaces are told apart by inode numbers alone, which are used again");
+                facts.offsets.net_hash_mix = ABSENT;
+                ebpf = open(&facts, &options)?;
+            }
+        }
+        Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts, btf: types })
     }
 
     /// Handles of all maps, independent of the programs' life.
@@ -230,10 +145,10 @@ impl Kernel {
         &mut self.ebpf
     }
 
-    /// Whether namespaces are told apart by `net_cookie` (else by inode number).
+    /// How namespaces are told apart.
     #[must_use]
-    pub fn has_net_cookie(&self) -> bool {
-        self.facts.offsets.net_cookie != ABSENT
+    pub fn identity(&self) -> Identity {
+        self.facts.identity()
     }
 
     /// Whether hooks see the calling thread's name, and not its process's.
@@ -245,7 +160,7 @@ impl Kernel {
     /// Attaches the best rung that holds of every ladder that is wanted; `maps` are those of this object.
     pub fn attach(&mut self, maps: &Maps) -> Result<Report, LoadError> {
         // Parsed again because aya keeps its own copy to itself; freed when this returns.
-        let btf = AyaBtf::from_sys_fs()?;
+        let btf = self.btf.take().map_or_else(AyaBtf::from_sys_fs, Ok)?;
         let mut report = Report::default();
         let signals = self.options.signals.clone();
         let wanted = |ladder: &&Ladder| signals.as_ref().is_none_or(|signals| signals.contains(&ladder.signal));
@@ -392,6 +307,43 @@ fn switches(report: &Report) -> u64 {
         bits |= switch::TIME_WAIT_CANDIDATES;
     }
     bits
+}
+
+/// Makes the maps, and hands the constants over.
+fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
+    let settings = Settings {
+        rate_limit: options.rate_limit,
+        kinds: options.kinds,
+        wakeup_bytes: u64::from(options.ring_bytes / 8),
+        ports_per_workload: options.ports_max,
+        reason_listen_overflow: facts.listen_overflow_reason.unwrap_or(ABSENT),
+        death_row_is_pointer: facts.death_row_is_pointer.into(),
+        local_ports_packed: facts.local_ports_packed.into(),
+        has_current_task_btf: facts.has_current_task_btf.into(),
+        syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
+        tick_ns: tick_ns(),
+        reset_reasons: facts.reset_reasons,
+    };
+    let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };
+    EbpfLoader::new()
+        .override_global("OFFSETS", facts.offsets.as_bytes(), true)
+        .override_global("SETTINGS", settings.as_bytes(), true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("LISTENERS", options.listeners_max)
+        .map_max_entries("WORKLOADS", options.workloads_max)
+        .map_max_entries("SOCKETS", options.workloads_max)
+        .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(13))
+        .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
+        .load(OBJECT)
+        .map_err(|error| maps_refused(&error))
+}
+
+/// A kernel that refuses it can be told the namespaces of in no other way, so it is tried before the programs get
+/// their constants.
+fn load_identity(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(NETNS_IDENTITY.program).ok_or(ProgramError::UnexpectedProgramType)?;
+    load(program, NETNS_IDENTITY.attach, btf)
 }
 
 /// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.

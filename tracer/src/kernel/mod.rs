@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod hooks;
+pub mod identity;
 pub mod load;
 pub mod maps;
 pub mod netns;

@@ -72,19 +72,24 @@ impl Walks {
 impl Kernel {
     /// Runs an iterator to its end; returns the listeners that it wrote.
     pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
+        let bytes = self.read_iterator(program)?;
+        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
+        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
+    }
+
+    /// Runs an iterator to its end; returns what it wrote.
+    pub(super) fn read_iterator(&mut self, program: &str) -> io::Result<Vec<u8>> {
         let mut file = self.open_iterator(program)?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => break,
+                Ok(0) => return Ok(bytes),
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
                 // The kernel takes a break after a million files that wrote nothing.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
-        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
-        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
     }
 
     fn open_iterator(&mut self, program: &str) -> io::Result<File> {

@@ -25,6 +25,8 @@ use crate::lab::wait::{equal, until};
 const LISTENERS_MAX: usize = 10_000;
 const WORKLOADS_MAX: usize = 5_000;
 const MEMORY_MAX: f64 = 96.0 * 1024.0 * 1024.0;
+const SERIES_MAX: usize = 1;
+const BYTES_MAX: usize = 1;
 
 const LIMIT: Duration = Duration::from_mins(1);
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
@@ -152,6 +154,13 @@ fn assert_within_budget(agent: &Agent, scrape: &Scrape, watch: &Watch<'_>) {
     assert!(listeners <= LISTENERS_MAX + 2, "{listeners} listeners have rows");
     let memory = scrape.one("process_resident_memory_bytes", &[]).unwrap();
     assert!(memory <= MEMORY_MAX, "the agent takes {memory} bytes");
+    let peak = agent.peak_memory_bytes();
+    assert!(peak <= MEMORY_MAX, "the agent took {peak} bytes");
+    // Full maps fold new rows into `_other`: that is no reason to leave series out of a scrape.
+    assert_eq!(scrape.sum("tracer_series_suppressed_total", &[]), 0);
+    let (series, bytes) = (scrape.len(), scrape.bytes());
+    assert!(series <= SERIES_MAX, "a scrape has {series} series");
+    assert!(bytes <= BYTES_MAX, "a scrape has {bytes} bytes");
     agent.assert_sound();
 }
 

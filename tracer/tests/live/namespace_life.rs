@@ -1,17 +1,18 @@
 //! Namespaces that come and go while the agent runs. Inode numbers are used again at once, and no
-//! count may land in the wrong life.
+//! count may land in the wrong life, nor with the owner of another.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::cgroup::Cgroup;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::{Counters, Watch};
 use crate::lab::equations::DROPS;
-use crate::lab::machine::machine;
+use crate::lab::foreign::{ForeignListener, Plan};
 use crate::lab::netns::Netns;
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::scrape::Scrape;
@@ -77,20 +78,6 @@ fn quick_succession_with_the_same_inode() {
     assert_eq!(drops, 10);
     let retired = |scrape: &Scrape| scrape.sum("tracer_retired_total", &SIGNAL);
     let shown = |scrape: &Scrape, inode: &String| scrape.sum(DROPS, &[("netns", inode)]);
-    if machine().kernel < (5, 12, 0) {
-        // Namespaces with one inode number are one, whose rows go on: no count is lost.
-        inodes.insert(watch.inode.clone());
-        until("all drops to be shown", LIMIT, || {
-            let scrape = agent.scrape();
-            let all = retired(&scrape) + inodes.iter().map(|inode| shown(&scrape, inode)).sum::<u64>();
-            match agent.rungs().drops {
-                Drops::Outcomes | Drops::Packets => equal("drops, retired or not", &all, &(dead + 10)),
-                // Nobody counted in those that died unread.
-                Drops::Totals => is_within("drops, retired or not", all, 10..=dead + 10),
-            }
-        });
-        return;
-    }
     until("the dead to be retired", LIMIT, || {
         let scrape = agent.scrape();
         let rest = inodes.iter().filter(|inode| **inode != watch.inode);
@@ -114,4 +101,53 @@ fn quick_succession_with_the_same_inode() {
             ["tracer_kernel_count_total", "tracer_count_difference"].map(|metric| scrape.one(metric, &signal));
         equal("count and difference", &account, &[Ok(10.0), Ok(0.0)])
     });
+}
+
+/// A namespace with this inode number: the kernel gives the lowest that is free.
+fn reborn(inode: &str) -> Netns {
+    until("the inode number to be given again", LIMIT, || {
+        let netns = Netns::single();
+        equal("inode number", &netns.inode(), &inode.to_owned())?;
+        Ok(netns)
+    })
+}
+
+/// The same process name, address and port in a namespace of the same number, one after the other in two units.
+#[test]
+fn owners_of_two_lives_with_the_same_inode() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let agent = Agent::with(Duration::from_millis(200), &["--retain", "1s"]);
+    let units = ["first", "second"].map(|life| format!("tracer-live-{life}-{}.service", std::process::id()));
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT);
+    let live = |netns: &Netns, unit: &str, clients: usize| {
+        let cgroup = Cgroup::make(unit);
+        let plan = Plan { process: "service", address, backlog: 1, defer_accept_s: 0, cgroup: cgroup.path() };
+        let listener = ForeignListener::start(netns, &plan);
+        drop(Client::connect_many(netns, SocketAddr::V4(address), clients));
+        (cgroup, listener)
+    };
+    let drops = |scrape: &Scrape, inode: &str, unit: &str| {
+        scrape.sum(DROPS, &[("netns", inode), ("unit", unit), ("process", "service")])
+    };
+
+    let netns = Netns::single();
+    let inode = netns.inode();
+    let (cgroup, listener) = live(&netns, &units[0], 10);
+    until("the first owner's drops", LIMIT, || equal("drops", &drops(&agent.scrape(), &inode, &units[0]), &8));
+    listener.exit();
+    drop((cgroup, netns));
+
+    let netns = reborn(&inode);
+    let watch = Watch::from_birth(&netns);
+    let (_cgroup, listener) = live(&netns, &units[1], 15);
+    until("the second owner's drops", LIMIT, || {
+        let scrape = agent.scrape();
+        equal("of the second", &drops(&scrape, &inode, &units[1]), &13)?;
+        // The namespace of the first is closed as soon as another has its number.
+        equal("of the first", &drops(&scrape, &inode, &units[0]), &0)?;
+        equal("retired", &scrape.sum("tracer_retired_total", &SIGNAL), &8)?;
+        equal("of anybody", &scrape.sum(DROPS, &[("netns", &inode)]), &13)
+    });
+    assert_closes(&agent, &[&watch]);
+    listener.exit();
 }

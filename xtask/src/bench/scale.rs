@@ -16,6 +16,7 @@ use super::table::{Samples, Table, Target};
 use crate::process;
 
 const WALK: &str = "tracer_pass_duration_seconds{pass=\"ports\"}";
+const ROUND: &str = "tracer_pass_duration_seconds{pass=\"namespaces\"}";
 /// Leaves time between two walks for what the walk is compared with, so that they do not overlap.
 const WALK_FLAGS: &[&str] = &["--pass-interval", "5s", "--pass-cpu-percent", "50"];
 const WALK_LIMIT: Duration = Duration::from_mins(1);
@@ -146,6 +147,7 @@ pub(super) fn fleet(plan: &Plan, table: &mut Table) -> Result<()> {
     let (whole, passes) = (percent(agent.cpu_seconds()? - cpu), percent(agent.passes_cpu_seconds()? - passes));
     let body = agent.metrics()?.body;
     let full = agent.memory_mib("VmRSS")?;
+    let others = Rounds::go(&loads)?;
     let seconds = |series| sample(&body, series).map_or("no".to_owned(), |seconds| format!("{seconds:.2} s"));
     let figure = format!(
         "{passes:.2} % of a core over {} s ({whole:.2} % the whole agent; {:.0} sockets; walks: {} each, {} for a turn)",
@@ -156,9 +158,40 @@ pub(super) fn fleet(plan: &Plan, table: &mut Table) -> Result<()> {
     );
     let over = format!("{NAMESPACES} namespaces");
     table.add(format!("passes with {over}, processor"), passes, figure, Target::AtMost(1.0, "%"));
+    others.report(&over, sample(&body, ROUND), table);
     let figure = format!("{:.1} MiB ({empty:.1} without sockets, {full:.1} with)", full - empty);
     table.add(format!("growth of RSS with sockets in {over}"), full - empty, figure, Target::AtMost(1.0, "MiB"));
     Ok(())
+}
+
+/// Times of one round through all namespaces with what operators read sockets with today, milliseconds.
+#[derive(Default)]
+struct Rounds {
+    ss: f64,
+    proc: f64,
+    sockets: f64,
+}
+
+impl Rounds {
+    fn go(loads: &[Load]) -> Result<Self> {
+        let mut rounds = Self::default();
+        for load in loads {
+            let (took, sockets) = timed(|| ss(load.pid()))?;
+            rounds.ss += took;
+            rounds.sockets += sockets;
+            rounds.proc += timed(|| proc_net_tcp(load.pid()))?.0;
+        }
+        Ok(rounds)
+    }
+
+    /// `pass` is the agent's own round, seconds: counters, levels and settings of each namespace.
+    fn report(&self, over: &str, pass: Option<f64>, table: &mut Table) {
+        let pass = pass.map_or(f64::NAN, |seconds| seconds * 1e3);
+        let round = |milliseconds: f64| format!("{milliseconds:.0} ms, {:.0} sockets", self.sockets);
+        table.add(format!("one pass of the agent over {over}"), pass, format!("{pass:.0} ms"), Target::None);
+        table.add("ss -tan | wc -l in each of them", self.ss, round(self.ss), Target::None);
+        table.add("/proc/net/tcp of each of them", self.proc, round(self.proc), Target::None);
+    }
 }
 
 /// Sockets of one namespace out of all.

@@ -98,6 +98,9 @@ macro_rules! sent_resets {
     };
 }
 
+/// Of no ladder, since all hooks count by what it tells: which namespace a thread is in, on kernels that do not say.
+pub const NETNS_IDENTITY: Hook = hook("netns_identity", Attach::Iterator("netlink"));
+
 /// All ladders, in the order in which they are attached: what later ones build on comes first.
 pub const LADDERS: &[Ladder] = &[
     Ladder {

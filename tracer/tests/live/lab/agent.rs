@@ -120,6 +120,13 @@ impl Agent {
         });
     }
 
+    /// The most memory that the agent had resident at any time.
+    pub(crate) fn peak_memory_bytes(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.unwrap().parse::<f64>().unwrap() * 1024.0
+    }
+
     /// Ids of the BPF programs that the agent holds, itself or by a link.
     pub(crate) fn program_ids(&self) -> BTreeSet<u32> {
         let directory = std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).unwrap();

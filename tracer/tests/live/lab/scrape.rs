@@ -20,6 +20,7 @@ pub(crate) struct Sample {
 /// All samples of one scrape.
 pub(crate) struct Scrape {
     samples: Vec<Sample>,
+    bytes: usize,
 }
 
 impl Scrape {
@@ -44,7 +45,17 @@ impl Scrape {
             assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "the same series twice: {line}");
             samples.push(sample);
         }
-        Self { samples }
+        Self { samples, bytes: text.len() }
+    }
+
+    /// How many samples there are.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Length of the text.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Samples of `name` that carry all of `labels`.
