@@ -21,7 +21,7 @@ use crate::lab::wait::{equal, until};
 const PORT: u16 = 8110;
 const LIMIT: Duration = Duration::from_secs(10);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
-const RETAIN: Duration = Duration::from_secs(2);
+const RETAIN: Duration = Duration::from_millis(1500);
 
 fn address() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)
@@ -128,7 +128,7 @@ fn series_of_a_service_that_restarts_never_fall() {
         let listener = seven_drops(&netns, &cgroup);
         until("this start's drops", LIMIT, || owns(&agent, &netns, unit, start * 7));
         // Long enough for the rows of the last start to be removed, and for a fall to show.
-        let deadline = Instant::now() + 2 * retain;
+        let deadline = Instant::now() + retain * 3 / 2;
         while Instant::now() < deadline {
             agent.await_pass();
             owns(&agent, &netns, unit, start * 7).unwrap_or_else(|error| panic!("the series changed: {error}"));

@@ -25,7 +25,7 @@ use crate::lab::wait::{equal, until};
 const PORT: u16 = 8111;
 const LIMIT: Duration = Duration::from_secs(15);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
-const RETAIN: Duration = Duration::from_secs(2);
+const RETAIN: Duration = Duration::from_millis(1500);
 const RETIRED: &str = "tracer_retired_total";
 const QUEUE: &str = "tracer_tcp_accept_queue_length";
 /// Metrics by network namespace, each with one row for it.
@@ -165,7 +165,7 @@ fn series_of_a_container_go_on_with_its_restart_and_end_with_it() {
         seven_drops(&pod.netns);
         until("this life's drops", LIMIT, || owns(&pod, &agent, u64::from(life) * 7));
         // Long enough for the rows of the last life to be removed, and for a fall to show.
-        let deadline = Instant::now() + 2 * retain;
+        let deadline = Instant::now() + retain * 3 / 2;
         while Instant::now() < deadline {
             agent.await_pass();
             owns(&pod, &agent, u64::from(life) * 7).unwrap_or_else(|error| panic!("the series changed: {error}"));
