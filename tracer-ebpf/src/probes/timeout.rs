@@ -17,8 +17,8 @@ use crate::{
 
 const ETIMEDOUT: u32 = 110;
 
-/// Counts the socket, a `struct tcp_sock *`, if it timed out. Frequency: each close. Cost: none; for one that
-/// timed out 1 to 4 m.
+/// Counts the socket if it timed out. Frequency: each close. Cost: none; for one that ends with an error
+/// 1 h, for one that timed out 1 to 4 m more.
 #[inline(always)]
 pub fn closed(sk: *const u8, netns: Netns, old: u8) {
     let error: u32 = Direct.load(sk, offset!(sk_err));
@@ -28,6 +28,10 @@ pub fn closed(sk: *const u8, netns: Netns, old: u8) {
     // In the place of ETIMEDOUT the kernel puts what an ICMP error said of the path.
     let is_soft = error == Direct.load::<u32>(sk, offset!(sk_err_soft));
     if error != ETIMEDOUT && !is_soft {
+        return;
+    }
+    let sk = Direct.tcp_sock(sk);
+    if sk.is_null() {
         return;
     }
     // It does so in a timer, which is no longer armed then. A connect() that such an error ends at once

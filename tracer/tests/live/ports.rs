@@ -1,6 +1,7 @@
 //! Ephemeral ports by destination: a range that one destination uses up, and its cure; whose sockets
 //! count and whose do not. The truth is `/proc/net/tcp` and `/proc/net/tcp6` of the namespace.
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
@@ -215,9 +216,11 @@ fn leave_time_wait(netns: &Netns, listener: &Listener, addresses: impl Iterator<
         for number in addresses {
             let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number);
             let client = Client::connect_here(SocketAddr::from((address, PORT))).into_stream();
-            let server = listener.accept_stream();
+            let mut server = listener.accept_stream();
             drop(client);
-            drop(server);
+            // Only once it knows: its own FIN, sent from another processor, may come first, and then it is the server
+            // that stays in TIME_WAIT.
+            assert_eq!(server.read(&mut [0]).unwrap(), 0);
         }
     });
 }
