@@ -73,7 +73,7 @@ offsets! {
     sk_socket = "sock.sk_socket";
     /// `u32`, as `/proc/PID/ns/net` shows it.
     net_inum = "net.ns.inum";
-    /// `u64` (≥ 5.12); before, a lazily made atomic: absent.
+    /// `u64`; absent before 5.14: a lazily made atomic, or (5.12, 5.13) one that user space cannot ask for.
     net_cookie = "net.net_cookie";
     /// `u32`, random, made with the namespace.
     net_hash_mix = "net.hash_mix";

@@ -44,7 +44,7 @@ const STEPS: &[Step] = &[
     step("tidy", || tidy::run(&tidy::Opts::default())),
     step("clippy", clippy),
     Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
-    step("release build", || build::guest_parts(Arch::native()?).map(drop)),
+    Step { skipped_by: Some(SKIP_GUESTS), ..step("release build", || build::guest_parts(Arch::native()?).map(drop)) },
 ];
 
 /// What runs while the guests run, from quick to slow.

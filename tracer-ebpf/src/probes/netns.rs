@@ -13,8 +13,9 @@ use crate::{
 };
 
 // match-proto: 5.8- int bpf_iter_netlink(struct bpf_iter_meta *meta, struct netlink_sock *sk)
-/// Writes one record for each netlink socket, all of them alike. Context: process, the agent's worker inside the
-/// namespace. Frequency: each netlink socket of it once a pass, on kernels before 5.14. Cost: 1 h.
+/// Writes one record for each netlink socket, all of them alike; the agent reads the first and ends the walk. Context:
+/// process, the agent's worker inside the namespace. Frequency: each namespace once a pass, on kernels before 5.14.
+/// Cost: 1 h; the kernel's walk passes over the netlink sockets of other namespaces on its way to the first.
 #[unsafe(link_section = "iter/netlink")]
 #[unsafe(no_mangle)]
 pub extern "C" fn netns_identity(ctx: *mut c_void) -> i32 {

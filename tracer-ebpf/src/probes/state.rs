@@ -26,7 +26,7 @@ use crate::{
 // match-proto: 5.10- void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 /// Context: softirq or process; the caller of listen() or connect() only at CLOSE→LISTEN and
 /// CLOSE→SYN_SENT. Frequency: 5 to 8 a connection. Cost: 1 m; at listen(), connect()'s end and a
-/// child's birth 1 to 4 m and 1 to 4 h more. With a record of each transition 1 m and 4 h more.
+/// child's birth 1 to 4 m and 1 to 5 h more. With a record of each transition 1 m and 4 h more.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
@@ -166,7 +166,6 @@ fn child_established(sk: *const u8, netns: Netns) {
             return;
         }
     }
-    let Some(sk) = by_helper(sk) else { return };
     match listener::of_child(Direct, sk, netns) {
         Some(key) => count_accepted(&key),
         None => count_without_row(&sock::listener_key(Direct, sk, netns), Counter::Accepted, 0),

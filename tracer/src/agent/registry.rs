@@ -298,7 +298,7 @@ impl Entry {
         Self { unread: Some(0), ..Self::new(inum, Books::default()) }
     }
 
-    /// Takes a reading. Without a cookie to tell namespaces apart, counters that went backwards do.
+    /// Takes a reading. Where the inode number alone tells namespaces apart, counters that went backwards do.
     fn take(&mut self, reading: &Reading, before: &Totals, after: &Totals) {
         let figures = reading.figures();
         match self.unread.take() {

@@ -316,7 +316,10 @@ impl Worker {
         let socket_pass = &mut self.socket_pass;
         let (registry, turn) = (&self.registry, self.turn);
         netns::visit(namespace, |inside| {
-            let id = kernel.netns_id(inside).ok()?;
+            let id = kernel
+                .netns_id(inside)
+                .inspect_err(|error| tracing::debug!(inum = namespace.inum, %error, "a namespace is not told"))
+                .ok()?;
             let counters = KernelCounters::read().ok()?;
             if let Some(program) = walk
                 && let Ok(found) = socket_pass.time(|| kernel.walk(program))

@@ -4,12 +4,13 @@
 //! asked for. Before, the programs take the namespace's random number for hashes together with the inode number, and
 //! one of them, run inside the namespace, tells what that comes to.
 
-use std::io;
+use std::io::{self, Read as _};
 
+use aya::Ebpf;
 use tracer_ebpf::counter::NetnsIdentity;
-use zerocopy::FromBytes;
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::{hooks::NETNS_IDENTITY, load::Kernel, netns::Inside};
+use super::{hooks::NETNS_IDENTITY, load::Kernel, netns::Inside, walk::open_iterator};
 
 /// How namespaces are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,30 +28,33 @@ impl Kernel {
     pub fn netns_id(&mut self, inside: &Inside<'_>) -> io::Result<u64> {
         match self.identity() {
             Identity::Cookie => inside.net_cookie()?.ok_or_else(|| io::ErrorKind::Unsupported.into()),
-            Identity::HashMix => identified(&self.read_iterator(NETNS_IDENTITY.program)?, inside.inum()),
+            Identity::HashMix => identified(&ask(self.ebpf_mut())?, inside.inum()),
             Identity::Inode => Ok(inside.inum().into()),
         }
     }
 }
 
-/// The number in what [`NETNS_IDENTITY`] wrote about the namespace `inum`.
-fn identified(written: &[u8], inum: u32) -> io::Result<u64> {
-    let record = NetnsIdentity::read_from_prefix(written).ok().map(|(record, _)| record);
-    let record = record.filter(|record| record.inum == inum);
-    record.map(|record| record.netns).ok_or_else(|| io::Error::other("the namespace's netlink sockets do not tell it"))
+/// What [`NETNS_IDENTITY`], which is loaded, says of the namespace that the calling thread is in. One short read: for
+/// more the kernel would go on through the netlink sockets of all namespaces.
+pub(super) fn ask(ebpf: &mut Ebpf) -> io::Result<NetnsIdentity> {
+    let mut record = NetnsIdentity::new_zeroed();
+    open_iterator(ebpf, NETNS_IDENTITY.program)?.read_exact(record.as_mut_bytes())?;
+    Ok(record)
+}
+
+/// The number of the namespace `inum`, if that is what the record is of.
+pub(super) fn identified(record: &NetnsIdentity, inum: u32) -> io::Result<u64> {
+    if record.inum == inum { Ok(record.netns) } else { Err(io::Error::other("its netlink sockets are another's")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes as _;
-
     use super::*;
 
     #[test]
-    fn the_first_record_tells_and_must_be_of_the_namespace() {
-        let records = [NetnsIdentity { netns: 7 << 32 | 5, inum: 5, zero: 0 }; 2];
-        assert_eq!(identified(records.as_bytes(), 5).unwrap(), 7 << 32 | 5);
-        assert!(identified(records.as_bytes(), 6).is_err());
-        assert!(identified(&[], 5).is_err());
+    fn the_record_must_be_of_the_namespace() {
+        let record = NetnsIdentity { netns: 7 << 32 | 5, inum: 5, zero: 0 };
+        assert_eq!(identified(&record, 5).unwrap(), 7 << 32 | 5);
+        assert!(identified(&record, 6).is_err());
     }
 }

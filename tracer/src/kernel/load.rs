@@ -30,7 +30,7 @@ use super::{
         Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, NETNS_IDENTITY, Point, Refusal, Report, Rung, Signal,
         Stage, When, explain,
     },
-    identity::Identity,
+    identity::{self, Identity},
     maps::Maps,
     program_stats::ProgramStats,
 };
@@ -119,6 +119,8 @@ impl Kernel {
             if let Err(error) = load_identity(&mut ebpf, types) {
                 tracing::warn!(%error, "namespaces are told apart by inode numbers alone, which are used again");
                 facts.offsets.net_hash_mix = ABSENT;
+                // The maps first: locked memory may be limited.
+                drop(ebpf);
                 ebpf = open(&facts, &options)?;
             }
         }
@@ -159,7 +161,7 @@ impl Kernel {
 
     /// Attaches the best rung that holds of every ladder that is wanted; `maps` are those of this object.
     pub fn attach(&mut self, maps: &Maps) -> Result<Report, LoadError> {
-        // Parsed again because aya keeps its own copy to itself; freed when this returns.
+        // Parsed once more because aya keeps its own copy to itself; freed when this returns.
         let btf = self.btf.take().map_or_else(AyaBtf::from_sys_fs, Ok)?;
         let mut report = Report::default();
         let signals = self.options.signals.clone();
@@ -339,11 +341,13 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         .map_err(|error| maps_refused(&error))
 }
 
-/// A kernel that refuses it can be told the namespaces of in no other way, so it is tried before the programs get
-/// their constants.
-fn load_identity(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(NETNS_IDENTITY.program).ok_or(ProgramError::UnexpectedProgramType)?;
-    load(program, NETNS_IDENTITY.attach, btf)
+/// Loads the program that tells namespaces apart, and tries it on this thread's.
+fn load_identity(ebpf: &mut Ebpf, btf: &AyaBtf) -> io::Result<()> {
+    let program = ebpf.program_mut(NETNS_IDENTITY.program).ok_or(io::ErrorKind::NotFound)?;
+    load(program, NETNS_IDENTITY.attach, btf).map_err(io::Error::other)?;
+    let own = rustix::fs::stat("/proc/thread-self/ns/net")?.st_ino;
+    identity::identified(&identity::ask(ebpf)?, u32::try_from(own).map_err(io::Error::other)?)?;
+    Ok(())
 }
 
 /// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.

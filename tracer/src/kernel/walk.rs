@@ -10,7 +10,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use aya::programs::Program;
+use aya::{Ebpf, programs::Program};
 use tracer_ebpf::{
     counter::{CLOSE_WAIT_SEEN_MAX, ListenerSocket, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow},
     state,
@@ -72,33 +72,29 @@ impl Walks {
 impl Kernel {
     /// Runs an iterator to its end; returns the listeners that it wrote.
     pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
-        let bytes = self.read_iterator(program)?;
-        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
-        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
-    }
-
-    /// Runs an iterator to its end; returns what it wrote.
-    pub(super) fn read_iterator(&mut self, program: &str) -> io::Result<Vec<u8>> {
-        let mut file = self.open_iterator(program)?;
+        let mut file = open_iterator(self.ebpf_mut(), program)?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => return Ok(bytes),
+                Ok(0) => break,
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
                 // The kernel takes a break after a million files that wrote nothing.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
+        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
+        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
     }
+}
 
-    fn open_iterator(&mut self, program: &str) -> io::Result<File> {
-        let Some(Program::Iter(program)) = self.program_mut(program) else {
-            return Err(io::Error::other("the iterator is not in the eBPF object"));
-        };
-        let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
-        link.into_file().map_err(io::Error::other)
-    }
+/// Starts a walk in the namespace of the calling thread; reading the file goes on with it.
+pub(super) fn open_iterator(ebpf: &mut Ebpf, program: &str) -> io::Result<File> {
+    let Some(Program::Iter(program)) = ebpf.program_mut(program) else {
+        return Err(io::Error::other("the iterator is not in the eBPF object"));
+    };
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
+    link.into_file().map_err(io::Error::other)
 }
 
 /// The maps of the socket pass.

@@ -79,13 +79,13 @@ impl Lease {
         Self { life, since: now, pid: None, tenant: None, succeeds }
     }
 
-    /// Whether there is something new to ask. A pod stays, whoever else enters its namespace; but without cookies
-    /// the inode number is the identity, and the next pod may have it.
+    /// Whether there is something new to ask. A pod stays, whoever else enters its namespace; but where
+    /// the inode number alone is the identity the next pod may have it.
     fn may_change(&self, namespace: &Namespace) -> bool {
         let Some(tenant) = &self.tenant else { return true };
         let is_other_process = namespace.lowest_pid.is_some() && namespace.lowest_pid != self.pid;
-        let has_cookie = namespace.id != u64::from(namespace.inum);
-        is_other_process && !(tenant.pod_uid.is_some() && has_cookie)
+        let is_unique = namespace.id != u64::from(namespace.inum);
+        is_other_process && !(tenant.pod_uid.is_some() && is_unique)
     }
 
     /// Asks the lowest process; false while a name is awaited.

@@ -192,7 +192,8 @@ fn twenty_thousand_listeners() {
     let (scrape, series) = settled(&agent, &watch);
     assert_within_budget(&agent, &scrape, &watch);
     let other = scrape.sum(DROPS, &[("netns", &watch.inode), ("process", "_other")]);
-    assert!(other >= 11_000, "{other} drops in the row of those without room");
+    // Some clients get the port of an earlier one.
+    assert!(other >= 10_900, "{other} drops in the row of those without room");
     scrapes.push(series);
 
     knock(&netns, &[&first, &second, &third], 1);

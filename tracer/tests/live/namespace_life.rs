@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
@@ -116,9 +116,9 @@ fn reborn(inode: &str) -> Netns {
 
 /// On the packet rung a drop is counted when the next packet for a listener comes to its processor.
 fn knock_on_every_processor(netns: &Netns, address: SocketAddr) {
-    let processors = std::thread::available_parallelism().unwrap().get();
+    let allowed = sched_getaffinity(None).unwrap();
     netns.run(|| {
-        for processor in 0..processors {
+        for processor in (0..CpuSet::MAX_CPU).filter(|&processor| allowed.is_set(processor)) {
             let mut only = CpuSet::new();
             only.set(processor);
             sched_setaffinity(None, &only).unwrap();

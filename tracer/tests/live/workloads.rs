@@ -129,8 +129,12 @@ fn each_has_its_own(agent: &Agent, watch: &Watch<'_>, workloads: &[Workload; 2])
         assert_eq!(sums(TIMEOUTS, &[("role", "client"), to_server, ("cause", cause)]), [1, 0], "{cause}");
     }
     assert_eq!(sums(TIMEOUTS, &[]), [watch.delta("TCPAbortOnTimeout"), 0]);
-    // The one that keepalive found dead is reset. (Those for closed sockets are nobody's.)
-    assert_eq!(sums(RESETS, &[("direction", "sent")]), [1, 0]);
+    // The one that keepalive found dead is reset. What is sent where no socket is left counts for the namespace, for
+    // which its lowest process may speak; how much that is depends on whether close() still held the socket when the
+    // last ACK came.
+    let [of_first, of_second] = sums(RESETS, &[("direction", "sent")]);
+    let sent = watch.delta("OutRsts");
+    assert!(of_first == 1 && of_second < sent, "{of_first} and {of_second} of {sent} resets");
 
     // Those that the kernel did not show to the hook, which the closing check has held against its number.
     let unseen = agent.scrape().sum(RETRANSMITS, &[("netns", &watch.inode), ("cause", "unknown")]);

@@ -147,7 +147,7 @@ pub(super) fn fleet(plan: &Plan, table: &mut Table) -> Result<()> {
     let (whole, passes) = (percent(agent.cpu_seconds()? - cpu), percent(agent.passes_cpu_seconds()? - passes));
     let body = agent.metrics()?.body;
     let full = agent.memory_mib("VmRSS")?;
-    let others = Rounds::go(&loads)?;
+    let others = Rounds::go(plan, &mut loads)?;
     let seconds = |series| sample(&body, series).map_or("no".to_owned(), |seconds| format!("{seconds:.2} s"));
     let figure = format!(
         "{passes:.2} % of a core over {} s ({whole:.2} % the whole agent; {:.0} sockets; walks: {} each, {} for a turn)",
@@ -173,9 +173,11 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn go(loads: &[Load]) -> Result<Self> {
+    fn go(plan: &Plan, loads: &mut [Load]) -> Result<Self> {
         let mut rounds = Self::default();
-        for load in loads {
+        for (index, load) in (0..).zip(loads) {
+            // TIME_WAIT ends within the window.
+            load.time_wait(share(index, plan.fleet_sockets))?;
             let (took, sockets) = timed(|| ss(load.pid()))?;
             rounds.ss += took;
             rounds.sockets += sockets;
@@ -188,7 +190,12 @@ impl Rounds {
     fn report(&self, over: &str, pass: Option<f64>, table: &mut Table) {
         let pass = pass.map_or(f64::NAN, |seconds| seconds * 1e3);
         let round = |milliseconds: f64| format!("{milliseconds:.0} ms, {:.0} sockets", self.sockets);
-        table.add(format!("one pass of the agent over {over}"), pass, format!("{pass:.0} ms"), Target::None);
+        table.add(
+            format!("counters, levels and settings of {over}, one pass of the agent"),
+            pass,
+            format!("{pass:.0} ms"),
+            Target::None,
+        );
         table.add("ss -tan | wc -l in each of them", self.ss, round(self.ss), Target::None);
         table.add("/proc/net/tcp of each of them", self.proc, round(self.proc), Target::None);
     }
