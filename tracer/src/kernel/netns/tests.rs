@@ -150,7 +150,7 @@ fn live_a_visit_leads_in_and_back() {
     let found = discover(&Roots::default()).unwrap();
     let host = &found.namespaces[&found.host];
     let host_cookie = visit(host, |inside| inside.net_cookie().unwrap()).unwrap();
-    // Both are `None` before 5.14, where there is nothing to tell apart.
+    // Both are `None` before 5.14, where `kernel::identity` tells them apart by other means.
     assert_eq!(cookie == host_cookie, cookie.is_none());
 
     drop(scratch);
