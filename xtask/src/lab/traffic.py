@@ -66,6 +66,20 @@ def try_connect(address, timeout=None):
     client.close()
 
 
+def send_in_vain(address):
+    """Data on a path that lets only small packets through: a time-out of retransmission after the other."""
+    with socket.create_connection(address) as client:
+        client.sendall(bytes(1000))
+        time.sleep(2)
+        reset(client)
+
+
+def reset(client):
+    """Closes the connection without TIME_WAIT."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
 def drain(server):
     """Accepts and closes all that wait."""
     server.setblocking(False)
@@ -81,15 +95,18 @@ def close_all(sockets):
         each.close()
 
 
+def start(work, *args):
+    threading.Thread(target=work, args=args, daemon=True).start()
+
+
 def accept_and(server, serve):
     """Serves each connection of the listener in a thread."""
 
     def loop():
         while True:
-            connection, _ = server.accept()
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            start(serve, server.accept()[0])
 
-    threading.Thread(target=loop, daemon=True).start()
+    start(loop)
 
 
 def discard(connection):
@@ -226,8 +243,7 @@ def ports():
         time.sleep(1)
         # Resets leave no TIME_WAIT behind, so that the ports are free again.
         for each in more:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        close_all(more)
+            reset(each)
         time.sleep(5)
 
 
@@ -248,18 +264,28 @@ def close_wait():
 
 
 def retries():
-    """connect() through a network that loses four SYNs in ten, to nowhere, and to where nobody listens."""
+    """connect() through a network that loses four SYNs in ten, to nowhere, to where nobody listens, and to where
+    nothing larger than a handshake arrives."""
     # The host itself refuses to send what goes to port 2528.
     setting("tcp_syn_retries", 2)
-    drop("input", "tcp dport 2525 tcp flags & (syn | ack) == syn numgen random mod 10 < 4", "tcp dport 2526")
+    drop(
+        "input",
+        "tcp dport 2525 tcp flags & (syn | ack) == syn numgen random mod 10 < 4",
+        "tcp dport 2526",
+        "tcp dport 2529 meta length > 500",
+    )
     drop("output", "tcp dport 2528")
-    accept_and(listen(2525, 128), discard)
+    for port in (2525, 2529):
+        accept_and(listen(port, 128), discard)
     yield
     for turn in itertools.count():
-        threading.Thread(target=try_connect, args=((HERE, 2525),), daemon=True).start()
-        if turn % 8 == 0:
+        start(try_connect, (HERE, 2525))
+        # Often enough that a busy machine counts of each kind in any few seconds: tables show the last ones.
+        if turn % 4 == 0:
+            start(send_in_vain, (HERE, 2529))
             for port in (2526, 2528):
-                threading.Thread(target=try_connect, args=((HERE, port),), daemon=True).start()
+                start(try_connect, (HERE, port))
+        if turn % 8 == 0:
             try_connect((HERE, 2527))
         time.sleep(0.25)
 
@@ -306,7 +332,7 @@ def main(name, process):
     act = ACTS[name]()
     next(act)
     print("ready", flush=True)
-    threading.Thread(target=play, args=(act,), daemon=True).start()
+    start(play, act)
     sys.stdin.read()
 
 
