@@ -50,6 +50,7 @@ const STEPS: &[Step] = &[
 /// What runs while the guests run, from quick to slow.
 const STEPS_BESIDE_GUESTS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
+    step("other architectures", other_architectures),
     step("unit tests", unit),
     step("integration tests", integration),
     step("manifests", deploy::manifests),
@@ -158,6 +159,24 @@ fn clippy_bpf() -> Result<()> {
                 .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
                 .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", arch.name())),
         )?;
+    }
+    Ok(())
+}
+
+/// The agent with its programs, as far as it goes without a guest that runs it.
+fn other_architectures() -> Result<()> {
+    let native = Arch::native()?;
+    for &arch in Arch::value_variants().iter().filter(|&&arch| arch != native) {
+        setup::static_target(arch)?;
+        process::run(cargo().args([
+            "check",
+            "--locked",
+            "--package",
+            "tracer",
+            "--bins",
+            "--target",
+            arch.static_target(),
+        ]))?;
     }
     Ok(())
 }

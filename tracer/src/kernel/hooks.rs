@@ -35,6 +35,8 @@ pub enum Signal {
     Resets,
     /// The reading of the maps in which all of these count.
     MapRows,
+    /// The telling apart of network namespaces, which all of these are counted by.
+    Namespaces,
 }
 
 impl Signal {
@@ -52,6 +54,7 @@ impl Signal {
             Self::EphemeralPorts => "ephemeral_ports",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",
+            Self::Namespaces => "namespaces",
         }
     }
 }
@@ -190,6 +193,8 @@ pub struct Ladder {
     pub rungs: &'static [Rung],
     /// What is left when no rung holds.
     pub fallback: &'static str,
+    /// What is lost with it that `fallback` does not say.
+    pub fallback_cost: &'static str,
     /// Whether the agent is of no use without any rung of this ladder.
     pub required: bool,
 }

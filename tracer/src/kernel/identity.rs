@@ -36,14 +36,20 @@ impl Kernel {
 
 /// What [`NETNS_IDENTITY`], which is loaded, says of the namespace that the calling thread is in. One short read: for
 /// more the kernel would go on through the netlink sockets of all namespaces.
-pub(super) fn ask(ebpf: &mut Ebpf) -> io::Result<NetnsIdentity> {
+fn ask(ebpf: &mut Ebpf) -> io::Result<NetnsIdentity> {
     let mut record = NetnsIdentity::new_zeroed();
     open_iterator(ebpf, NETNS_IDENTITY.program)?.read_exact(record.as_mut_bytes())?;
     Ok(record)
 }
 
+/// The number of the namespace that the calling thread is in, by the loaded program.
+pub(super) fn own(ebpf: &mut Ebpf) -> io::Result<u64> {
+    let inum = rustix::fs::stat("/proc/thread-self/ns/net")?.st_ino;
+    identified(&ask(ebpf)?, u32::try_from(inum).map_err(io::Error::other)?)
+}
+
 /// The number of the namespace `inum`, if that is what the record is of.
-pub(super) fn identified(record: &NetnsIdentity, inum: u32) -> io::Result<u64> {
+fn identified(record: &NetnsIdentity, inum: u32) -> io::Result<u64> {
     if record.inum == inum { Ok(record.netns) } else { Err(io::Error::other("its netlink sockets are another's")) }
 }
 

@@ -3,17 +3,19 @@
 //! Owns the loaded programs: dropping [`Kernel`] detaches everything. Maps are made by
 //! [`Kernel::prepare`], hooks attached by [`Kernel::attach`], so that baselines can be read between.
 
+mod climb;
 mod error;
 mod facts;
+mod identity;
 mod reset_reasons;
 mod rows;
 
-use std::{fs::File, io, os::fd::AsFd};
+use std::os::fd::AsFd;
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError},
+    programs::Program,
 };
 use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
@@ -21,16 +23,14 @@ use zerocopy::IntoBytes;
 pub use error::LoadError;
 
 use self::{
-    error::{chain, errno, maps_refused, verifier_reason},
+    error::maps_refused,
     facts::Facts,
+    identity::{Opened, open_with_identity},
 };
 use super::{
     btf::Btf,
-    hooks::{
-        Attach, Hook, HookKind, LADDERS, Ladder, LadderReport, NETNS_IDENTITY, Point, Refusal, Report, Rung, Signal,
-        Stage, When, explain,
-    },
-    identity::{self, Identity},
+    hooks::{Attach, Hook, HookKind, LADDERS, Ladder, Refusal, Report, Signal, When},
+    identity::Identity,
     maps::Maps,
     program_stats::ProgramStats,
 };
@@ -73,6 +73,8 @@ pub struct Kernel {
     shapes: Shapes,
     /// The kernel's types, if they were needed already: large, and freed once all programs are loaded.
     btf: Option<AyaBtf>,
+    /// Why namespaces are told apart by less than they could be.
+    without_identity: Option<Refusal>,
 }
 
 /// Argument counts that decide which of several programs fits.
@@ -109,22 +111,8 @@ impl Kernel {
     /// Makes the maps and hands the constants over; attaches nothing.
     pub fn prepare(btf: &Btf, options: LoadOptions) -> Result<Self, LoadError> {
         let mut facts = Facts::read(btf)?;
-        if options.disabled.contains(&HookKind::Iterator) {
-            facts.offsets.net_hash_mix = ABSENT;
-        }
-        let mut ebpf = open(&facts, &options)?;
-        let mut types = None;
-        if facts.identity() == Identity::HashMix {
-            let types = types.insert(AyaBtf::from_sys_fs()?);
-            if let Err(error) = load_identity(&mut ebpf, types) {
-                tracing::warn!(%error, "namespaces are told apart by inode numbers alone, which are used again");
-                facts.offsets.net_hash_mix = ABSENT;
-                // The maps first: locked memory may be limited.
-                drop(ebpf);
-                ebpf = open(&facts, &options)?;
-            }
-        }
-        Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts, btf: types })
+        let Opened { ebpf, btf: types, without_identity } = open_with_identity(&mut facts, &options)?;
+        Ok(Self { ebpf, options, shapes: Shapes::read(btf, &facts), facts, btf: types, without_identity })
     }
 
     /// Handles of all maps, independent of the programs' life.
@@ -167,123 +155,14 @@ impl Kernel {
         let signals = self.options.signals.clone();
         let wanted = |ladder: &&Ladder| signals.as_ref().is_none_or(|signals| signals.contains(&ladder.signal));
         for ladder in LADDERS.iter().filter(wanted) {
-            report.ladders.push(self.climb_down(ladder, &btf));
+            report.ladders.push(match ladder.signal {
+                Signal::Namespaces => self.told_apart(ladder),
+                _ => self.climb_down(ladder, &btf),
+            });
         }
         self.read_by_iterators(maps, &mut report);
         maps.set_switches(switches(&report))?;
         Ok(report)
-    }
-
-    fn climb_down(&mut self, ladder: &Ladder, btf: &AyaBtf) -> LadderReport {
-        let mut refusals = Vec::new();
-        for (index, rung) in ladder.rungs.iter().enumerate() {
-            if let Some(hooks) = self.try_rung(rung, btf, &mut refusals) {
-                let kinds = kinds_of(&hooks);
-                return LadderReport {
-                    signal: ladder.signal,
-                    rung: Some(index),
-                    in_force: if kinds.is_empty() { rung.name.to_owned() } else { format!("{} ({kinds})", rung.name) },
-                    cost: rung.cost.to_owned(),
-                    hooks: names_of(&hooks),
-                    refusals,
-                };
-            }
-        }
-        LadderReport {
-            signal: ladder.signal,
-            rung: None,
-            in_force: ladder.fallback.to_owned(),
-            cost: "no owner, no reason".to_owned(),
-            hooks: Vec::new(),
-            refusals,
-        }
-    }
-
-    /// Attaches all points of a rung, or none.
-    fn try_rung(&mut self, rung: &Rung, btf: &AyaBtf, refusals: &mut Vec<Refusal>) -> Option<Vec<Hook>> {
-        let mut attached = Vec::new();
-        for point in rung.points {
-            match self.try_point(point, btf, refusals) {
-                Some(hooks) => attached.extend_from_slice(hooks),
-                None if point.optional => {}
-                None => {
-                    for hook in &attached {
-                        self.unload(hook);
-                    }
-                    return None;
-                }
-            }
-        }
-        Some(attached)
-    }
-
-    /// Attaches the first way of a point that holds.
-    fn try_point(&mut self, point: &Point, btf: &AyaBtf, refusals: &mut Vec<Refusal>) -> Option<&'static [Hook]> {
-        let mut missing = None;
-        for way in point.ways {
-            if let Some(hook) = way.iter().find(|hook| !self.shapes.fits(hook)) {
-                missing = Some(hook);
-                continue;
-            }
-            match self.try_way(way, btf) {
-                Ok(()) => return Some(way),
-                Err(refusal) => refusals.push(refusal),
-            }
-        }
-        if let Some(hook) = missing
-            && refusals.is_empty()
-            && !point.optional
-        {
-            refusals.push(explain(hook.attach, Stage::Missing, None, &format!("{:?}", hook.when)));
-        }
-        None
-    }
-
-    fn try_way(&mut self, way: &[Hook], btf: &AyaBtf) -> Result<(), Refusal> {
-        for (index, hook) in way.iter().enumerate() {
-            if let Err(refusal) = self.try_hook(hook, btf) {
-                for earlier in &way[..index] {
-                    self.unload(earlier);
-                }
-                return Err(refusal);
-            }
-        }
-        Ok(())
-    }
-
-    fn try_hook(&mut self, hook: &Hook, btf: &AyaBtf) -> Result<(), Refusal> {
-        if self.options.disabled.contains(&hook.attach.kind()) {
-            return Err(explain(hook.attach, Stage::SwitchedOff, None, ""));
-        }
-        let cgroup = self.options.cgroup_root.clone();
-        let Some(program) = self.ebpf.program_mut(hook.program) else {
-            return Err(explain(hook.attach, Stage::Missing, None, "not in the eBPF object"));
-        };
-        load(program, hook.attach, btf).map_err(|error| refusal(hook.attach, Stage::Load, &error))?;
-        let attached = attach(program, hook.attach, cgroup.as_deref());
-        attached.map_err(|error| {
-            self.unload(hook);
-            match error {
-                AttachError::Program(error) => refusal(hook.attach, Stage::Attach, &error),
-                AttachError::Io(error) => explain(hook.attach, Stage::Attach, error.raw_os_error(), &error.to_string()),
-            }
-        })
-    }
-
-    /// Detaches and unloads; a program that never got that far has nothing to undo.
-    fn unload(&mut self, hook: &Hook) {
-        let unloaded = match self.ebpf.program_mut(hook.program) {
-            Some(Program::BtfTracePoint(program)) => program.unload(),
-            Some(Program::FEntry(program)) => program.unload(),
-            Some(Program::FExit(program)) => program.unload(),
-            Some(Program::KProbe(program)) => program.unload(),
-            Some(Program::CgroupSkb(program)) => program.unload(),
-            Some(Program::Iter(program)) => program.unload(),
-            _ => Ok(()),
-        };
-        if let Err(error) = unloaded {
-            tracing::debug!(program = hook.program, %error, "unload");
-        }
     }
 
     /// One of the loaded programs.
@@ -341,15 +220,6 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         .map_err(|error| maps_refused(&error))
 }
 
-/// Loads the program that tells namespaces apart, and tries it on this thread's.
-fn load_identity(ebpf: &mut Ebpf, btf: &AyaBtf) -> io::Result<()> {
-    let program = ebpf.program_mut(NETNS_IDENTITY.program).ok_or(io::ErrorKind::NotFound)?;
-    load(program, NETNS_IDENTITY.attach, btf).map_err(io::Error::other)?;
-    let own = rustix::fs::stat("/proc/thread-self/ns/net")?.st_ino;
-    identity::identified(&identity::ask(ebpf)?, u32::try_from(own).map_err(io::Error::other)?)?;
-    Ok(())
-}
-
 /// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.
 fn tick_ns() -> u32 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
@@ -369,85 +239,4 @@ fn map_data(map: &aya::maps::Map) -> Option<&MapData> {
         }
         _ => None,
     }
-}
-
-fn load(program: &mut Program, attach: Attach, btf: &AyaBtf) -> Result<(), ProgramError> {
-    match (program, attach) {
-        (Program::BtfTracePoint(program), Attach::BtfTracepoint(name)) => program.load(name, btf),
-        (Program::FEntry(program), Attach::Fentry(name)) => program.load(name, btf),
-        (Program::FExit(program), Attach::Fexit(name)) => program.load(name, btf),
-        (Program::KProbe(program), Attach::Kprobe(_) | Attach::Kretprobe(_)) => program.load(),
-        (Program::CgroupSkb(program), Attach::CgroupIngress | Attach::CgroupEgress) => program.load(),
-        (Program::Iter(program), Attach::Iterator(name)) => program.load(name, btf),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-enum AttachError {
-    Program(ProgramError),
-    Io(io::Error),
-}
-
-impl From<ProgramError> for AttachError {
-    fn from(error: ProgramError) -> Self {
-        Self::Program(error)
-    }
-}
-
-fn attach(program: &mut Program, attach: Attach, cgroup: Option<&std::path::Path>) -> Result<(), AttachError> {
-    match (program, attach) {
-        (Program::BtfTracePoint(program), _) => program.attach().map(|_| ())?,
-        (Program::FEntry(program), _) => program.attach().map(|_| ())?,
-        (Program::FExit(program), _) => program.attach().map(|_| ())?,
-        (Program::KProbe(program), Attach::Kprobe(name) | Attach::Kretprobe(name)) => {
-            program.attach(name, 0).map(|_| ())?;
-        }
-        (Program::CgroupSkb(program), direction) => {
-            let root = cgroup.ok_or_else(|| io::Error::other("the root of cgroup v2 is not mounted here"));
-            let root = root.and_then(File::open).map_err(AttachError::Io)?;
-            let direction = if direction == Attach::CgroupIngress {
-                CgroupSkbAttachType::Ingress
-            } else {
-                CgroupSkbAttachType::Egress
-            };
-            program.attach(root, direction, CgroupAttachMode::Single)?;
-        }
-        // Iterators are attached anew for each pass.
-        (Program::Iter(_), _) => {}
-        _ => return Err(ProgramError::UnexpectedProgramType.into()),
-    }
-    Ok(())
-}
-
-fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Refusal {
-    if matches!(error, ProgramError::Btf(_)) {
-        return explain(attach, Stage::Missing, None, &error.to_string());
-    }
-    let detail = match error {
-        ProgramError::LoadError { verifier_log, io_error } => {
-            let log = verifier_log.to_string();
-            tracing::debug!(hook = attach.describe(), "the verifier's log:\n{log}");
-            verifier_reason(&log).map_or_else(|| io_error.to_string(), str::to_owned)
-        }
-        other => chain(other),
-    };
-    explain(attach, stage, errno(error), &detail)
-}
-
-/// The hooks' names, each once: several programs may hang on one.
-fn names_of(hooks: &[Hook]) -> Vec<String> {
-    let mut names: Vec<String> = hooks.iter().map(|hook| hook.attach.describe()).collect();
-    names.dedup();
-    names
-}
-
-fn kinds_of(hooks: &[Hook]) -> String {
-    let mut kinds: Vec<&str> = Vec::new();
-    for hook in hooks {
-        let kind = hook.attach.kind().name();
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    kinds.join(" + ")
 }

@@ -12,7 +12,7 @@ use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops, drops_are};
 use crate::lab::firewall::Firewall;
 use crate::lab::machine::machine;
-use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
+use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
@@ -174,11 +174,22 @@ fn cookies_always_and_a_full_accept_queue() {
 #[test]
 fn cookie_acks_meet_a_full_accept_queue() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
+    cookie_acks_meet_a_full_queue_of(Listener::open);
+}
+
+/// A group keeps the time of its last cookie for all its sockets.
+#[test]
+fn cookie_acks_meet_a_full_accept_queue_of_a_reuseport_group() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    cookie_acks_meet_a_full_queue_of(Listener::open_shared);
+}
+
+fn cookie_acks_meet_a_full_queue_of(open: fn(&Netns, SocketAddr, i32) -> Listener) {
     let pair = pair("2", "2048");
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
     let (address, _) = server();
-    let listener = Listener::open(&pair.server, address, 9);
+    let listener = open(&pair.server, address, 9);
     // Ten hold their cookies' ACKs back while six of them could be queued.
     let firewall = Firewall::install(&pair.client, "output", "tcp flags & (syn | ack) == ack drop");
     let mut late: Vec<_> =

@@ -32,6 +32,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("socket_pass", "Socket pass"),
     ("ephemeral_ports", "Ephemeral ports"),
     ("map_rows", "Reading of counts"),
+    ("namespaces", "Namespaces"),
 ];
 
 /// The metrics whose rows have a reason or a cause, and what the page calls them.

@@ -98,7 +98,7 @@ macro_rules! sent_resets {
     };
 }
 
-/// Of no ladder, since all hooks count by what it tells: which namespace a thread is in, on kernels that do not say.
+/// Tells which namespace a thread is in, on kernels that do not say so themselves.
 pub const NETNS_IDENTITY: Hook = hook("netns_identity", Attach::Iterator("netlink"));
 
 /// All ladders, in the order in which they are attached: what later ones build on comes first.
@@ -111,6 +111,7 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("inet_sock_set_state", Attach::BtfTracepoint("inet_sock_set_state"))]])],
         }],
         fallback: "nothing",
+        fallback_cost: "",
         required: true,
     },
     Ladder {
@@ -125,6 +126,7 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "the namespace's totals; a drop is attributed only where one listener alone discarded packets",
+        fallback_cost: "no owner, no reason",
         required: false,
     },
     Ladder {
@@ -146,6 +148,7 @@ pub const LADDERS: &[Ladder] = &[
             ])],
         }],
         fallback: "the namespace's totals",
+        fallback_cost: "no owner, no reason",
         required: false,
     },
     Ladder {
@@ -156,6 +159,7 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("tcp_retransmit_synack", Attach::BtfTracepoint("tcp_retransmit_synack"))]])],
         }],
         fallback: "the namespace's totals",
+        fallback_cost: "no owner, no reason",
         required: false,
     },
     Ladder {
@@ -181,6 +185,7 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "the namespace's totals",
+        fallback_cost: "no owner, no reason",
         required: false,
     },
     Ladder {
@@ -198,6 +203,7 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "no queue lengths",
+        fallback_cost: "",
         required: false,
     },
     // Apart from the listeners' ladder, though one walk serves both: a kernel that refuses the larger
@@ -218,6 +224,7 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "no sockets by state, no age of CLOSE_WAIT",
+        fallback_cost: "",
         required: false,
     },
     Ladder {
@@ -228,6 +235,7 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
         }],
         fallback: "no use of ephemeral ports; connects that found none are counted all the same",
+        fallback_cost: "",
         required: false,
     },
     Ladder {
@@ -242,6 +250,7 @@ pub const LADDERS: &[Ladder] = &[
             },
         ],
         fallback: "the namespace's number of resets sent",
+        fallback_cost: "no owner, no reason",
         required: false,
     },
     Ladder {
@@ -259,6 +268,15 @@ pub const LADDERS: &[Ladder] = &[
             ]])],
         }],
         fallback: "look-ups, which keep kprobes off the processor meanwhile",
+        fallback_cost: "",
+        required: false,
+    },
+    // Decided before anything is attached, since all hooks count by it.
+    Ladder {
+        signal: Signal::Namespaces,
+        rungs: &[Rung { name: "numbers of their own", cost: "", points: &[optional(&[&[NETNS_IDENTITY]])] }],
+        fallback: "inode numbers; a namespace that gets the number of one that has just ended is taken for it",
+        fallback_cost: "",
         required: false,
     },
 ];

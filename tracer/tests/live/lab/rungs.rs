@@ -20,6 +20,7 @@ pub(crate) enum Signal {
     EphemeralPorts,
     Resets,
     MapRows,
+    Namespaces,
 }
 
 impl Signal {
@@ -35,6 +36,7 @@ impl Signal {
             Self::EphemeralPorts => "ephemeral_ports",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",
+            Self::Namespaces => "namespaces",
         }
     }
 }
@@ -77,6 +79,11 @@ impl Rungs {
     pub(crate) fn tells_holders(&self) -> bool {
         self.ladders[&Signal::ListenerPass].in_force.starts_with("task_file")
     }
+
+    /// Whether a namespace is told from one that had its inode number before.
+    pub(crate) fn tells_lives_apart(&self) -> bool {
+        !self.ladders[&Signal::Namespaces].in_force.starts_with("inode numbers")
+    }
 }
 
 /// Kinds of hooks that the agent can have.
@@ -112,6 +119,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
         (Signal::Resets, resets(machine)),
         (Signal::MapRows, map_rows(has("iterator"))),
+        (Signal::Namespaces, namespaces(machine, has("iterator"))),
     ];
     Rungs { drops, ladders: ladders.into() }
 }
@@ -215,6 +223,17 @@ fn map_rows(iterator: bool) -> Rung {
     }
 }
 
+/// User space can ask for the kernel's own number from 5.14 on.
+fn namespaces(machine: &Machine, iterator: bool) -> Rung {
+    match (machine.kernel >= (5, 14, 0), iterator) {
+        (true, _) => Rung::new("numbers of their own", []),
+        (false, true) => Rung::new("numbers of their own (iterator)", ["iter/netlink".to_owned()]),
+        (false, false) => {
+            Rung::new("inode numbers; a namespace that gets the number of one that has just ended is taken for it", [])
+        }
+    }
+}
+
 /// Whether the kernel shows every reset that it sends, and why: from 6.10 on.
 pub(crate) fn resets_have_reasons(machine: &Machine) -> bool {
     machine.kernel >= (6, 10, 0)
@@ -291,6 +310,9 @@ mod tests {
         assert_eq!(in_force(&old, &[], Signal::ListenerPass), "tcp (iterator)");
         assert_eq!(in_force(&new, &[], Signal::ListenerPass), "task_file (iterator)");
         assert_eq!(in_force(&new, &["iterator"], Signal::ListenerPass), "no queue lengths");
+        assert_eq!(in_force(&old, &[], Signal::Namespaces), "numbers of their own (iterator)");
+        assert!(in_force(&old, &["iterator"], Signal::Namespaces).starts_with("inode numbers"));
+        assert_eq!(in_force(&new, &["iterator"], Signal::Namespaces), "numbers of their own");
         assert_eq!(in_force(&old, &[], Signal::Resets), "sockets (tracepoint)");
         assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::Resets), "reasons (tracepoint)");
         assert_eq!(in_force(&new, &["kprobe"], Signal::TimeWaitOverflows), "outcomes (fentry)");
