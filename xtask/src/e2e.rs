@@ -78,6 +78,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     if !drawn.problems.is_empty() {
         println!("e2e: drawn once more, since some scrape may have been late: {}", drawn.problems.join("; "));
         thread::sleep(LATE_SCRAPES);
+        lab.check_runs()?;
         drawn = draw(&page, &lab, start, &files)?;
     }
     drop(lab);

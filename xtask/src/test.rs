@@ -138,6 +138,9 @@ fn beside_guests(steps: impl FnOnce() -> Result<()>) -> Result<()> {
 fn set_up() -> Result<()> {
     setup::toolchain()?;
     setup::nightly_clippy()?;
+    for &arch in Arch::value_variants() {
+        setup::static_target(arch)?;
+    }
     setup::test_tools()
 }
 
@@ -163,11 +166,10 @@ fn clippy_bpf() -> Result<()> {
     Ok(())
 }
 
-/// The agent with its programs, as far as it goes without a guest that runs it.
+/// The eBPF programs are built, and the agent is checked, for what only a guest could run.
 fn other_architectures() -> Result<()> {
     let native = Arch::native()?;
     for &arch in Arch::value_variants().iter().filter(|&&arch| arch != native) {
-        setup::static_target(arch)?;
         process::run(cargo().args([
             "check",
             "--locked",

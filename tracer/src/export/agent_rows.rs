@@ -10,7 +10,10 @@ use super::{
     metrics::MetricId,
     rows::Rows,
 };
-use crate::{kernel::hooks::LADDERS, pipeline::counters::Counts};
+use crate::{
+    kernel::hooks::{LADDERS, Ladder, LadderReport, Verdict},
+    pipeline::counters::Counts,
+};
 
 /// Adds all rows about the agent; `counts` are missing when the maps could not be read.
 pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) {
@@ -31,16 +34,24 @@ pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) 
 /// Every hook of every ladder, so that one that is lost shows as a change from 1 to 0.
 fn hooks(rows: &mut Rows<'_>, sources: &Sources<'_>) {
     for (ladder, report) in LADDERS.iter().zip(&sources.report.ladders) {
-        let points = ladder.rungs.iter().flat_map(|rung| rung.points);
-        let mut names: Vec<String> =
-            points.flat_map(|point| point.ways).flat_map(|way| way.iter()).map(|hook| hook.attach.describe()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
+        for name in hooks_of(ladder, report) {
             let attached = report.hooks.contains(&name);
             rows.add(MetricId::HookAttached, &[ladder.signal.name(), &name], f64::from(u8::from(attached)));
         }
     }
+}
+
+/// The names of all hooks that may serve the ladder; none where it stands best without any, since none is missing.
+fn hooks_of(ladder: &Ladder, report: &LadderReport) -> Vec<String> {
+    if report.verdict() == Verdict::Best && report.hooks.is_empty() {
+        return Vec::new();
+    }
+    let points = ladder.rungs.iter().flat_map(|rung| rung.points);
+    let mut names: Vec<String> =
+        points.flat_map(|point| point.ways).flat_map(|way| way.iter()).map(|hook| hook.attach.describe()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
@@ -140,6 +151,23 @@ fn boot_time_seconds() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::hooks::Signal;
+
+    #[test]
+    fn a_signal_that_needs_no_hook_lacks_none() {
+        let ladder = LADDERS.iter().find(|ladder| ladder.signal == Signal::Namespaces).unwrap();
+        let report = |rung, hooks: &[&str]| LadderReport {
+            signal: ladder.signal,
+            rung,
+            in_force: String::new(),
+            cost: String::new(),
+            hooks: hooks.iter().map(|&hook| hook.to_owned()).collect(),
+            refusals: Vec::new(),
+        };
+        assert!(hooks_of(ladder, &report(Some(0), &[])).is_empty());
+        assert_eq!(hooks_of(ladder, &report(Some(0), &["iter/netlink"])), ["iter/netlink"]);
+        assert_eq!(hooks_of(ladder, &report(None, &[])), ["iter/netlink"], "so that its loss shows");
+    }
 
     #[test]
     fn stat_is_read_from_the_end_of_the_name() {

@@ -50,7 +50,7 @@ pub(super) fn own(ebpf: &mut Ebpf) -> io::Result<u64> {
 
 /// The number of the namespace `inum`, if that is what the record is of.
 fn identified(record: &NetnsIdentity, inum: u32) -> io::Result<u64> {
-    if record.inum == inum { Ok(record.netns) } else { Err(io::Error::other("its netlink sockets are another's")) }
+    if record.inum == inum { Ok(record.netns) } else { Err(io::Error::other("it tells of another network namespace")) }
 }
 
 #[cfg(test)]

@@ -65,7 +65,10 @@ const EXPECTED: &[Expected] = &[
 const NEVER: &[&str] = &["TracerEventsLost", "TracerCountsLost", "TracerSeriesSuppressed", "TracerPassesLate"];
 
 /// The same of those that wait for so long that a run may not see them fire.
-const NEVER_PENDING: &[&str] = &["TracerAgentDown", "TracerAgentAbsent", "TracerHookLost"];
+const NEVER_PENDING: &[&str] = &["TracerHookLost"];
+
+/// The same again, but a single late scrape makes them pending.
+const NEVER_PENDING_LONG: &[&str] = &["TracerAgentDown", "TracerAgentAbsent"];
 
 /// Before the first scrapes no agent is there.
 const SETTLING: Duration = Duration::from_mins(1);
@@ -87,23 +90,19 @@ impl Expected {
 pub(super) fn wait_for_all(lab: &mut Lab, limit: Duration) -> Result<()> {
     let start = Instant::now();
     let mut open: Vec<_> = EXPECTED.iter().collect();
-    let mut ill_since = None;
+    let mut health = Health::default();
     loop {
         lab.check_runs()?;
         let alerts = lab.prometheus.alerts()?;
-        match alerts.iter().find(|alert| is_of_an_ill_agent(alert, start.elapsed())) {
-            None => ill_since = None,
-            Some(alert) if alert.is_firing() || ill_since.get_or_insert_with(Instant::now).elapsed() > LATE_SCRAPES => {
-                bail!("{} is {}: {:?}", alert.name(), alert.state, alert.annotations.get("summary"));
-            }
-            Some(_) => {}
+        if let Some(alert) = health.illness(&alerts, start.elapsed()) {
+            bail!("{} is {}: {:?}", alert.name(), alert.state, alert.annotations.get("summary"));
         }
         let (met, rest): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|expected| alerts.iter().any(|alert| expected.is_met_by(alert)));
         for expected in met {
             println!("e2e: after {:3.0} s {}", start.elapsed().as_secs_f64(), expected.shown());
         }
-        if rest.is_empty() {
+        if rest.is_empty() && health.unseen_since.is_none() {
             return Ok(());
         }
         if start.elapsed() > limit {
@@ -115,9 +114,27 @@ pub(super) fn wait_for_all(lab: &mut Lab, limit: Duration) -> Result<()> {
     }
 }
 
-fn is_of_an_ill_agent(alert: &Alert, after: Duration) -> bool {
-    (NEVER.contains(&alert.name()) && alert.is_firing())
-        || (NEVER_PENDING.contains(&alert.name()) && (alert.is_firing() || after > SETTLING))
+/// Whether the agent itself is well, from one look at the alerts to the next.
+#[derive(Default)]
+struct Health {
+    /// Since when, from the start, it seems not to be scraped.
+    unseen_since: Option<Duration>,
+}
+
+impl Health {
+    /// The alert, at a time since the start, that says that it is not well.
+    fn illness<'a>(&mut self, alerts: &'a [Alert], after: Duration) -> Option<&'a Alert> {
+        let settled = after > SETTLING;
+        let certain = alerts.iter().find(|alert| {
+            let is_one_of = |all: &[&[&str]]| all.iter().any(|names| names.contains(&alert.name()));
+            (alert.is_firing() && is_one_of(&[NEVER, NEVER_PENDING, NEVER_PENDING_LONG]))
+                || (settled && is_one_of(&[NEVER_PENDING]))
+        });
+        let unseen = alerts.iter().find(|alert| settled && NEVER_PENDING_LONG.contains(&alert.name()));
+        self.unseen_since = unseen.map(|_| self.unseen_since.unwrap_or(after));
+        let is_long = self.unseen_since.is_some_and(|since| after > since + LATE_SCRAPES);
+        certain.or(unseen.filter(|_| is_long))
+    }
 }
 
 fn listed(alerts: &[Alert]) -> String {
@@ -152,22 +169,31 @@ mod tests {
 
     #[test]
     fn an_ill_agent_is_seen_before_its_alert_fires() {
-        let down = |state| alert(state, &[("alertname", "TracerAgentDown")]);
-        assert!(
-            !is_of_an_ill_agent(&down("pending"), Duration::ZERO)
-                && is_of_an_ill_agent(&down("firing"), Duration::ZERO)
-        );
-        assert!(is_of_an_ill_agent(&down("pending"), SETTLING * 2));
-        let lost = |state| alert(state, &[("alertname", "TracerEventsLost")]);
-        assert!(
-            !is_of_an_ill_agent(&lost("pending"), SETTLING * 2) && is_of_an_ill_agent(&lost("firing"), SETTLING * 2)
-        );
+        let ill = |health: &mut Health, name: &str, state: &str, after: Duration| {
+            let alerts = [alert(state, &[("alertname", "Other")]), alert(state, &[("alertname", name)])];
+            health.illness(&alerts, after).is_some()
+        };
+        let (early, late) = (Duration::ZERO, SETTLING * 2);
+        for name in ["TracerEventsLost", "TracerHookLost", "TracerAgentDown"] {
+            assert!(ill(&mut Health::default(), name, "firing", early), "{name}");
+            assert!(!ill(&mut Health::default(), name, "pending", early), "{name}");
+            assert_eq!(ill(&mut Health::default(), name, "pending", late), name == "TracerHookLost", "{name}");
+        }
+
+        let mut health = Health::default();
+        assert!(!ill(&mut health, "TracerAgentDown", "pending", late) && health.unseen_since.is_some());
+        assert!(!ill(&mut health, "TracerAgentDown", "pending", late + LATE_SCRAPES));
+        assert!(ill(&mut health, "TracerAgentDown", "pending", late + LATE_SCRAPES * 2));
+        assert!(health.illness(&[], late + LATE_SCRAPES * 2).is_none() && health.unseen_since.is_none());
+        assert!(!ill(&mut health, "TracerAgentDown", "pending", late + LATE_SCRAPES * 3), "it was well again");
     }
 
     #[test]
     fn every_alert_is_in_the_rules() {
         let rules = fs::read_to_string(workspace::root().join("dashboards/rules/tracer-alerts.yaml")).unwrap();
-        for name in EXPECTED.iter().map(|expected| expected.name).chain(NEVER.iter().chain(NEVER_PENDING).copied()) {
+        for name in
+            EXPECTED.iter().map(|expected| expected.name).chain([NEVER, NEVER_PENDING, NEVER_PENDING_LONG].concat())
+        {
             assert!(rules.contains(&format!("- alert: {name}\n")), "{name}");
         }
     }

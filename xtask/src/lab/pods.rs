@@ -55,7 +55,13 @@ const ACTS: &[Act] = &[
     act("time_wait", "crawler-0", "fetch", "crawler", "closes more connections than TIME_WAIT has room for"),
     act("ports", "search-0", "client", "search-client", "100 ephemeral ports, 92 in use, asks for more"),
     act("close_wait", "billing-0", "worker", "billing", "port 8090: forgets to close its connections"),
-    act("retries", "mailer-0", "smtp", "mailer", "connects through a network that loses SYNs, and to nowhere"),
+    act(
+        "retries",
+        "mailer-0",
+        "smtp",
+        "mailer",
+        "connects through a network that loses SYNs or large packets, and to nowhere",
+    ),
     act("closed_window", "export-0", "stream", "export", "port 9092: a receiver that does not read"),
 ];
 

@@ -280,7 +280,7 @@ def retries():
     yield
     for turn in itertools.count():
         start(try_connect, (HERE, 2525))
-        # Often enough that a busy machine counts of each kind in any few seconds: tables show the last ones.
+        # Often enough that a busy machine counts some in any few seconds: tables show only the last ones.
         if turn % 4 == 0:
             start(send_in_vain, (HERE, 2529))
             for port in (2526, 2528):

@@ -138,7 +138,7 @@ metrics! {
     EventsLost Counter "tracer_events_lost_total" [NODE + EVENT + STAGE] "events" Agent
         "Events whose detail was lost because the ring was full, the rate limit withheld them or the record could not be decoded; no other metric depends on them.";
     HookAttached Gauge "tracer_hook_attached" [NODE + SIGNAL + HOOK] "1" Agent
-        "1 if the hook is in force for the signal, 0 if the kernel refused it or a better one serves.";
+        "1 if the hook is in force for the signal, 0 if the kernel refused it or a better one serves; no row where the signal needs none on this kernel.";
     MapEntries Gauge "tracer_map_entries" [NODE + MAP] "entries" Agent
         "Rows in use of a bounded BPF map.";
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent

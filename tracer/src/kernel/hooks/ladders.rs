@@ -101,7 +101,8 @@ macro_rules! sent_resets {
 /// Tells which namespace a thread is in, on kernels that do not say so themselves.
 pub const NETNS_IDENTITY: Hook = hook("netns_identity", Attach::Iterator("netlink"));
 
-/// All ladders, in the order in which they are attached: what later ones build on comes first.
+/// All ladders, in the order in which they are attached: what later ones build on comes first. (The last one is
+/// decided before any of them.)
 pub const LADDERS: &[Ladder] = &[
     Ladder {
         signal: Signal::Connections,
@@ -271,7 +272,7 @@ pub const LADDERS: &[Ladder] = &[
         fallback_cost: "",
         required: false,
     },
-    // Decided before anything is attached, since all hooks count by it.
+    // `load::identity` decides it, since all hooks count by it.
     Ladder {
         signal: Signal::Namespaces,
         rungs: &[Rung { name: "numbers of their own", cost: "", points: &[optional(&[&[NETNS_IDENTITY]])] }],

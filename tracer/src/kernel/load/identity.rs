@@ -2,12 +2,13 @@
 //!
 //! Decided before anything counts, since all programs count by it.
 
-use aya::{Btf as AyaBtf, Ebpf, programs::ProgramError};
+use aya::{Btf as AyaBtf, Ebpf};
 use tracer_ebpf::settings::ABSENT;
 
 use super::{
     Kernel, LoadError, LoadOptions,
     climb::{load, refusal, stands},
+    error::{chain, errno},
     facts::Facts,
     open,
 };
@@ -31,34 +32,46 @@ pub(super) fn open_with_identity(facts: &mut Facts, options: &LoadOptions) -> Re
     if facts.identity() != Identity::HashMix {
         return Ok(Opened { ebpf: open(facts, options)?, btf: None, without_identity: None });
     }
-    let btf = AyaBtf::from_sys_fs()?;
-    match with_program(facts, options, &btf)? {
-        Ok(ebpf) => Ok(Opened { ebpf, btf: Some(btf), without_identity: None }),
-        Err(refusal) => {
-            facts.offsets.net_hash_mix = ABSENT;
-            Ok(Opened { ebpf: open(facts, options)?, btf: Some(btf), without_identity: Some(refusal) })
-        }
+    if options.disabled.contains(&HookKind::Iterator) {
+        return by_inode(facts, options, None, explain(NETNS_IDENTITY.attach, Stage::SwitchedOff, None, ""));
     }
+    let btf = AyaBtf::from_sys_fs()?;
+    let mut ebpf = open(facts, options)?;
+    let Err(refusal) = load_and_try(&mut ebpf, &btf) else {
+        return Ok(Opened { ebpf, btf: Some(btf), without_identity: None });
+    };
+    // For those who look at events alone, and see no ladders.
+    tracing::warn!(
+        cause = refusal.cause,
+        remedy = refusal.remedy,
+        "namespaces are told apart by inode numbers alone, which are used again"
+    );
+    // Before the maps are made anew: locked memory may be limited.
+    drop(ebpf);
+    by_inode(facts, options, Some(btf), refusal)
 }
 
-/// The object with the program in it; if that is refused, nothing is left of either: locked memory may be limited.
-fn with_program(facts: &Facts, options: &LoadOptions, btf: &AyaBtf) -> Result<Result<Ebpf, Refusal>, LoadError> {
-    if options.disabled.contains(&HookKind::Iterator) {
-        return Ok(Err(explain(NETNS_IDENTITY.attach, Stage::SwitchedOff, None, "")));
-    }
-    let mut ebpf = open(facts, options)?;
-    Ok(load_and_try(&mut ebpf, btf).map(|()| ebpf))
+fn by_inode(
+    facts: &mut Facts,
+    options: &LoadOptions,
+    btf: Option<AyaBtf>,
+    refusal: Refusal,
+) -> Result<Opened, LoadError> {
+    facts.offsets.net_hash_mix = ABSENT;
+    Ok(Opened { ebpf: open(facts, options)?, btf, without_identity: Some(refusal) })
 }
 
 /// Loads the program, and asks it of this thread's namespace.
 fn load_and_try(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), Refusal> {
     let attach = NETNS_IDENTITY.attach;
-    let program = ebpf.program_mut(NETNS_IDENTITY.program);
-    let loaded = program.ok_or(ProgramError::UnexpectedProgramType).and_then(|program| load(program, attach, btf));
-    loaded.map_err(|error| refusal(attach, Stage::Load, &error))?;
-    let tried = identity::own(ebpf);
-    tried.map_err(|error| explain(attach, Stage::Attach, error.raw_os_error(), &error.to_string()))?;
-    Ok(())
+    let Some(program) = ebpf.program_mut(NETNS_IDENTITY.program) else {
+        return Err(explain(attach, Stage::Missing, None, "not in the eBPF object"));
+    };
+    load(program, attach, btf).map_err(|error| refusal(attach, Stage::Load, &error))?;
+    match identity::own(ebpf) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(explain(attach, Stage::Attach, errno(&error), &chain(&error))),
+    }
 }
 
 impl Kernel {

@@ -7,7 +7,11 @@ use std::{
 
 use aya::programs::Program;
 
-use super::Kernel;
+use super::{
+    Kernel,
+    climb::stands,
+    error::{chain, errno},
+};
 use crate::kernel::{
     hooks::{Attach, LADDERS, Report, Signal, Stage, explain},
     maps::Maps,
@@ -20,13 +24,12 @@ impl Kernel {
             return;
         }
         let Err(error) = maps.read_by(|program| self.iterator_fd(program)) else { return };
-        let fallback = LADDERS.iter().find(|ladder| ladder.signal == Signal::MapRows).map(|ladder| ladder.fallback);
-        if let Some(ladder) = report.ladders.iter_mut().find(|ladder| ladder.signal == Signal::MapRows) {
-            ladder.rung = None;
-            fallback.unwrap_or_default().clone_into(&mut ladder.in_force);
-            ladder.hooks.clear();
-            let attach = Attach::Iterator("bpf_map_elem");
-            ladder.refusals.push(explain(attach, Stage::Attach, error.raw_os_error(), &error.to_string()));
+        let refusal = explain(Attach::Iterator("bpf_map_elem"), Stage::Attach, errno(&error), &chain(&error));
+        let ladder = LADDERS.iter().find(|ladder| ladder.signal == Signal::MapRows);
+        let standing = report.ladders.iter_mut().find(|standing| standing.signal == Signal::MapRows);
+        if let (Some(ladder), Some(standing)) = (ladder, standing) {
+            standing.refusals.push(refusal);
+            *standing = stands(ladder, None, std::mem::take(&mut standing.refusals));
         }
     }
 
