@@ -39,12 +39,8 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Sets up what is missing, builds the agent of an architecture and gives back where it is.
-pub(crate) fn static_agent(arch: Arch) -> Result<PathBuf> {
-    compile(arch)
-}
-
-/// Sets up what is missing and compiles the agent. The eBPF programs follow the target.
+/// Sets up what is missing, builds the static agent of an architecture and gives back where it is. The eBPF programs
+/// follow the target.
 pub(crate) fn compile(arch: Arch) -> Result<PathBuf> {
     setup::toolchain()?;
     setup::static_target(arch)?;

@@ -36,7 +36,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
         return generate::write();
     }
     manifests()?;
-    if opts.container { container(&build::static_agent(Arch::native()?)?) } else { Ok(()) }
+    if opts.container { container(&build::compile(Arch::native()?)?) } else { Ok(()) }
 }
 
 /// Manifests, chart and unit, without running any.

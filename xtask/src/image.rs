@@ -34,7 +34,7 @@ pub(crate) struct Opts {
 pub(crate) fn run(opts: &Opts) -> Result<()> {
     let arch = opts.arch.map_or_else(Arch::native, Ok)?;
     setup::image_tools()?;
-    let image = build(arch, &build::static_agent(arch)?)?;
+    let image = build(arch, &build::compile(arch)?)?;
     println!("{image}: in {}", storage().display());
     if opts.save {
         let archive = workspace::root().join("target").join(archive_name(arch));
