@@ -6,8 +6,7 @@ use std::{collections::HashMap, ops::Deref, time::Instant};
 use bytes::Bytes;
 use tracer_ebpf::{
     counter::{
-        CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, DropReason, ListenerKey, ListenerStats,
-        PEAK_SLOT_SHIFT, PEAK_SLOTS_RECENT, PendingHandshake, ROLE_PORT_OTHER, RetransmitCause, Role,
+        CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, DropReason, ROLE_PORT_OTHER, RetransmitCause, Role,
     },
     state,
 };
@@ -15,10 +14,9 @@ use tracer_ebpf::{
 use super::{
     agent_rows,
     encode::encode,
+    listener_rows,
     metrics::MetricId,
-    namespace_rows, node_rows,
-    open_file_rows::Nearest,
-    other_rows,
+    namespace_rows, node_rows, other_rows,
     own::Own,
     port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
@@ -27,14 +25,13 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
-        maps::{Maps, monotonic_ns},
+        maps::Maps,
     },
     labels::{Labels, ListenerLabels, OTHER},
     pipeline::{
         attribute::Owner,
         counters::{Closing, Counts},
         journal::Losses,
-        snapshot::Listener,
     },
     view::{Namespace, View},
 };
@@ -84,7 +81,7 @@ pub fn collect(sources: &mut Sources<'_>) -> Bytes {
 fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
     let namespaces: HashMap<u64, &Namespace> =
         sources.view.namespaces.iter().map(|namespace| (namespace.id, namespace)).collect();
-    listeners(rows, sources, counts, &namespaces);
+    listener_rows::add(rows, sources, counts, &namespaces);
     for (key, n) in counts.counters.iter().chain(&counts.other) {
         if let Some(namespace) = namespaces.get(&key.netns) {
             counter(rows, sources.labels, namespace, key, *n, sources.now);
@@ -121,124 +118,13 @@ pub(super) fn reasons(report: &Report) -> &'static [DropReason] {
     }
 }
 
-fn listeners(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts, namespaces: &HashMap<u64, &Namespace>) {
-    let mut pending = pending_by_listener(&counts.pending);
-    let view = sources.view;
-    let mut labelled = Vec::with_capacity(counts.listeners.len());
-    // A listener without a row found no room: it counts in the `_other` row, and has no queues.
-    for (key, stats) in &counts.listeners {
-        let drops = pending.remove(key).unwrap_or_default();
-        let Some(&namespace) = namespaces.get(&key.netns) else { continue };
-        let Some(labels) = sources.labels.listener(key, Some(stats), view, namespace, sources.now) else { continue };
-        let process = value::label(&labels.process);
-        labelled.push((key, stats, drops, namespace, labels, process));
-    }
-    let mut queues = QueuesByLabels::default();
-    for (key, stats, drops, namespace, labels, process) in &labelled {
-        let values = listener_values(namespace, labels, process);
-        listener_counts(rows, sources.report, &values, stats, drops);
-        synack_retransmits(rows, namespace, labels, stats);
-        let queues = queues.of(values);
-        queues.add(namespace, stats, view.listeners.get(key));
-        queues.files.add(&view.open_files, stats, view.listeners.get(key), &labels.process);
-    }
-    for (values, queues) in &queues.queues {
-        queues.show(rows, values);
-        queues.files.show(rows, sources.suppressed, values);
-    }
-    let room = sources.maps.listeners_max().map_or(usize::MAX, |max| max as usize);
-    if counts.listeners.len() >= room {
-        pending_without_room(rows, &pending, namespaces);
-    }
-    if counts.listeners.len() >= room / 2 {
-        other_rows::add_listeners(rows, sources.report, sources.view);
-    }
-}
-
-/// What the kernel side will count in the `_other` row, because it has no room for another listener.
-fn pending_without_room(
-    rows: &mut Rows<'_>,
-    pending: &HashMap<ListenerKey, Drops>,
-    namespaces: &HashMap<u64, &Namespace>,
-) {
-    for (key, drops) in pending {
-        let Some(namespace) = namespaces.get(&key.netns) else { continue };
-        for (reason, n) in DropReason::ALL.iter().zip(drops).filter(|(_, n)| **n > 0) {
-            rows.add(MetricId::TcpListenDrops, &other_rows::listener(namespace, &[reason.name()]), number(*n));
-        }
-    }
-}
-
-/// Queues and open files of all listeners that get the same labels: gauges, which must not be summed.
-#[derive(Default)]
-struct Queues {
-    peak: u32,
-    open: Option<Listener>,
-    files: Nearest,
-}
-
-impl Queues {
-    fn add(&mut self, namespace: &Namespace, stats: &ListenerStats, seen: Option<&Listener>) {
-        self.peak = self.peak.max(recent_peak(stats));
-        let Some(seen) = seen else { return };
-        self.peak = self.peak.max(seen.accept_queue_length);
-        let mut listener = seen.clone();
-        listener.syn_queue_limit = syn_queue_limit(namespace, seen.syn_queue_limit);
-        match &mut self.open {
-            Some(open) => open.merge_queues(&listener),
-            None => self.open = Some(listener),
-        }
-    }
-
-    fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues<'_>) {
-        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(self.peak));
-        let Some(listener) = &self.open else { return };
-        let gauges = [
-            (MetricId::TcpAcceptQueueLength, listener.accept_queue_length),
-            (MetricId::TcpAcceptQueueLimit, listener.accept_queue_limit),
-            (MetricId::TcpSynQueueLength, listener.syn_queue_length),
-            (MetricId::TcpSynQueueLimit, listener.syn_queue_limit),
-            (MetricId::TcpListenerSockets, listener.sockets),
-        ];
-        for (metric, value) in gauges {
-            rows.add(metric, &with(values, &[]), f64::from(value));
-        }
-    }
-}
-
-/// Queues by labels, in the order in which the labels came: so their rows are added in the order of
-/// the listeners' other rows, which is fastest.
-#[derive(Default)]
-struct QueuesByLabels<'a> {
-    queues: Vec<(ListenerValues<'a>, Queues)>,
-    places: HashMap<ListenerValues<'a>, usize>,
-}
-
-impl<'a> QueuesByLabels<'a> {
-    fn of(&mut self, values: ListenerValues<'a>) -> &mut Queues {
-        let place = *self.places.entry(values).or_insert(self.queues.len());
-        if place == self.queues.len() {
-            self.queues.push((values, Queues::default()));
-        }
-        &mut self.queues[place].1
-    }
-}
-
-type Drops = [u64; DropReason::COUNT];
-
-/// Handshakes that were dropped, but which the kernel side counts only with its next packet.
-fn pending_by_listener(pending: &[PendingHandshake]) -> HashMap<ListenerKey, Drops> {
-    let mut drops: HashMap<ListenerKey, Drops> = HashMap::new();
-    for handshake in pending {
-        let reason = DropReason::from_u8(handshake.reason).unwrap_or(DropReason::Other);
-        drops.entry(handshake.listener).or_default()[reason as usize] += 1;
-    }
-    drops
-}
-
 pub(super) type ListenerValues<'a> = [&'a str; 8];
 
-fn listener_values<'a>(namespace: &'a Namespace, labels: &'a ListenerLabels, process: &'a str) -> ListenerValues<'a> {
+pub(super) fn listener_values<'a>(
+    namespace: &'a Namespace,
+    labels: &'a ListenerLabels,
+    process: &'a str,
+) -> ListenerValues<'a> {
     let [netns, pod_namespace, pod, container, unit] = owner_values(namespace, &labels.owner);
     [netns, pod_namespace, pod, container, unit, process, &labels.address, &labels.port]
 }
@@ -283,48 +169,6 @@ pub(super) fn with<'a>(group: &[&'a str], own: &[&'a str]) -> LabelValues<'a> {
         row.len += 1;
     }
     row
-}
-
-fn listener_counts(
-    rows: &mut Rows<'_>,
-    report: &Report,
-    values: &ListenerValues<'_>,
-    stats: &ListenerStats,
-    pending: &Drops,
-) {
-    for &reason in reasons(report) {
-        let counted = stats.drops[reason as usize] + pending[reason as usize];
-        rows.add(MetricId::TcpListenDrops, &with(values, &[reason.name()]), number(counted));
-    }
-    rows.add(MetricId::TcpAcceptedConnections, &with(values, &[]), number(stats.accepted));
-    if is_told(report, Signal::SynackRetransmits) {
-        rows.add(MetricId::TcpSynackRetransmits, &with(values, &[]), number(stats.synack_retransmits));
-    }
-}
-
-/// A listener's SYN-ACKs are retransmitted segments of its workload as well.
-fn synack_retransmits(rows: &mut Rows<'_>, namespace: &Namespace, labels: &ListenerLabels, stats: &ListenerStats) {
-    if stats.synack_retransmits > 0 {
-        let owner = owner_values(namespace, &labels.owner);
-        let own = [Role::Server.name(), labels.port.as_str(), RetransmitCause::Syn.name()];
-        rows.add(MetricId::TcpRetransmittedSegments, &with(&owner, &own), number(stats.synack_retransmits));
-    }
-}
-
-/// With cookies off the kernel also refuses unproven clients beyond three quarters of
-/// `tcp_max_syn_backlog`.
-fn syn_queue_limit(namespace: &Namespace, backlog: u32) -> u32 {
-    match (namespace.sysctls.tcp_syncookies, namespace.sysctls.tcp_max_syn_backlog) {
-        (Some(0), Some(max)) => u32::try_from(max).map_or(backlog, |max| backlog.min(max - max / 4)),
-        _ => backlog,
-    }
-}
-
-/// The highest of the peaks of the last two minutes.
-fn recent_peak(stats: &ListenerStats) -> u32 {
-    let slot = u32::try_from((monotonic_ns() >> PEAK_SLOT_SHIFT) & u64::from(u32::MAX)).unwrap_or(0);
-    let recent = stats.peaks.iter().filter(|peak| slot.wrapping_sub(peak.slot) < PEAK_SLOTS_RECENT);
-    recent.map(|peak| peak.length).max().unwrap_or(0)
 }
 
 pub(super) fn counter(

@@ -9,6 +9,7 @@ pub mod agent_rows;
 pub mod collector;
 pub mod encode;
 pub mod http;
+mod listener_rows;
 pub mod metrics;
 pub mod namespace_rows;
 pub mod node_rows;
