@@ -1,8 +1,8 @@
 //! Which labels a row gets: joins keys of the maps with namespaces, processes and workloads.
 //!
 //! A listener keeps the labels it once had for as long as its row lives, so that a series is not cut
-//! in two when its process ends; but where another process listens by now, the name is that one's. So does
-//! a namespace keep its tenant's. Labels that cannot be told yet hold the row back for a few passes.
+//! in two when its process ends; but where another process listens by now, or the same one from another cgroup, they
+//! are that one's. So does a namespace keep its tenant's. Labels that cannot be told yet hold the row back for a few passes.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,7 +35,14 @@ pub const OTHER: &str = "_other";
 pub struct Labels {
     attributor: Attributor,
     tenants: Tenants,
-    listeners: HashMap<ListenerKey, Arc<ListenerLabels>>,
+    listeners: HashMap<ListenerKey, Known>,
+}
+
+/// What is remembered of a listener.
+struct Known {
+    labels: Arc<ListenerLabels>,
+    /// The cgroup whose owner they name.
+    cgroup: u64,
 }
 
 /// Labels of a listener beyond its namespace.
@@ -51,13 +58,16 @@ pub struct ListenerLabels {
     pub port: String,
 }
 
-impl ListenerLabels {
-    /// Whether they name a process that holds the listener, as far as the pass could tell. While a service
-    /// manager holds it alone, for the service that it will start again, they stay the service's.
-    fn are_of(&self, seen: &Listener) -> bool {
-        let is_named = |holder: &Holder| name(&holder.comm) == self.process;
+impl Known {
+    /// Whether the labels name a process that holds the listener, and its owner, as far as the pass could tell. While a
+    /// service manager holds it alone, for the service that it will start again, they stay the service's.
+    fn is_of(&self, seen: &Listener) -> bool {
+        let process = &self.labels.process;
+        // On v1 and hybrid hosts all are in the root of v2.
+        let is_named =
+            |holder: &Holder| name(&holder.comm) == *process && (holder.cgroup == 0 || holder.cgroup == self.cgroup);
         let mut servers = seen.holders.iter().filter(|holder| !holder.is_manager()).peekable();
-        !self.process.is_empty() && (servers.peek().is_none() || servers.any(is_named))
+        !process.is_empty() && (servers.peek().is_none() || servers.any(is_named))
     }
 }
 
@@ -149,10 +159,10 @@ impl Labels {
         now: Instant,
     ) -> Option<Arc<ListenerLabels>> {
         let seen = view.listeners.get(key);
-        if let Some(labels) = self.listeners.get(key)
-            && seen.is_none_or(|seen| labels.are_of(seen))
+        if let Some(known) = self.listeners.get(key)
+            && seen.is_none_or(|seen| known.is_of(seen))
         {
-            return Some(Arc::clone(labels));
+            return Some(Arc::clone(&known.labels));
         }
         let (tgid, process, cgroup) = self.holder(key, stats, seen);
         let owner = self.owner(cgroup, tgid, namespace, now)?;
@@ -164,7 +174,7 @@ impl Labels {
         });
         // Without a process the labels may still improve with the next pass.
         if seen.is_some() || !labels.process.is_empty() {
-            self.listeners.insert(*key, Arc::clone(&labels));
+            self.listeners.insert(*key, Known { labels: Arc::clone(&labels), cgroup });
         }
         Some(labels)
     }
@@ -201,11 +211,11 @@ impl Labels {
         dead: &ListenerKey,
         living: impl IntoIterator<Item = &'a ListenerKey>,
     ) -> Option<ListenerKey> {
-        let labels = self.listeners.get(dead)?;
+        let labels = &self.listeners.get(dead)?.labels;
         let is_heir = |key: &&ListenerKey| {
             (key.netns, key.address, key.port) == (dead.netns, dead.address, dead.port)
                 && *key != dead
-                && self.listeners.get(key) == Some(labels)
+                && self.listeners.get(key).is_some_and(|known| known.labels == *labels)
         };
         living.into_iter().find(is_heir).copied()
     }

@@ -43,10 +43,15 @@ fn namespace() -> Namespace {
 
 /// What a pass saw: one socket, held by these processes.
 fn view(holders: &[(u32, [u8; 16])]) -> View {
-    let record = |&(holder_tgid, holder_comm)| ListenerSocket {
+    view_of(&holders.iter().map(|&(tgid, comm)| (tgid, comm, KEY.cgroup)).collect::<Vec<_>>())
+}
+
+/// The same, with the cgroup that each is in.
+fn view_of(holders: &[(u32, [u8; 16], u64)]) -> View {
+    let record = |&(holder_tgid, holder_comm, holder_cgroup)| ListenerSocket {
         key: KEY,
         sock: 1,
-        holder_cgroup: 1,
+        holder_cgroup,
         holder_tgid,
         netns_inum: 1,
         accept_queue_length: 0,
@@ -74,6 +79,26 @@ fn the_process_that_listens_names_the_listener() {
     ] {
         let found = labels.listener(&KEY, None, &view, &namespace(), Instant::now()).unwrap();
         assert_eq!(String::from_utf8_lossy(&found.process), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_process_that_moves_takes_the_listener_with_it() {
+    let node = Node::new();
+    node.add_pod(5);
+    node.add_pod(6);
+    let [here, there] = [5, 6].map(|pod| node.add_container(pod, pod));
+    let mut labels = node.labels();
+    let server = *b"server\0\0\0\0\0\0\0\0\0\0";
+    for (holders, expected, what) in [
+        (&[(10, server, here)][..], "pod-5", "where it was when it was seen first"),
+        (&[(10, server, there)], "pod-6", "it moved"),
+        (&[(11, server, here), (10, server, there)], "pod-6", "another of that name is elsewhere"),
+        (&[], "pod-6", "it is gone, and its row is not"),
+        (&[(10, server, 0)], "pod-6", "where it is cannot be told"),
+    ] {
+        let found = labels.listener(&KEY, None, &view_of(holders), &namespace(), node.start).unwrap();
+        assert_eq!(found.owner.pod, expected, "{what}");
     }
 }
 

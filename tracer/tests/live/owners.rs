@@ -47,7 +47,7 @@ bind($listener, pack_sockaddr_in($port, inet_aton("127.0.0.1"))) or die "bind: $
 listen($listener, 2) or die "listen: $!";
 my $child = fork() // die "fork: $!";
 if ($child) { close($listener); waitpid($child, 0); exit 0; }
-$0 = "service"; enter($to); print "ready\n";
+enter($to); $0 = "service"; print "ready\n";
 while (<STDIN>) { accept(my $connection, $listener) or die "accept: $!"; print "accepted\n"; }
 "#;
 
