@@ -50,7 +50,6 @@ const STEPS: &[Step] = &[
 /// What runs while the guests run, from quick to slow.
 const STEPS_BESIDE_GUESTS: &[Step] = &[
     step("clippy for eBPF", clippy_bpf),
-    step("other architectures", other_architectures),
     step("unit tests", unit),
     step("integration tests", integration),
     step("manifests", deploy::manifests),
@@ -138,9 +137,6 @@ fn beside_guests(steps: impl FnOnce() -> Result<()>) -> Result<()> {
 fn set_up() -> Result<()> {
     setup::toolchain()?;
     setup::nightly_clippy()?;
-    for &arch in Arch::value_variants() {
-        setup::static_target(arch)?;
-    }
     setup::test_tools()
 }
 
@@ -162,23 +158,6 @@ fn clippy_bpf() -> Result<()> {
                 .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
                 .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", arch.name())),
         )?;
-    }
-    Ok(())
-}
-
-/// The eBPF programs are built, and the agent is checked, for what only a guest could run.
-fn other_architectures() -> Result<()> {
-    let native = Arch::native()?;
-    for &arch in Arch::value_variants().iter().filter(|&&arch| arch != native) {
-        process::run(cargo().args([
-            "check",
-            "--locked",
-            "--package",
-            "tracer",
-            "--bins",
-            "--target",
-            arch.static_target(),
-        ]))?;
     }
     Ok(())
 }
