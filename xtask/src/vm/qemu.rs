@@ -136,7 +136,9 @@ impl Qemu {
     fn command(&self, guest: &Guest<'_>) -> Command {
         let (machine, processor, console) = match (self.arch, self.accelerator) {
             (Arch::X86_64, Accelerator::Kvm) => ("q35,accel=kvm", "host", "ttyS0"),
-            (Arch::X86_64, Accelerator::Tcg) => ("q35", "max", "ttyS0"),
+            // String instructions are emulated byte by byte where the kernel is told that they are fast: without that a
+            // guest takes a fifth less of the host's processors.
+            (Arch::X86_64, Accelerator::Tcg) => ("q35", "max,erms=off,fsrm=off", "ttyS0"),
             (Arch::Aarch64, Accelerator::Kvm) => ("virt,accel=kvm,gic-version=host", "host", "ttyAMA0"),
             // The newest processors have more to emulate.
             (Arch::Aarch64, Accelerator::Tcg) => ("virt,gic-version=3", "cortex-a72", "ttyAMA0"),
