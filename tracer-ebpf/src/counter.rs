@@ -261,6 +261,13 @@ pub struct NetnsSeen {
     pub zero: u32,
 }
 
+/// Counts that found no room in any map, by the number of their [`Counter`].
+pub type LostCounts = [u64; LOST_COUNTS_LEN];
+
+/// A power of two above the number of kinds, so that a mask keeps an index within.
+pub const LOST_COUNTS_LEN: usize = 16;
+const _: () = assert!(LOST_COUNTS_LEN.is_power_of_two() && Counter::ALL.len() < LOST_COUNTS_LEN);
+
 /// Per-CPU tally of one event kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -24,10 +24,10 @@ pub fn emit<T: Copy + 'static>(kind: Kind, time_ns: u64, record: &T) {
     if !wanted(kind) {
         return;
     }
-    let Some(tally) = TALLIES.get_ptr_mut(kind as u32) else { return };
+    let Some(tallies) = TALLIES.get_ptr_mut(0) else { return };
     // SAFETY: the look-up returned a value of this CPU's own; programs of one CPU may interleave,
     // which can at worst miscount one record's fate.
-    let tally = unsafe { &mut *tally };
+    let tally = unsafe { &mut (*tallies)[kind as usize] };
     if !within_rate(tally, time_ns) {
         tally.lost_rate += 1;
         return;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     counter::{
-        CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen,
+        CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerKey, ListenerStats, LostCounts, NetnsSeen,
         PendingHandshake, PortKey, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow, WorkloadKey,
     },
     destination::{DestinationKey, DestinationUse, PortWalk},
@@ -32,9 +32,10 @@ pub static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(65_000
 pub static OTHER: HashMap<CounterKey, u64> = HashMap::with_max_entries(16_384, 0);
 
 /// Last resort when [`OTHER`] is full too: counts by `Counter`, nothing else. The agent shows it as
-/// a difference, since the namespace is lost.
+/// a difference, since the namespace is lost. One entry, so that the agent reads all kinds with one look-up:
+/// `probes::map_rows` says why that matters.
 #[map]
-pub static LOST_COUNTS: Array<u64> = Array::with_max_entries(16, 0);
+pub static LOST_COUNTS: Array<LostCounts> = Array::with_max_entries(1, 0);
 
 /// Workloads admitted; the value is the number of ports admitted for them.
 #[map]
@@ -85,9 +86,10 @@ pub static CLOSE_WAIT_SEEN: LruHashMap<u64, CloseWaitSeen> = LruHashMap::with_ma
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// What became of the records, by kind.
+/// What became of the records, by kind. One entry, so that the agent reads all kinds with one look-up:
+/// `probes::map_rows` says why that matters.
 #[map]
-pub static TALLIES: PerCpuArray<EventTally> = PerCpuArray::with_max_entries(Kind::COUNT as u32, 0);
+pub static TALLIES: PerCpuArray<[EventTally; Kind::COUNT]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The handshake in `tcp_conn_request` on this CPU. BH is off there, so it cannot nest.
 #[map]

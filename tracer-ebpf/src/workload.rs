@@ -7,7 +7,8 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_ebpf::counter::{
-    CGROUP_OTHER, Counter, CounterKey, NetnsSeen, PORT_OTHER, PortKey, ROLE_PORT_OTHER, Role, WorkloadKey,
+    CGROUP_OTHER, Counter, CounterKey, LOST_COUNTS_LEN, NetnsSeen, PORT_OTHER, PortKey, ROLE_PORT_OTHER, Role,
+    WorkloadKey,
 };
 
 use crate::{
@@ -70,8 +71,17 @@ pub fn count_other(key: &CounterKey, n: u64) {
     }
     if let Some(value) = OTHER.get_ptr_mut(&row) {
         add(value, n);
-    } else if let Some(value) = LOST_COUNTS.get_ptr_mut(u32::from(row.counter)) {
-        add(value, n);
+    } else {
+        lose(row.counter, n);
+    }
+}
+
+/// Counts an event for which no map has room. Its namespace is lost.
+#[inline(always)]
+pub fn lose(counter: u8, n: u64) {
+    if let Some(lost) = LOST_COUNTS.get_ptr_mut(0) {
+        // SAFETY: the look-up did not fail, and the mask keeps the index within the array.
+        add(unsafe { &raw mut (*lost)[usize::from(counter) & (LOST_COUNTS_LEN - 1)] }, n);
     }
 }
 

@@ -12,10 +12,10 @@ use tracer_ebpf::{
 use crate::{
     constants::{SETTINGS, constant, offset},
     emit::emit,
-    maps::{LOST_COUNTS, SAVED, Saved},
+    maps::{SAVED, Saved},
     reader::{Direct, Reader},
     sock,
-    workload::{self, add},
+    workload::{self, lose},
 };
 
 // match-proto: 5.10-6.9 void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb)
@@ -73,7 +73,8 @@ fn sent(sk: *const u8, skb: *const u8, reason: u8) {
     } else if !is_null(skb) && !skb.is_null() {
         without_socket(skb, reason);
     } else {
-        lost();
+        // Not even the namespace can be told.
+        lose(Counter::Reset as u8, 1);
     }
 }
 
@@ -123,7 +124,8 @@ fn without_socket(skb: *const u8, reason: u8) {
     let device: *const u8 = Direct.load(skb, offset!(skb_dev));
     let netns = sock::identity(Direct, Direct.load(device, offset!(dev_net)));
     if netns.inum == 0 {
-        lost();
+        // Not even the namespace can be told.
+        lose(Counter::Reset as u8, 1);
         return;
     }
     let direction = Direction::Sent as u8;
@@ -145,12 +147,4 @@ fn without_socket(skb: *const u8, reason: u8) {
         zero: [0; 6],
     };
     emit(Kind::Reset, record.header.time_ns, &record);
-}
-
-/// Not even the namespace can be told.
-#[inline(always)]
-fn lost() {
-    if let Some(value) = LOST_COUNTS.get_ptr_mut(Counter::Reset as u32) {
-        add(value, 1);
-    }
 }

@@ -162,6 +162,9 @@ impl Kernel {
         }
         self.read_by_iterators(maps, &mut report);
         maps.set_switches(switches(&report))?;
+        if report.stands_on(Signal::ListenDrops, "packets") {
+            maps.expect_handshakes();
+        }
         Ok(report)
     }
 

@@ -6,12 +6,16 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tracer_ebpf::{
     counter::{
-        Counter, CounterKey, EventTally, ListenerKey, ListenerStats, NetnsSeen, PendingHandshake, PortKey, WorkloadKey,
+        Counter, CounterKey, EventTally, ListenerKey, ListenerStats, LostCounts, NetnsSeen, PendingHandshake, PortKey,
+        WorkloadKey,
     },
     event::Kind,
 };
@@ -37,6 +41,7 @@ pub struct Maps {
     netns: Table,
     tallies: OwnedFd,
     pending: OwnedFd,
+    reads_handshakes: AtomicBool,
     switches: OwnedFd,
     sockets: Table,
     sockets_other: Table,
@@ -71,6 +76,7 @@ impl Maps {
             netns: Table::new(fd("NETNS")?),
             tallies: fd("TALLIES")?,
             pending: fd("PENDING")?,
+            reads_handshakes: AtomicBool::new(false),
             switches: fd("SWITCHES")?,
             sockets: Table::new(fd("SOCKETS")?),
             sockets_other: Table::new(fd("SOCKETS_OTHER")?),
@@ -145,32 +151,36 @@ impl Maps {
         Ok(())
     }
 
+    /// From now on [`Self::handshakes`] reads them: only the packet rung leaves any.
+    pub fn expect_handshakes(&self) {
+        self.reads_handshakes.store(true, Ordering::Relaxed);
+    }
+
     /// The handshake that waits on each CPU, if any.
     pub fn handshakes(&self) -> io::Result<Vec<PendingHandshake>> {
+        if !self.reads_handshakes.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
         PerCpuArray::new(self.pending.as_fd())?.lookup(0)
     }
 
     fn lost(&self) -> io::Result<Vec<(Counter, u64)>> {
-        let map = Map::<u32, u64>::new(self.lost_counts.as_fd())?;
-        let of = |counter: &Counter| Ok((*counter, map.lookup(&u32::from(*counter as u8))?.unwrap_or(0)));
-        Counter::ALL.iter().map(of).collect()
+        let lost = Map::<u32, LostCounts>::new(self.lost_counts.as_fd())?.lookup(&0)?.unwrap_or_default();
+        Ok(Counter::ALL.iter().map(|&counter| (counter, lost[counter as usize])).collect())
     }
 
     /// What became of the ring records, summed over CPUs, by kind.
     pub fn tallies(&self) -> io::Result<Vec<(Kind, EventTally)>> {
-        let map = PerCpuArray::<EventTally>::new(self.tallies.as_fd())?;
-        Kind::ALL
-            .iter()
-            .map(|&kind| {
-                let mut sum = EventTally::default();
-                for tally in map.lookup(kind as u32)? {
-                    sum.emitted += tally.emitted;
-                    sum.lost_ring += tally.lost_ring;
-                    sum.lost_rate += tally.lost_rate;
-                }
-                Ok((kind, sum))
+        let by_cpu = PerCpuArray::<[EventTally; Kind::COUNT]>::new(self.tallies.as_fd())?.lookup(0)?;
+        let sum = |kind: Kind| {
+            by_cpu.iter().map(|tallies| tallies[kind as usize]).fold(EventTally::default(), |mut sum, tally| {
+                sum.emitted += tally.emitted;
+                sum.lost_ring += tally.lost_ring;
+                sum.lost_rate += tally.lost_rate;
+                sum
             })
-            .collect()
+        };
+        Ok(Kind::ALL.iter().map(|&kind| (kind, sum(kind))).collect())
     }
 
     /// How full the hash maps are; `counts` is a reading of them.
