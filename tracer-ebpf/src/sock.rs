@@ -175,6 +175,12 @@ impl Queues {
     pub fn syn_full(self) -> bool {
         if setting!(syn_queue_full_at_limit) == 1 { self.syn >= self.limit } else { self.syn > self.limit }
     }
+
+    /// Whether one request more, as another CPU may add it, makes a SYN queue full that holds some.
+    #[inline(always)]
+    pub fn syn_full_with_one_more(self) -> bool {
+        self.syn > 0 && Self { syn: self.syn.saturating_add(1), ..self }.syn_full()
+    }
 }
 
 /// Reads the queues of a listener given as `struct tcp_sock *`.

@@ -157,8 +157,12 @@ fn syn(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     // If no answer comes the SYN was dropped, and the reason is told from this look at the queue:
     // another CPU may fill the last places before the kernel looks.
     let nearly_full = queues.accept > 0 && queues.accept.saturating_add(RACING_CHILDREN) > queues.limit;
-    let reason =
-        if matches!(reason, DropReason::Other) && nearly_full { DropReason::AcceptQueueFullSyn } else { reason };
+    let reason = match reason {
+        // The kernel looks at the SYN queue first.
+        DropReason::Other if cookies == 0 && queues.syn_full_with_one_more() => DropReason::SynQueueFull,
+        DropReason::Other if nearly_full => DropReason::AcceptQueueFullSyn,
+        reason => reason,
+    };
     leave_pending(tcp, packet, pending, reason, queues);
 }
 

@@ -3,11 +3,11 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::closing::assert_closes;
+use crate::lab::closing::{Closing, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_ACK, ACCEPT_QUEUE_FULL_SYN, OTHER, SYN_QUEUE_FULL, assert_drops, drops_are};
 use crate::lab::firewall::Firewall;
@@ -20,6 +20,10 @@ use crate::lab::wait::until;
 
 const PORT: u16 = 8084;
 const LIMIT: Duration = Duration::from_secs(5);
+/// In this time each request expires about four times.
+const EDGE_TIME: Duration = Duration::from_secs(4);
+/// Drops the SYN-ACKs before the clients get them.
+const SYN_ACKS_LOST: &str = "tcp flags & (syn | ack) == syn | ack drop";
 
 /// Two namespaces with the server's SYN-queue settings made.
 fn pair(syncookies: &str, max_syn_backlog: &str) -> Pair {
@@ -219,12 +223,45 @@ fn queue_of_an_ipv6_listener_without_cookies() {
     let address = SocketAddr::from((SERVER_V6, PORT));
     let _listener = Listener::open(&pair.server, address, 4);
     // Clients that never hear of their SYN-ACKs stay in the SYN queue.
-    let firewall = Firewall::install(&pair.client, "input", "tcp flags & (syn | ack) == syn | ack drop");
+    let firewall = Firewall::install(&pair.client, "input", SYN_ACKS_LOST);
     let clients = Client::connect_many(&pair.client, address, 10);
     assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), usize::from(machine().syn_queue_room(4)));
+    // Closed clients do not send their SYNs again. A minute later these would meet a queue from which requests expire,
+    // which is what the next test is about.
+    drop(clients);
     let drops = 10 - room(4);
     assert_eq!(by_kernel(&watch), ([drops, 0, 0], drops));
     assert_closes(&agent, &[&watch]);
     assert_reasons_are_the_kernels(&agent, &watch);
-    drop((clients, firewall));
+    drop(firewall);
+}
+
+/// Requests go and others come on two processors while SYNs are turned away: between a look at the queue and the
+/// kernel's own another one may have come.
+#[test]
+fn edge_of_the_queue_of_an_ipv6_listener_without_cookies() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    // A request expires after one second.
+    let pair = pair("0", "2048");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let address = SocketAddr::from((SERVER_V6, PORT));
+    let _listener = Listener::open(&pair.server, address, 4);
+    let firewall = Firewall::install(&pair.client, "input", SYN_ACKS_LOST);
+    let deadline = Instant::now() + EDGE_TIME;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                pair.client.run(|| {
+                    while Instant::now() < deadline {
+                        drop(Client::connect_here(address));
+                    }
+                });
+            });
+        }
+    });
+    Closing::at_the_edge(&agent, &[&watch]).check();
+    assert!(watch.delta("TCPReqQFullDrop") > 100);
+    assert_eq!(watch.delta("ListenDrops"), watch.delta("TCPReqQFullDrop"));
+    drop(firewall);
 }
