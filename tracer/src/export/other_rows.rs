@@ -61,6 +61,9 @@ pub(super) fn add_workloads(rows: &mut Rows<'_>, report: &Report, view: &View) {
         if is_told(report, Signal::Retransmits) {
             add_retransmits(rows, &values);
         }
+        if report.stands_on(Signal::Retransmits, "attempts") {
+            rows.add(MetricId::TcpRetransmitsFailed, &values, 0.0);
+        }
         if is_told(report, Signal::Connections) {
             add_connections(rows, &values);
         }
@@ -82,7 +85,6 @@ fn add_retransmits(rows: &mut Rows<'_>, values: &[&str; 5]) {
         let own = [Role::Unknown.name(), "", cause.name()];
         rows.add(MetricId::TcpRetransmittedSegments, &with(values, &own), 0.0);
     }
-    rows.add(MetricId::TcpRetransmitsFailed, values, 0.0);
 }
 
 fn add_connections(rows: &mut Rows<'_>, values: &[&str; 5]) {

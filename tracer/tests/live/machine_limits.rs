@@ -111,8 +111,7 @@ fn orphans_beyond_the_limit() {
     assert_eq!(transitions("ESTABLISHED", "FIN_WAIT1"), ORPHANS);
     assert_eq!((transitions("FIN_WAIT1", "CLOSE"), transitions("FIN_WAIT1", "FIN_WAIT2")), (killed, ORPHANS - killed));
     assert_eq!(watch.delta("EstabResets"), 0, "the killed ones were closed before");
-    let named = [("netns", watch.inode.as_str()), ("role", "client"), ("port", "8096")];
-    assert_eq!(scrape.sum(RETRANSMITS, &named), watch.delta("RetransSegs"));
+    assert_client_sent_again(&agent, &watch);
 }
 
 /// Memory runs out while data is stuck: what comes to a socket that has data already is dropped and
@@ -167,11 +166,12 @@ fn memory_pressure_with_data_stuck() {
     assert_eq!(server.delta("ListenOverflows"), server.delta("ListenDrops"));
     let drops = [(ACCEPT_QUEUE_FULL_SYN, server.delta("ListenDrops"))];
     assert_drops(&agent, &[("netns", &server.inode)], &drops);
-    let named = [("netns", client.inode.as_str()), ("role", "client")];
-    assert_eq!(agent.scrape().sum(RETRANSMITS, &named), client.delta("RetransSegs"));
+    assert_client_sent_again(&agent, &client);
 }
 
-/// What acknowledgements let go goes out in bursts, longer than the queue of the processor that delivers them.
+/// What acknowledgements let go goes out in bursts, longer than the queue of the processor that delivers them. A segment
+/// that is sent again may find that queue full too: veth says so to the sender (from 6.6 on, and in the stable series
+/// that took the change over), which counts it in `RetransSegs` and in `TCPRetransFail`.
 #[test]
 #[ignore = "changes settings of the whole machine: cargo xtask vm"]
 fn device_backlog_that_is_too_short() {
@@ -198,8 +198,18 @@ fn device_backlog_that_is_too_short() {
     let drops = dropped(&node()) - before;
     assert!(drops >= 1.0, "no packet was dropped");
     assert!(watch.delta("RetransSegs") > 0, "{drops} packets were dropped, and none of them was missed");
-    let named = [("netns", watch.inode.as_str()), ("role", "client"), ("port", "8096")];
-    assert_eq!(agent.scrape().sum(RETRANSMITS, &named), watch.delta("RetransSegs"));
+    assert_client_sent_again(&agent, &watch);
+}
+
+/// Every segment that the clients of a namespace sent again is theirs, but for those of an unknown cause. The closing
+/// check has held the number of these against what the kernel says: refused by the host, or not shown to the hook.
+#[track_caller]
+fn assert_client_sent_again(agent: &Agent, client: &Watch<'_>) {
+    let scrape = agent.scrape();
+    let sum =
+        |labels: &[(&str, &str)]| scrape.sum(RETRANSMITS, &[&[("netns", client.inode.as_str())], labels].concat());
+    let told = sum(&[("role", "client"), ("port", "8096")]);
+    assert_eq!(told + sum(&[("cause", "unknown")]), client.delta("RetransSegs"));
 }
 
 /// The figures that are drops of processors.

@@ -66,7 +66,7 @@ metrics! {
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
         "Segments that the kernel sent again or tried to, SYN-ACKs among them (role server, cause syn): a namespace's sum equals RetransSegs of /proc/net/snmp, that of cause syn TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
-        "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory), in segments: equals TCPRetransFail of /proc/net/netstat.";
+        "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory; before Linux 6.17 by network namespace alone), in segments: equals TCPRetransFail of /proc/net/netstat.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
         "Segments the namespace sent since the agent's baseline, all retransmits but those of SYN-ACKs left out, as OutSegs of /proc/net/snmp counts them: with tracer_tcp_retransmitted_segments_total, all that a share of retransmits is of.";
     TcpSegmentsReceived Counter "tracer_tcp_segments_received_total" [NAMESPACE] "segments" Proc

@@ -67,8 +67,7 @@ fn row(counter: Counter, a: u8, b: u8) -> (CounterKey, u64) {
 /// What the programs of the best rungs count for workloads without room.
 fn of_workloads() -> Vec<(CounterKey, u64)> {
     let mut counted = vec![row(Counter::RetransmitFailed, 0, 0), row(Counter::TimeWaitOverflow, 0, 0)];
-    let causes = 0..RetransmitCause::Unknown as u8;
-    counted.extend(causes.map(|cause| row(Counter::Retransmit, cause, 0)));
+    counted.extend(retransmits());
     for result in 0..u8::try_from(ConnectResult::COUNT).unwrap() {
         counted.push(row(Counter::ConnectRetries, result, 3));
         counted.push(row(Counter::ConnectRetriesSum, result, 0));
@@ -82,6 +81,10 @@ fn of_workloads() -> Vec<(CounterKey, u64)> {
     counted.extend(sent.map(|reason| row(Counter::Reset, Direction::Sent as u8, reason)));
     counted.extend(received());
     counted
+}
+
+fn retransmits() -> impl Iterator<Item = (CounterKey, u64)> {
+    (0..RetransmitCause::Unknown as u8).map(|cause| row(Counter::Retransmit, cause, 0))
 }
 
 fn received() -> impl Iterator<Item = (CounterKey, u64)> {
@@ -147,8 +150,9 @@ fn what_the_hooks_in_force_cannot_tell_has_no_row() {
     let full = view(&[fill("workloads", 101)]);
     let rows = |report: &Report| series(|rows| add_workloads(rows, report, &full));
     assert!(rows(&Report::default()).is_empty());
-    // Of the second rungs there are those of TIME_WAIT and of resets, which are sent for no known reason.
+    // Of the second rungs there are those of TIME_WAIT, of retransmits, which do not tell what the host refused, and of
+    // resets, which are sent for no known reason.
     let unknown = row(Counter::Reset, Direction::Sent as u8, Reason::Unknown as u8);
-    let told = received().chain([unknown, row(Counter::TimeWaitOverflow, 0, 0)]).collect();
+    let told = received().chain(retransmits()).chain([unknown, row(Counter::TimeWaitOverflow, 0, 0)]).collect();
     assert_eq!(names(&rows(&report(1))), names(&shown(told)));
 }

@@ -98,6 +98,13 @@ macro_rules! sent_resets {
     };
 }
 
+/// `tcp_retransmit_skb` with so many arguments.
+macro_rules! retransmitted {
+    ($program:literal, $arguments:literal) => {
+        point(&[&[hook_when($program, Attach::BtfTracepoint("tcp_retransmit_skb"), When::TracepointArgs($arguments))]])
+    };
+}
+
 /// Tells which namespace a thread is in, on kernels that do not say so themselves.
 pub const NETNS_IDENTITY: Hook = hook("netns_identity", Attach::Iterator("netlink"));
 
@@ -132,22 +139,15 @@ pub const LADDERS: &[Ladder] = &[
     },
     Ladder {
         signal: Signal::Retransmits,
-        rungs: &[Rung {
-            name: "tracepoint",
-            cost: "",
-            points: &[point(&[
-                &[hook_when(
-                    "tcp_retransmit_skb_err",
-                    Attach::BtfTracepoint("tcp_retransmit_skb"),
-                    When::TracepointArgs(3),
-                )],
-                &[hook_when(
-                    "tcp_retransmit_skb",
-                    Attach::BtfTracepoint("tcp_retransmit_skb"),
-                    When::TracepointArgs(2),
-                )],
-            ])],
-        }],
+        rungs: &[
+            Rung { name: "attempts", cost: "", points: &[retransmitted!("tcp_retransmit_skb_err", 3)] },
+            Rung {
+                name: "sent",
+                cost: "segments that the host itself refuses to send again (a full queue, a rule) have no owner and no \
+                       cause; their number is the kernel's",
+                points: &[retransmitted!("tcp_retransmit_skb", 2)],
+            },
+        ],
         fallback: "the namespace's totals",
         fallback_cost: "no owner, no reason",
         required: false,

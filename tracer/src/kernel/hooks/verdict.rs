@@ -45,7 +45,7 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
         }
         (Stage::Missing, _, _) => (
             format!("the kernel has no {} of the known form ({detail})", attach.describe()),
-            "none on this kernel; please report its version".to_owned(),
+            "none on this kernel; a newer kernel may have it. If this is the newest, please report its version".to_owned(),
         ),
         (Stage::Load, Some(EPERM), HookKind::Fentry) => (
             "the kernel refuses to load fentry programs (EPERM)".to_owned(),
@@ -202,9 +202,12 @@ mod tests {
 
     #[test]
     fn stands_on_compares_the_rung_in_force() {
-        let report = Report { ladders: vec![report(Signal::ListenDrops, Some(1))] };
+        let report =
+            Report { ladders: vec![report(Signal::ListenDrops, Some(1)), report(Signal::Retransmits, Some(1))] };
         assert!(report.stands_on(Signal::ListenDrops, "packets"));
         assert!(!report.stands_on(Signal::ListenDrops, "outcomes"));
-        assert!(!report.stands_on(Signal::Retransmits, "tracepoint"));
+        assert!(report.stands_on(Signal::Retransmits, "sent"));
+        assert!(!report.stands_on(Signal::Retransmits, "attempts"));
+        assert!(!report.stands_on(Signal::Resets, "reasons"));
     }
 }

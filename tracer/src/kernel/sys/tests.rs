@@ -131,7 +131,7 @@ fn own_cookie() -> u64 {
 }
 
 #[test]
-fn the_cookie_tells_namespaces_apart_and_follows_the_thread() {
+fn live_the_cookie_tells_namespaces_apart_and_follows_the_thread() {
     assert!(rustix::process::geteuid().is_root(), "needs root: this test creates a network namespace");
     let (netns, cookie) = thread::spawn(|| {
         // SAFETY: a thread of its own leaves the others' file tables and credentials alone.

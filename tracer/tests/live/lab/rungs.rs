@@ -80,6 +80,11 @@ impl Rungs {
         self.ladders[&Signal::ListenerPass].in_force.starts_with("task_file")
     }
 
+    /// Whether segments that the host itself refused to send again are seen, with their owner and cause.
+    pub(crate) fn sees_refused_retransmits(&self) -> bool {
+        self.ladders[&Signal::Retransmits].in_force.starts_with("attempts")
+    }
+
     /// Whether a namespace is told from one that had its inode number before.
     pub(crate) fn tells_lives_apart(&self) -> bool {
         !self.ladders[&Signal::Namespaces].in_force.starts_with("inode numbers")
@@ -111,7 +116,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
     let ladders = [
         (Signal::Connections, Rung::new("transitions (tracepoint)", ["tp_btf/inet_sock_set_state".to_owned()])),
         (Signal::ListenDrops, listen_drops),
-        (Signal::Retransmits, tracepoint("tcp_retransmit_skb")),
+        (Signal::Retransmits, retransmits(machine)),
         (Signal::SynackRetransmits, tracepoint("tcp_retransmit_synack")),
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
         (Signal::ListenerPass, walk(machine, has("iterator"), "no queue lengths")),
@@ -234,6 +239,12 @@ fn namespaces(machine: &Machine, iterator: bool) -> Rung {
     }
 }
 
+/// Every attempt to send a segment again is shown from 6.17 on, before that what was sent.
+fn retransmits(machine: &Machine) -> Rung {
+    let rung = if machine.kernel >= (6, 17, 0) { "attempts (tracepoint)" } else { "sent (tracepoint)" };
+    Rung::new(rung, ["tp_btf/tcp_retransmit_skb".to_owned()])
+}
+
 /// Whether the kernel shows every reset that it sends, and why: from 6.10 on.
 pub(crate) fn resets_have_reasons(machine: &Machine) -> bool {
     machine.kernel >= (6, 10, 0)
@@ -257,6 +268,7 @@ mod tests {
             confidential: false,
             syn_recv_sock_arguments,
             cgroup2: true,
+            hides_pid_1: false,
         }
     }
 
@@ -315,6 +327,8 @@ mod tests {
         assert_eq!(in_force(&new, &["iterator"], Signal::Namespaces), "numbers of their own");
         assert_eq!(in_force(&old, &[], Signal::Resets), "sockets (tracepoint)");
         assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::Resets), "reasons (tracepoint)");
+        assert_eq!(in_force(&old, &[], Signal::Retransmits), "sent (tracepoint)");
+        assert_eq!(in_force(&debian((6, 17, 0), 7), &[], Signal::Retransmits), "attempts (tracepoint)");
         assert_eq!(in_force(&new, &["kprobe"], Signal::TimeWaitOverflows), "outcomes (fentry)");
         assert_eq!(in_force(&new, &["fentry"], Signal::TimeWaitOverflows), "outcomes (kprobe)");
         assert_eq!(in_force(&new, &["fentry", "kprobe"], Signal::TimeWaitOverflows), "candidates");
