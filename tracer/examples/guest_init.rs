@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,7 +37,7 @@ struct Plan {
 /// The exit code of a test runner that saw tests fail.
 const FAILED_TESTS: i32 = 101;
 
-/// A busy host holds up a test or two.
+/// Events that the kernel hides are rare.
 const SECOND_TRIES_MAX: usize = 3;
 
 /// One command.
@@ -53,9 +53,11 @@ struct Step {
     says: Vec<String>,
     /// Its output is for the host as well.
     captured: bool,
-    /// It runs tests that are given a second try if they fail: an emulated processor may stand still for longer
-    /// than the kernel's timers run.
-    second_try: bool,
+    /// How many tests it must run.
+    tests: Option<usize>,
+    /// A file to which a test adds a line, its name and what was hidden, if it fails for nothing but events that the
+    /// kernel hid: such a test is given a second try.
+    unshown: Option<PathBuf>,
     /// It talks to whoever sits at the console.
     interactive: bool,
 }
@@ -153,13 +155,41 @@ fn listed_failures(said: &str) -> Vec<&str> {
     list.lines().map_while(|line| line.strip_prefix("    ")).collect()
 }
 
+/// Whether a line of the file of hidden events is this test's.
+fn is_about(line: &str, test: &str) -> bool {
+    line.split_once(": ").is_some_and(|(name, _)| name == test)
+}
+
+/// Whether the test runner says that it runs so many tests.
+fn has_run(tests: Option<usize>, said: &str) -> bool {
+    tests.is_none_or(|tests| said.lines().any(|line| line == format!("running {tests} tests")))
+}
+
+/// The tests to try again: those that the test runner listed, if it ended as one that saw failures, and if each of
+/// them says that it failed for nothing but events that the kernel hid. If more than [`SECOND_TRIES_MAX`] failed, none is
+/// tried again.
+fn failed_for_unshown_events<'a>(status: ExitStatus, said: &'a str, unshown: &str) -> Vec<&'a str> {
+    if status.code() != Some(FAILED_TESTS) {
+        return Vec::new();
+    }
+    let failed = listed_failures(said);
+    let are_all = said.contains(&format!(" {} failed;", failed.len()));
+    let is_unshown = |test: &&str| unshown.lines().any(|line| is_about(line, test));
+    if are_all && failed.len() <= SECOND_TRIES_MAX && failed.iter().all(is_unshown) { failed } else { Vec::new() }
+}
+
 impl Step {
     fn take(&self) -> Result<()> {
         println!("== {}", self.name);
+        if let Some(unshown) = self.unshown.as_deref().filter(|unshown| unshown.exists()) {
+            fs::remove_file(unshown).context("removing what an earlier step said")?;
+        }
         let (status, said) = if self.interactive { (self.command().status()?, String::new()) } else { self.listen()? };
-        let (status, said) = match self.failed_tests(status, &said) {
+        ensure!(has_run(self.tests, &said), "of the tests that are listed not all are there");
+        let unshown = self.unshown.iter().find_map(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let (status, said) = match failed_for_unshown_events(status, &said, &unshown) {
             failed if failed.is_empty() => (status, said),
-            failed => self.try_again(&failed)?,
+            failed => self.try_again(&failed, &unshown)?,
         };
         let Some(code) = status.code() else {
             bail!("ended by signal {}", status.signal().unwrap_or_default());
@@ -171,22 +201,14 @@ impl Step {
         Ok(())
     }
 
-    /// The tests to try again: those that the test runner listed, if it ended as one that saw failures. More than
-    /// [`SECOND_TRIES_MAX`] are no accident.
-    fn failed_tests<'a>(&self, status: ExitStatus, said: &'a str) -> Vec<&'a str> {
-        if !self.second_try || status.code() != Some(FAILED_TESTS) {
-            return Vec::new();
+    fn try_again(&self, failed: &[&str], unshown: &str) -> Result<(ExitStatus, String)> {
+        for line in unshown.lines().filter(|line| failed.iter().any(|test| is_about(line, test))) {
+            println!("guest:again:{line}");
         }
-        let failed = listed_failures(said);
-        let are_all = said.contains(&format!(" {} failed;", failed.len()));
-        if are_all && failed.len() <= SECOND_TRIES_MAX { failed } else { Vec::new() }
-    }
-
-    fn try_again(&self, failed: &[&str]) -> Result<(ExitStatus, String)> {
-        println!("guest:again:{}", failed.join(" "));
         println!("== once more: {}", failed.join(" "));
-        let words = self.command.iter().map(String::as_str).chain(["--exact"]).chain(failed.iter().copied());
-        let again = Self { command: words.map(str::to_owned).collect(), second_try: false, ..self.clone() };
+        let options = self.command.iter().map(String::as_str).take_while(|word| *word != "--exact");
+        let words = options.chain(["--exact"]).chain(failed.iter().copied());
+        let again = Self { command: words.map(str::to_owned).collect(), ..self.clone() };
         let (status, said) = again.listen()?;
         // A runner that finds none of the names is content.
         ensure!(
@@ -228,24 +250,40 @@ mod tests {
 
     use super::*;
 
-    fn tried_again(said: &str) -> Vec<String> {
-        let step = Step { second_try: true, ..Step::default() };
+    fn tried_again(said: &str, unshown: &str) -> Vec<String> {
         let status = ExitStatus::from_raw(FAILED_TESTS << 8);
-        step.failed_tests(status, said).into_iter().map(str::to_owned).collect()
+        failed_for_unshown_events(status, said, unshown).into_iter().map(str::to_owned).collect()
     }
+
+    const SAID: &str = "test a::b ... a child says\nFAILED\ntest c::d ... FAILED\n\nfailures:\n\n---- a::b stdout ----\nfailures:\n\n\
+                        failures:\n    a::b\n    c::d\n\ntest result: FAILED. 5 passed; 2 failed; 0 ignored\n";
 
     #[test]
     fn failures_are_read_from_the_list_and_not_from_torn_lines() {
-        let said = "test a::b ... a child says\nFAILED\ntest c::d ... FAILED\n\nfailures:\n\n---- a::b stdout ----\nfailures:\n\n\
-                    failures:\n    a::b\n    c::d\n\ntest result: FAILED. 5 passed; 2 failed; 0 ignored\n";
-        assert_eq!(tried_again(said), ["a::b", "c::d"]);
-        assert!(tried_again(&said.replace("2 failed", "3 failed")).is_empty());
+        let unshown = "a::b: 3 drops\nc::d: 1 drops\n";
+        assert_eq!(tried_again(SAID, unshown), ["a::b", "c::d"]);
+        assert!(tried_again(&SAID.replace("2 failed", "3 failed"), unshown).is_empty());
+    }
+
+    #[test]
+    fn a_test_that_fails_for_anything_else_fails() {
+        for unshown in ["", "a::b: 3 drops\n", "a::b: 3 drops\nc: 1 drops\nc::d\n"] {
+            assert!(tried_again(SAID, unshown).is_empty(), "{unshown}");
+        }
+    }
+
+    #[test]
+    fn a_runner_that_does_not_know_a_listed_test_is_noticed() {
+        let said = "\nrunning 39 tests\ntest a::b ... ok\n";
+        assert!(has_run(Some(39), said) && has_run(None, said));
+        assert!(!has_run(Some(40), said) && !has_run(Some(3), said));
     }
 
     #[test]
     fn many_failures_are_no_accident() {
-        let names: String = (0..=SECOND_TRIES_MAX).map(|number| format!("    t{number}\n")).collect();
-        let said = format!("\nfailures:\n{names}\ntest result: FAILED. 5 passed; {} failed;\n", SECOND_TRIES_MAX + 1);
-        assert!(tried_again(&said).is_empty());
+        let lines = |end: &str| (0..=SECOND_TRIES_MAX).map(|number| format!("t{number}{end}\n")).collect::<String>();
+        let list = lines("").lines().map(|name| format!("    {name}\n")).collect::<String>();
+        let said = format!("\nfailures:\n{list}\ntest result: FAILED. 5 passed; {} failed;\n", SECOND_TRIES_MAX + 1);
+        assert!(tried_again(&said, &lines(": 1 drops")).is_empty());
     }
 }

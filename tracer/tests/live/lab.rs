@@ -28,6 +28,7 @@ pub(crate) mod scrape;
 pub(crate) mod script;
 pub(crate) mod setting;
 pub(crate) mod sockets;
+pub(crate) mod unknown;
 pub(crate) mod wait;
 pub(crate) mod watch;
 

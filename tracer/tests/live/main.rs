@@ -24,6 +24,7 @@ mod events;
 mod faults;
 mod final_ack;
 mod healthy_listener;
+mod ladders;
 mod machine_limits;
 mod namespace_life;
 mod older_connections;

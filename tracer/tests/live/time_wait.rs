@@ -1,10 +1,12 @@
 //! `TIME_WAIT` bucket overflows: room for 4, 50 closes, so 46 sockets that the kernel refused to
-//! keep, charged to the namespace whose side closed first.
+//! keep, charged to the workload whose side closed first. It has a name, so that what a hook has counted is told from
+//! what is only the namespace's difference.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::cgroup::Unit;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::equations::{TIME_WAIT_OVERFLOWS, as_value};
@@ -17,8 +19,9 @@ const PORT: u16 = 8085;
 const CLOSES: usize = 50;
 const OVERFLOWS: u64 = 46;
 
-fn overflows(agent: &Agent, watch: &Watch<'_>) -> u64 {
-    agent.scrape().sum(TIME_WAIT_OVERFLOWS, &[("netns", &watch.inode)])
+/// What the unit's rows say.
+fn overflows(unit: &Unit, agent: &Agent, watch: &Watch<'_>) -> u64 {
+    agent.scrape().sum(TIME_WAIT_OVERFLOWS, &[("netns", &watch.inode), ("unit", &unit.name)])
 }
 
 fn limit_buckets(netns: &Netns) {
@@ -32,11 +35,12 @@ fn over_loopback() {
     limit_buckets(&netns);
     let watch = Watch::from_now(&netns);
     let agent = Agent::start();
+    let unit = Unit::enter("closer");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let listener = Listener::open(&netns, address, 5);
     open_and_close(&netns, &listener, address, CLOSES, FirstClose::Client);
     assert_closes(&agent, &[&watch]);
-    assert_eq!((watch.delta("TCPTimeWaitOverflow"), overflows(&agent, &watch)), (OVERFLOWS, OVERFLOWS));
+    assert_eq!((watch.delta("TCPTimeWaitOverflow"), overflows(&unit, &agent, &watch)), (OVERFLOWS, OVERFLOWS));
     let scrape = agent.scrape();
     let of = |metric| scrape.one(metric, &[("netns", &watch.inode)]);
     assert_eq!(of("tracer_tcp_time_wait_sockets"), Ok(as_value(4)));
@@ -51,12 +55,13 @@ fn one_side_overflows(address: SocketAddr, first: FirstClose) {
     limit_buckets(&pair.server);
     let (client, server) = (Watch::from_now(&pair.client), Watch::from_now(&pair.server));
     let agent = Agent::start();
+    let unit = Unit::enter("closer");
     let listener = Listener::open(&pair.server, address, 5);
     open_and_close(&pair.client, &listener, address, CLOSES, first);
     assert_closes(&agent, &[&client, &server]);
     let (victim, other) = if first == FirstClose::Client { (&client, &server) } else { (&server, &client) };
-    assert_eq!((victim.delta("TCPTimeWaitOverflow"), overflows(&agent, victim)), (OVERFLOWS, OVERFLOWS));
-    assert_eq!((other.delta("TCPTimeWaitOverflow"), overflows(&agent, other)), (0, 0));
+    assert_eq!((victim.delta("TCPTimeWaitOverflow"), overflows(&unit, &agent, victim)), (OVERFLOWS, OVERFLOWS));
+    assert_eq!((other.delta("TCPTimeWaitOverflow"), overflows(&unit, &agent, other)), (0, 0));
 }
 
 #[test]

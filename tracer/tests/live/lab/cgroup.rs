@@ -41,6 +41,53 @@ impl Cgroup {
     }
 }
 
+/// A unit that the test's own process is in, so that sockets which it makes have an owner.
+pub(crate) struct Unit {
+    // Left before it is removed.
+    _inside: Inside,
+    _cgroup: Cgroup,
+    /// Value of the label `unit`.
+    pub(crate) name: String,
+}
+
+impl Unit {
+    pub(crate) fn enter(part: &str) -> Self {
+        let name = format!("tracer-live-{}-{part}.service", std::process::id());
+        let cgroup = Cgroup::make(&name);
+        Self { _inside: cgroup.enter(), _cgroup: cgroup, name }
+    }
+}
+
+/// The test's own process in a cgroup; back where it was on drop.
+struct Inside {
+    /// The `cgroup.procs` of where it was.
+    before: PathBuf,
+}
+
+impl Cgroup {
+    /// Moves the test's own process: sockets that it makes from now on are this cgroup's.
+    fn enter(&self) -> Inside {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let before = root().join(own).join("cgroup.procs");
+        move_here(&self.path.join("cgroup.procs")).unwrap();
+        Inside { before }
+    }
+}
+
+fn move_here(procs: &Path) -> std::io::Result<()> {
+    std::fs::write(procs, std::process::id().to_string())
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // A test that failed must not fail again here.
+        if let Err(error) = move_here(&self.before) {
+            eprintln!("the test stays in its cgroup: {}: {error}", self.before.display());
+        }
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in self.made.iter().rev() {

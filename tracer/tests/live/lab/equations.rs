@@ -112,6 +112,27 @@ impl Equation {
         rows.filter(|row| row.label("reason") != "unknown").map(Sample::count).sum()
     }
 
+    /// Whether the kernel counts the same events in another counter too: then what no hook told is in the unknown row of
+    /// that one, and here it is a difference.
+    pub(super) fn is_part(&self) -> bool {
+        self.whole().is_some()
+    }
+
+    /// How many events of the whole are of an unknown kind in a namespace: so many may be lacking here.
+    pub(super) fn unknown_of_the_whole(&self, scrape: &Scrape, netns: &str) -> u64 {
+        let of = |(metric, label)| scrape.sum(metric, &[("netns", netns), (label, "unknown")]);
+        self.whole().map_or(0, of)
+    }
+
+    /// The metric that the signal is a part of, and its label of kinds.
+    fn whole(&self) -> Option<(&'static str, &'static str)> {
+        match self.signal {
+            "listen_overflows" | "syn_queue_full_drops" => Some((DROPS, "reason")),
+            "syn_retransmits" => Some((RETRANSMITS, "cause")),
+            _ => None,
+        }
+    }
+
     /// How many rows make up the sum.
     pub(super) fn rows(&self, scrape: &Scrape, netns: &str) -> usize {
         self.parts.iter().map(|part| part.rows(scrape, netns).count()).sum()

@@ -29,6 +29,8 @@ pub(crate) struct Machine {
     /// How many arguments `tcp_v4_syn_recv_sock` has.
     pub(crate) syn_recv_sock_arguments: usize,
     pub(crate) cgroup2: bool,
+    /// Whether the kernel runs a program while PID 1 is current only if PID 1 owns the program: docs/kernels.md.
+    pub(crate) hides_pid_1: bool,
 }
 
 /// The machine that the tests run on.
@@ -44,6 +46,7 @@ pub(crate) fn machine() -> &'static Machine {
             kprobes: std::fs::exists("/sys/bus/event_source/devices/kprobe").unwrap(),
             confidential,
             syn_recv_sock_arguments: arguments("tcp_v4_syn_recv_sock"),
+            hides_pid_1: has_member("bpf_prog_aux", "init_owned"),
             cgroup2: mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2")),
         }
     })
@@ -110,6 +113,15 @@ fn read_private_mount(kind: &str, file: &str, program: &str) -> String {
     let script = format!("mount -t {kind} none {directory}; {program} {file}");
     let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn has_member(name: &str, member: &str) -> bool {
+    let btf = Btf::from_file("/sys/kernel/btf/vmlinux").unwrap();
+    let types = btf.resolve_types_by_name(name).unwrap();
+    types.into_iter().any(|found| {
+        let Type::Struct(found) = found else { return false };
+        found.members.iter().any(|found| btf.resolve_name(found).is_ok_and(|name| name == member))
+    })
 }
 
 /// How many arguments a function of the kernel has.

@@ -11,20 +11,22 @@
 //! | `rungs`, `hooks` | what these signals stood on, and by which hooks |
 //! | `closed` | signals that equalled the kernel's counters to the unit, as `tracer_count_difference` names them |
 //! | `counts` | what the kernel had counted of these at the last check; zero proves that nothing was counted too much |
-//! | `unknown` | counts that had to be of an unknown reason or cause, by signal |
+//! | `unknown` | counts that were of an unknown reason or cause, by signal |
+//! | `hidden` | counts that are unknown because the kernel says that it did not show the event, by kind |
 //! | `differences` | differences from the kernel that the test allows, as seen |
 //! | `reasons` | by metric, the reasons or causes that have rows |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::machine::machine;
 use super::rungs::{Rungs, Signal};
-use super::setting::results_file;
+use super::setting::{results_file, unshown_file};
 
 #[derive(Default)]
 struct Record {
@@ -34,6 +36,7 @@ struct Record {
     closed: BTreeSet<&'static str>,
     counts: BTreeMap<&'static str, u64>,
     unknown: BTreeMap<&'static str, u64>,
+    hidden: BTreeMap<&'static str, u64>,
     differences: BTreeMap<&'static str, i64>,
     reasons: BTreeMap<&'static str, BTreeSet<String>>,
 }
@@ -70,6 +73,16 @@ pub(super) fn note_unknown(signal: &'static str, count: u64) {
     note(|record| _ = record.unknown.insert(signal, count));
 }
 
+/// Forgets what was hidden at an earlier comparison.
+pub(super) fn forget_hidden() {
+    note(|record| record.hidden.clear());
+}
+
+/// So many counts of a kind are unknown because the kernel did not show the event, and says so.
+pub(super) fn note_hidden(kind: &'static str, count: u64) {
+    note(|record| _ = record.hidden.insert(kind, count));
+}
+
 /// What the kernel had more of (or, negative, less), where a test allows that.
 pub(crate) fn note_difference(signal: &'static str, difference: i64) {
     note(|record| _ = record.differences.insert(signal, difference));
@@ -80,13 +93,26 @@ pub(super) fn note_reason(metric: &'static str, reason: &str) {
     note(|record| _ = record.reasons.entry(metric).or_default().insert(reason.to_owned()));
 }
 
+/// Says that this test fails for nothing but events that the kernel hid: whoever runs it may run it once more.
+pub(super) fn say_unshown(what: &str) {
+    let Some(file) = unshown_file() else { return };
+    let line = format!("{}: {what}", std::thread::current().name().unwrap_or_default());
+    // The test panics already, and a second panic would end all tests.
+    if let Err(error) = add_line(&file, &line) {
+        eprintln!("cannot write to {}: {error}", file.display());
+    }
+}
+
+fn add_line(file: &OsStr, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
 /// Writes the record of a test that passed.
 pub(super) fn write() {
     let record = RECORD.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (Some(record), Some(file)) = (record, results_file()) else { return };
-    let line = format!("{}\n", record.to_json());
-    let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
-    file.write_all(line.as_bytes()).unwrap();
+    add_line(&file, &record.to_json().to_string()).unwrap();
 }
 
 fn note(add: impl FnOnce(&mut Record)) {
@@ -109,6 +135,7 @@ impl Record {
             "closed": self.closed,
             "counts": self.counts,
             "unknown": self.unknown,
+            "hidden": self.hidden,
             "differences": self.differences,
             "reasons": self.reasons,
         })

@@ -9,6 +9,7 @@
 //! | `TRACER_LIVE_CAPABILITIES` | capabilities that agents have and no others, as setpriv has them: `bpf,perfmon,sys_admin,sys_ptrace` |
 //! | `TRACER_LIVE_PATIENCE` | factor on every upper limit of waiting, for slow machines: `10` |
 //! | `TRACER_LIVE_RUNG` | the guest's rung, as `cargo xtask vm --rung` names it; unset natively |
+//! | `TRACER_LIVE_UNSHOWN` | file to which a test that fails for nothing but events that the kernel hid adds a line |
 //! | `TRACER_LIVE_RESULTS` | file to which each passing test adds a line of JSON, see [`super::results`] |
 
 use std::collections::BTreeSet;
@@ -43,6 +44,11 @@ pub(crate) fn guest_rung() -> Option<String> {
 /// Where the results of passing tests go, if they are wanted.
 pub(crate) fn results_file() -> Option<OsString> {
     var_os("TRACER_LIVE_RESULTS")
+}
+
+/// Where a test says that it failed for nothing but events that the kernel hid, if that is wanted.
+pub(crate) fn unshown_file() -> Option<OsString> {
+    var_os("TRACER_LIVE_UNSHOWN")
 }
 
 /// Starts the agent with the rights that it is to have. The process that is spawned becomes the
