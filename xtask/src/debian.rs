@@ -121,10 +121,18 @@ impl Archive {
             fs::create_dir_all(self.state.join(directory))?;
         }
         // No package is installed there.
-        fs::write(self.state.join("status"), "")?;
-        fs::write(self.state.join("sources.list"), sources(self.arch))?;
-        fs::write(self.state.join("apt.conf"), configuration(self.arch, &self.state))?;
-        Ok(())
+        self.write("status", "")?;
+        self.write("sources.list", &sources(self.arch))?;
+        self.write("apt.conf", &configuration(self.arch, &self.state))
+    }
+
+    /// Writes a file unless it is there: another process may be in the middle of using it.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let file = self.state.join(name);
+        if fs::read_to_string(&file).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
     }
 
     fn lists_are_old(&self) -> bool {

@@ -154,12 +154,16 @@ impl Page {
 
 /// The browser, which is installed if there is none.
 fn browser() -> Result<PathBuf> {
-    let found = || BROWSERS.iter().find_map(|name| process::find(name));
-    if let Some(browser) = found() {
+    if let Some(browser) = find_browser() {
         return Ok(browser);
     }
     setup::browser()?;
-    found().context("no Chromium was found after its installation")
+    find_browser().context("no Chromium was found after its installation")
+}
+
+/// The browser, if there is one.
+pub(crate) fn find_browser() -> Option<PathBuf> {
+    BROWSERS.iter().find_map(|name| process::find(name))
 }
 
 #[cfg(test)]

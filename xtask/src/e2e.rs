@@ -16,6 +16,7 @@ use clap::Args;
 
 use crate::draw::{self, Drawing, Page};
 use crate::lab::{Lab, Plan, Pods};
+use crate::test::SECOND_TRY;
 use crate::workspace::Arch;
 use crate::{build, process, setup, workspace};
 
@@ -76,7 +77,10 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     lab.check_runs()?;
     let mut drawn = draw(&page, &lab, start, &files)?;
     if !drawn.problems.is_empty() {
-        println!("e2e: drawn once more, since some scrape may have been late: {}", drawn.problems.join("; "));
+        println!(
+            "{SECOND_TRY}end-to-end: drawn once more, since some scrape may have been late: {}",
+            drawn.problems.join("; ")
+        );
         thread::sleep(LATE_SCRAPES);
         lab.check_runs()?;
         drawn = draw(&page, &lab, start, &files)?;

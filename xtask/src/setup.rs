@@ -4,6 +4,7 @@
 //! silent and quick when there is nothing to do. Cargo's and rustup's registries and, for the
 //! tests' tools, Debian's packages are the only sources.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -137,10 +138,11 @@ fn bpf_linker() -> Result<()> {
     if version.is_some_and(|version| version.ends_with(BPF_LINKER_VERSION)) {
         return Ok(());
     }
-    say("bpf-linker, which takes a few minutes to compile");
+    say("bpf-linker, which takes a minute to compile");
+    // Without optimization it compiles in half of the time. What takes time in it is LLVM, which comes compiled.
     process::run(
         cargo()
-            .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--locked", "--force"])
+            .args(["install", "bpf-linker", "--version", BPF_LINKER_VERSION, "--debug", "--locked", "--force"])
             .arg("--root")
             .arg(workspace::tools()),
     )
@@ -182,11 +184,15 @@ pub(crate) fn image_tools() -> Result<()> {
 
 /// What the checks of deploy/ call. Debian's Python makes environments only with a further package.
 pub(crate) fn deploy_tools() -> Result<()> {
+    debian_tools("checks of deploy/", &deploy_programs())
+}
+
+fn deploy_programs() -> Vec<Tool> {
     let mut tools = DEPLOY_TOOLS.to_vec();
     if process::probe(command("python3").args(["-c", "import ensurepip"])).is_none() {
         tools.push(("python3 -m venv", "python3-venv"));
     }
-    debian_tools("checks of deploy/", &tools)
+    tools
 }
 
 /// What the demo and the end-to-end run call.
@@ -211,8 +217,40 @@ pub(crate) fn kernel_tools() -> Result<()> {
 
 /// What boots guests of the architecture.
 pub(crate) fn guest_tools(arch: Arch) -> Result<()> {
-    let (program, package) = arch.qemu();
-    debian_tools("guests", &[KERNEL_TOOLS, &[(program, package)]].concat())
+    debian_tools("guests", &guest_programs(arch))
+}
+
+fn guest_programs(arch: Arch) -> Vec<Tool> {
+    [KERNEL_TOOLS, &[arch.qemu()]].concat()
+}
+
+/// Steps of `cargo xtask test` that need programs of their own.
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
+pub(crate) struct Steps {
+    pub(crate) live: bool,
+    pub(crate) end_to_end: bool,
+    /// No browser that draws pictures is there.
+    pub(crate) lacks_browser: bool,
+    pub(crate) guests: bool,
+}
+
+/// Installs what all steps of a test run call, at once: apt works for one at a time.
+pub(crate) fn tools_of_all_steps(steps: &Steps) -> Result<()> {
+    let mut tools = [TEST_TOOLS, SCHEMA_TOOLS, PACKAGE_TOOLS, PACKAGE_CHECK_TOOLS].concat();
+    tools.extend(deploy_programs());
+    if steps.live {
+        tools.extend_from_slice(IMAGE_TOOLS);
+    }
+    if steps.end_to_end {
+        tools.extend([LAB_TOOLS, PAGE_TOOLS].concat());
+    }
+    if steps.end_to_end && steps.lacks_browser {
+        tools.extend(BROWSER);
+    }
+    if steps.guests {
+        tools.extend(guest_programs(Arch::native()?));
+    }
+    debian_tools("steps of a test run", &tools)
 }
 
 fn debian_tools(purpose: &str, tools: &[Tool]) -> Result<()> {
@@ -243,10 +281,8 @@ fn debian_tools(purpose: &str, tools: &[Tool]) -> Result<()> {
 
 /// The packages of the programs that are not there, each once.
 fn missing_packages(tools: &[Tool], is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    let mut packages: Vec<_> =
-        tools.iter().filter(|(program, _)| !is_there(program)).map(|&(_, package)| package).collect();
-    packages.dedup();
-    packages
+    let missing = tools.iter().filter(|(program, _)| !is_there(program)).map(|&(_, package)| package);
+    missing.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn say(what: &str) {

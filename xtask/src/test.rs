@@ -1,181 +1,97 @@
 //! `cargo xtask test`: everything that CI runs.
 //!
-//! Owns the list of steps. Stops at the first that fails; the error is the command to repeat. Emulated guests take
-//! most of the time and all processors that they get, and most of what runs on this kernel waits or links, so after
-//! what fails soonest the two go side by side; there a guest that fails is told when the steps beside it are over.
+//! Owns the flags and the end: which step failed, what was given a second try, how long each step took. The steps are
+//! a table in `steps`; `lanes` runs them side by side.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+mod lanes;
+mod steps;
+
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use clap::{Args, ValueEnum as _};
+use anyhow::{Result, bail};
+use clap::Args;
 
-use crate::process::{self, cargo, command};
-use crate::workspace::Arch;
-use crate::{build, dashboards, deploy, dist, e2e, live, setup, tidy, vm};
+use self::lanes::{Outcome, Trial};
+use self::steps::{Flag, STEPS, Step};
+use crate::process;
+
+/// Before a line that says which test was run once more, and why. Such lines are repeated at the end.
+pub(crate) const SECOND_TRY: &str = "second try: ";
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags that are independent of each other")]
 pub(crate) struct Opts {
     /// Leave out the tests that need root and the running kernel.
     #[arg(long)]
     skip_live: bool,
-    /// Leave out the tests in guests with other kernels.
+    /// Leave out the tests in guests with other kernels, and what is compared with these kernels.
     #[arg(long)]
     skip_guests: bool,
+    /// Leave out the guests, what is compared with their kernels, the end-to-end run, and the live tests of cardinality:
+    /// for use while you work.
+    #[arg(long)]
+    fast: bool,
+    /// Run this step alone.
+    #[arg(long, value_name = "STEP", value_parser = steps::names())]
+    only: Option<String>,
+    /// The step is one of many that another process runs, and ends with that.
+    #[arg(long, hide = true, requires = "only")]
+    in_lane: bool,
 }
-
-struct Step {
-    name: &'static str,
-    run: fn() -> Result<()>,
-    /// The flag that leaves it out.
-    skipped_by: Option<&'static str>,
-}
-
-const fn step(name: &'static str, run: fn() -> Result<()>) -> Step {
-    Step { name, run, skipped_by: None }
-}
-
-/// What fails soonest, and what the guests are made of.
-const STEPS: &[Step] = &[
-    step("setup", set_up),
-    step("format", format),
-    step("tidy", || tidy::run(&tidy::Opts::default())),
-    step("clippy", clippy),
-    Step { skipped_by: Some(SKIP_GUESTS), ..step("prototypes", prototypes) },
-    Step { skipped_by: Some(SKIP_GUESTS), ..step("release build", || build::guest_parts(Arch::native()?).map(drop)) },
-];
-
-/// What runs while the guests run, from quick to slow.
-const STEPS_BESIDE_GUESTS: &[Step] = &[
-    step("clippy for eBPF", clippy_bpf),
-    step("unit tests", unit),
-    step("integration tests", integration),
-    step("manifests", deploy::manifests),
-    step("dashboards", dashboards::run),
-    step("packages", dist::step),
-    Step { skipped_by: Some(SKIP_LIVE), ..step("container", container) },
-    Step { skipped_by: Some(SKIP_LIVE), ..step("live tests", live::run) },
-    Step { skipped_by: Some(SKIP_LIVE), ..step("end to end", || e2e::run(&e2e::Opts::default())) },
-];
-
-/// The guests make room for what is measured against the clock of this machine: their tests are patient.
-const GUESTS_NICE: i32 = 10;
-
-const SKIP_LIVE: &str = "--skip-live";
-const SKIP_GUESTS: &str = "--skip-guests";
 
 impl Opts {
-    /// The flags that were given.
-    fn flags(&self) -> impl Iterator<Item = &'static str> {
-        [(self.skip_live, SKIP_LIVE), (self.skip_guests, SKIP_GUESTS)]
-            .into_iter()
-            .filter_map(|(is, flag)| is.then_some(flag))
-    }
-
-    /// Runs the steps that no flag leaves out, one after the other, up to the first that fails.
-    fn run_all(&self, steps: &[Step]) -> Result<()> {
-        for step in steps {
-            if let Some(flag) = self.flags().find(|&flag| step.skipped_by == Some(flag)) {
-                println!("\n== {}: left out by {flag}", step.name);
-                continue;
-            }
-            println!("\n== {}", step.name);
-            let start = Instant::now();
-            (step.run)().context(step.name)?;
-            println!("== {}: {:.1} s", step.name, start.elapsed().as_secs_f64());
-        }
-        Ok(())
+    /// The flags that were given, as a step of its own process is to be given them.
+    fn flags(&self) -> Vec<Flag> {
+        let given = [(self.skip_live, Flag::SkipLive), (self.skip_guests, Flag::SkipGuests), (self.fast, Flag::Fast)];
+        given.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect()
     }
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
+    let flags = opts.flags();
+    if let Some(step) = opts.only.as_deref().and_then(steps::named) {
+        return if opts.in_lane { step.run_in_lane(&flags) } else { step.run_here(&flags) };
+    }
     if !opts.skip_live && !process::is_root() {
-        // Said now, not after ten minutes of the other steps.
+        // Said now, not after minutes of the other steps.
         bail!(
             "the live tests load eBPF programs and need root: run as root, or leave them out with `cargo xtask test --skip-live`"
         );
     }
     let start = Instant::now();
-    opts.run_all(STEPS)?;
-    if opts.skip_guests {
-        println!("\n== guests: left out by {SKIP_GUESTS}");
-        opts.run_all(STEPS_BESIDE_GUESTS)?;
-    } else {
-        beside_guests(|| opts.run_all(STEPS_BESIDE_GUESTS))?;
+    let (chosen, left_out): (Vec<_>, Vec<_>) = STEPS.iter().partition(|step| !step.is_left_out_by(&flags));
+    let trials = lanes::run_all(&chosen, &flags)?;
+    let taken = start.elapsed().as_secs();
+    println!("\n{}", table(&trials, &chosen, &left_out));
+    for line in trials.iter().flat_map(|trial| &trial.second_tries) {
+        println!("{line}");
     }
-    println!("\n== all passed: {:.0} s", start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-/// Runs the guests and, meanwhile, the steps. If a step fails the guests are ended, since one error is enough; if
-/// a guest fails the steps go on, since they need less time than is left of the guests'.
-fn beside_guests(steps: impl FnOnce() -> Result<()>) -> Result<()> {
-    // Debian's packages are installed by one at a time.
-    setup::guest_tools(Arch::native()?)?;
-    println!("\n== guests, and beside them:");
-    let start = Instant::now();
-    let is_over = AtomicBool::new(false);
-    let (steps, guests) = thread::scope(|scope| {
-        let guests = scope.spawn(|| {
-            // Of this thread and what it starts.
-            rustix::process::nice(GUESTS_NICE).context("giving way to the other steps")?;
-            vm::run_until(&vm::Opts::of_ci(), &is_over)
-        });
-        let steps = steps();
-        is_over.store(steps.is_err() && !guests.is_finished(), Ordering::Relaxed);
-        (steps, guests.join().unwrap_or_else(|_| Err(anyhow!("the guests' thread panicked"))))
-    });
-    println!("== guests: {:.1} s", start.elapsed().as_secs_f64());
-    match (steps, guests.context("guests")) {
-        (Err(steps), Err(guests)) if !is_over.into_inner() => bail!("{steps:#}; and {guests:#}"),
-        (steps, guests) => steps.and(guests),
+    let failed: Vec<_> = trials.iter().filter(|trial| trial.outcome == Outcome::Failed).collect();
+    if failed.is_empty() {
+        println!("== all passed: {taken} s");
+        return Ok(());
     }
+    let commands: Vec<_> = failed.iter().map(|trial| format!("`{}`", trial.step.command(&flags))).collect();
+    bail!("failed after {taken} s; to repeat it: {}", commands.join(", "))
 }
 
-fn set_up() -> Result<()> {
-    setup::toolchain()?;
-    setup::nightly_clippy()?;
-    setup::test_tools()
-}
-
-fn format() -> Result<()> {
-    process::run(cargo().args(["fmt", "--all", "--check"]))
-}
-
-fn clippy() -> Result<()> {
-    process::run(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))
-}
-
-/// The host's build leaves out what is compiled for eBPF alone. Where a kprobe finds arguments differs
-/// by architecture, so that each has programs of its own.
-fn clippy_bpf() -> Result<()> {
-    for arch in Arch::value_variants() {
-        process::run(
-            command("rustup")
-                .args(["run", "nightly", "cargo", "clippy", "--locked", "--package", "tracer-ebpf"])
-                .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"])
-                .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", arch.name())),
-        )?;
+/// When each step began and how long it took.
+fn table(trials: &[Trial], chosen: &[&Step], left_out: &[&Step]) -> String {
+    let mut lines = vec![format!("{:<20} {:>8} {:>8}  outcome", "step", "began", "took")];
+    for trial in trials {
+        let seconds = |time: std::time::Duration| format!("{:.1} s", time.as_secs_f64());
+        lines.push(format!(
+            "{:<20} {:>8} {:>8}  {}",
+            trial.step.name,
+            seconds(trial.began),
+            seconds(trial.took),
+            trial.outcome.word()
+        ));
     }
-    Ok(())
-}
-
-fn unit() -> Result<()> {
-    process::run(cargo().args(["test", "--locked", "--workspace", "--lib", "--bins", "--example", "guest_init"]))
-}
-
-fn integration() -> Result<()> {
-    process::run(cargo().args(["test", "--locked", "--package", "tracer", "--test", "integration"]))
-}
-
-/// The agent of the live tests, in its image.
-fn container() -> Result<()> {
-    deploy::container(&build::guest_parts(Arch::native()?)?.agent)
-}
-
-/// The kernels of the matrix have the functions that the programs are attached to, as they are quoted.
-fn prototypes() -> Result<()> {
-    tidy::run(&tidy::Opts { kernels: Some(Vec::new()) })
+    let ran = |step: &Step| trials.iter().any(|trial| trial.step.name == step.name);
+    let not_started = chosen.iter().filter(|step| !ran(step));
+    lines.extend(not_started.map(|step| format!("{:<20} {:>8} {:>8}  not started", step.name, "", "")));
+    lines.extend(left_out.iter().map(|step| format!("{:<20} {:>8} {:>8}  left out", step.name, "", "")));
+    lines.join("\n")
 }

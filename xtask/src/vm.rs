@@ -4,8 +4,10 @@
 //! kernel and a rung (what is taken away from it); runs that fit into memory go side by side. What the
 //! tests found is left in `target/vm/` for the table in docs/kernels.md.
 
+mod ci;
 mod initramfs;
 mod modules;
+mod options;
 mod plan;
 mod qemu;
 mod results;
@@ -17,112 +19,24 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use clap::builder::PossibleValue;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::initramfs::Initramfs;
-use self::plan::Wish;
+pub(crate) use self::options::Opts;
+use self::plan::{Selection, Wish};
 use self::qemu::{Accelerator, Guest, Qemu, Said, StrayBreakpoint};
 use self::results::Found;
 use self::rung::Rung;
 use self::userland::Userland;
 use crate::debian::Archive;
-use crate::kernels::{self, Package, Series};
+use crate::kernels::{self, Package};
+use crate::test::SECOND_TRY;
 use crate::workspace::Arch;
 use crate::{build, setup, workspace};
-
-/// Options of `cargo xtask vm`.
-#[derive(Args)]
-pub(crate) struct Opts {
-    /// The kernels to boot.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "KERNEL,…")]
-    kernel: Vec<Kernel>,
-    /// What to take away from them, one boot for each.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "RUNG,…")]
-    rung: Vec<Which>,
-    /// The architecture of the guests.
-    #[arg(long, value_enum, default_value = "x86_64")]
-    arch: Arch,
-    /// Run only tests whose name contains one of these.
-    #[arg(long, value_name = "NAME,…", conflicts_with = "shell")]
-    test: Option<String>,
-    /// Boot one kernel into a shell instead of running tests.
-    #[arg(long)]
-    shell: bool,
-    /// Minutes after which a guest is ended and has failed.
-    #[arg(long, default_value_t = 40, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=600))]
-    time_limit: u64,
-    /// Guests at the same time [default: as many as processors and memory allow, 4 at most]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=16))]
-    jobs: Option<u64>,
-    /// Show only how each guest ended; what it said is in `target/vm/`.
-    #[arg(long, conflicts_with = "shell")]
-    quiet: bool,
-}
-
-/// A value of `--kernel`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kernel {
-    One(Series),
-    All,
-}
-
-impl ValueEnum for Kernel {
-    fn value_variants<'a>() -> &'a [Self] {
-        const {
-            &[
-                Self::One(Series::V5_10),
-                Self::One(Series::V6_1),
-                Self::One(Series::V6_12),
-                Self::One(Series::Newest),
-                Self::All,
-            ]
-        }
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self {
-            Self::One(series) => series.to_possible_value(),
-            Self::All => Some(PossibleValue::new("all")),
-        }
-    }
-}
-
-/// A value of `--rung`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
-    One(Rung),
-    All,
-}
-
-impl ValueEnum for Which {
-    fn value_variants<'a>() -> &'a [Self] {
-        const {
-            &[
-                Self::One(Rung::Best),
-                Self::One(Rung::Kprobe),
-                Self::One(Rung::Packet),
-                Self::One(Rung::Totals),
-                Self::One(Rung::Capabilities),
-                Self::One(Rung::Lockdown),
-                Self::One(Rung::NoBtf),
-                Self::All,
-            ]
-        }
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self {
-            Self::One(rung) => rung.to_possible_value(),
-            Self::All => Some(PossibleValue::new("all")),
-        }
-    }
-}
 
 /// A guest with KVM comes up within two seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -138,7 +52,7 @@ struct Run {
 }
 
 /// What all guests share.
-struct Ground<'a> {
+struct Ground {
     qemu: Qemu,
     userland: Userland,
     built: build::GuestParts,
@@ -149,17 +63,11 @@ struct Ground<'a> {
     time_limit: Duration,
     /// Nothing of a guest is shown but its end.
     quiet: bool,
-    /// Whoever sets it wants no more of the guests.
-    is_over: &'a AtomicBool,
+    /// Which tests were run once more, for the end.
+    second_tries: Mutex<Vec<String>>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
-    run_until(opts, &AtomicBool::new(false))
-}
-
-/// Runs the guests unless it is over: then those that run are ended, and no other is booted.
-pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
-    let wish = if opts.shell { Wish::Shell } else { Wish::Tests(opts.test.clone()) };
     let (series, rungs) = (opts.series(), opts.rungs());
     if opts.shell && (series.len() != 1 || rungs.len() != 1) {
         bail!("a shell is of one guest: name one kernel, and at most one rung, as in `--kernel 6.1 --shell`");
@@ -174,10 +82,10 @@ pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
         code: results::code_under_test()?,
         built: build::guest_parts(opts.arch)?,
         directory: directory(),
-        wish,
+        wish: opts.wish(),
         time_limit: Duration::from_mins(opts.time_limit),
         quiet: opts.quiet,
-        is_over,
+        second_tries: Mutex::default(),
     };
     fs::create_dir_all(&ground.directory)?;
     if let Some(kernel) = kernels.first() {
@@ -188,6 +96,17 @@ pub(crate) fn run_until(opts: &Opts, is_over: &AtomicBool) -> Result<()> {
         return runs.take(1).try_for_each(|run| ground.shell(&run));
     }
     ground.run_all(runs.collect(), jobs(opts.jobs)?)
+}
+
+/// Fetches what the guests of CI are made of besides the agent.
+pub(crate) fn fetch_for_ci() -> Result<()> {
+    let arch = Arch::native()?;
+    setup::guest_tools(arch)?;
+    let archive = Archive::open(arch)?;
+    for series in ci::KERNELS {
+        kernels::fetch(&archive, series, arch)?;
+    }
+    Userland::fetch(&archive).map(drop)
 }
 
 /// Options of `cargo xtask kernels-doc`.
@@ -207,7 +126,7 @@ fn directory() -> PathBuf {
     workspace::root().join("target/vm")
 }
 
-impl<'over> Ground<'over> {
+impl Ground {
     /// Runs all guests, so many at a time, and fails if one did.
     fn run_all(&self, runs: VecDeque<Run>, jobs: usize) -> Result<()> {
         let count = runs.len();
@@ -219,9 +138,6 @@ impl<'over> Ground<'over> {
                 scope.spawn(|| {
                     // The lock is held for the taking alone.
                     while let Some(run) = open.lock().ok().and_then(|mut open| open.pop_front()) {
-                        if self.is_over.load(Ordering::Relaxed) {
-                            break;
-                        }
                         let start = Instant::now();
                         let outcome = self.test(&run, jobs > 1);
                         let seconds = start.elapsed().as_secs();
@@ -237,6 +153,9 @@ impl<'over> Ground<'over> {
                 });
             }
         });
+        for line in self.second_tries.lock().iter().flat_map(|all| all.iter()) {
+            println!("{line}");
+        }
         let failed = failed.into_inner().unwrap_or_default();
         if !failed.is_empty() {
             bail!("{} of {count} guests failed: {}", failed.len(), failed.join(", "));
@@ -257,7 +176,7 @@ impl<'over> Ground<'over> {
 
     /// Boots the guest with the tests and keeps what they found.
     fn test(&self, run: &Run, is_one_of_many: bool) -> Result<()> {
-        let is_whole = matches!(self.wish, Wish::Tests(None));
+        let is_whole = matches!(self.wish, Wish::Tests(Selection::All, 1));
         if is_whole {
             Found::forget(&self.directory, &run.kernel, run.rung.name())?;
         }
@@ -269,15 +188,22 @@ impl<'over> Ground<'over> {
         };
         let guest = self.guest(run, label, &initramfs);
         let mut said = self.qemu.boot(&guest);
-        let again = said.as_ref().is_err_and(|error| self.may_boot_again(error));
-        if again {
+        let booted_again = said.as_ref().is_err_and(|error| self.may_boot_again(error));
+        if booted_again {
             eprintln!("vm: {}: boots once more, since {:?}", run.name(), said.err());
+            let why = format!(
+                "{SECOND_TRY}{}: its kernel stopped at a breakpoint of its own, and it booted again",
+                run.name()
+            );
+            self.second_tries.lock().map(|mut all| all.push(why)).unwrap_or_default();
             said = self.qemu.boot(&guest);
         }
         fs::remove_file(initramfs)?;
         let said = said?;
+        let again = said.of("again").map(|line| format!("{SECOND_TRY}{}: {line}", run.name()));
+        self.second_tries.lock().map(|mut all| all.extend(again)).unwrap_or_default();
         if is_whole {
-            self.keep(run, &said, again)?;
+            self.keep(run, &said, booted_again)?;
         }
         if !said.success() {
             bail!("{}", said.of("error").last().unwrap_or("the guest does not say why"));
@@ -308,10 +234,7 @@ impl<'over> Ground<'over> {
         Ok(fs::remove_file(initramfs)?)
     }
 
-    fn guest<'a>(&self, run: &'a Run, label: Option<String>, initramfs: &'a Path) -> Guest<'a>
-    where
-        'over: 'a,
-    {
+    fn guest<'a>(&self, run: &'a Run, label: Option<String>, initramfs: &'a Path) -> Guest<'a> {
         Guest {
             label,
             log: run.log(&self.directory),
@@ -319,7 +242,6 @@ impl<'over> Ground<'over> {
             initramfs,
             command_line: run.rung.command_line(),
             time_limit: self.time_limit,
-            is_over: self.is_over,
         }
     }
 
@@ -353,7 +275,7 @@ impl<'over> Ground<'over> {
             is_whole: true,
             has_passed: said.success(),
             booted_again,
-            tried_again: said.of("again").flat_map(str::split_whitespace).map(str::to_owned).collect(),
+            tried_again: said.of("again").map(str::to_owned).collect(),
             doctor: serde_json::from_str(&said.captured("doctor")).unwrap_or_default(),
             tests: said.of("result").map(serde_json::from_str).collect::<Result<_, _>>().context("reading results")?,
         };
@@ -394,38 +316,4 @@ fn available_memory_mib() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix(" kB")?;
     Some(kib.parse::<u64>().ok()? / 1024)
-}
-
-impl Opts {
-    /// What CI has time for: the oldest kernel, one of the middle, the newest, with nothing taken away.
-    pub(crate) fn of_ci() -> Self {
-        Self {
-            kernel: [Series::V5_10, Series::V6_1, Series::Newest].map(Kernel::One).to_vec(),
-            rung: vec![Which::One(Rung::Best)],
-            arch: Arch::X86_64,
-            test: None,
-            shell: false,
-            time_limit: 40,
-            jobs: None,
-            quiet: true,
-        }
-    }
-
-    fn series(&self) -> Vec<Series> {
-        Series::ALL
-            .into_iter()
-            .filter(|&series| self.kernel.iter().any(|kernel| [Kernel::All, Kernel::One(series)].contains(kernel)))
-            .collect()
-    }
-
-    /// A shell is of a kernel from which nothing was taken, unless told otherwise.
-    fn rungs(&self) -> Vec<Rung> {
-        if self.shell && self.rung == [Which::All] {
-            return vec![Rung::Best];
-        }
-        Rung::ALL
-            .into_iter()
-            .filter(|&rung| self.rung.iter().any(|which| [Which::All, Which::One(rung)].contains(which)))
-            .collect()
-    }
 }

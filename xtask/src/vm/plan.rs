@@ -12,6 +12,7 @@ use super::rung::Rung;
 pub(super) const AGENT: &str = "/usr/bin/tracer";
 pub(super) const SUITE: &str = "/usr/bin/live";
 const RESULTS: &str = "/run/results.jsonl";
+const UNSHOWN: &str = "/run/unshown";
 
 /// Emulated processors are slower by this factor at most; waiting may take so much longer there.
 const PATIENCE: &str = "4";
@@ -27,7 +28,7 @@ pub(super) struct Plan {
     results: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Step {
     name: String,
     command: Vec<String>,
@@ -35,7 +36,10 @@ struct Step {
     exit: Vec<i32>,
     says: Vec<String>,
     captured: bool,
-    second_try: bool,
+    /// How many tests it must run.
+    tests: Option<usize>,
+    /// Where tests write that they failed for nothing but events that the kernel hid: those get a second try.
+    unshown: Option<String>,
     interactive: bool,
 }
 
@@ -44,13 +48,24 @@ struct Step {
 pub(super) enum Wish {
     /// To come up and go down again.
     Nothing,
-    /// The live tests: all, or those whose name contains the word.
-    Tests(Option<String>),
+    /// The live tests: these, so often.
+    Tests(Selection, u32),
     /// A shell on the console.
     Shell,
 }
 
-/// The plan for a rung. Only on emulated processors do tests get more time and a second try.
+/// Which of the live tests run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Selection {
+    /// All that the rung does not leave out.
+    All,
+    /// Those whose name contains one of the words between commas.
+    Named(String),
+    /// These alone, each of them.
+    Each(&'static [&'static str]),
+}
+
+/// The plan for a rung. Only on emulated processors do tests get more time.
 pub(super) fn plan(rung: Rung, wish: &Wish, is_emulated: bool) -> Plan {
     let mut steps = vec![step("loopback", &["ip", "link", "set", "lo", "up"])];
     let mut hidden = Vec::new();
@@ -60,8 +75,14 @@ pub(super) fn plan(rung: Rung, wish: &Wish, is_emulated: bool) -> Plan {
     match wish {
         Wish::Nothing => {}
         Wish::Shell => steps.push(shell(rung, is_emulated)),
-        Wish::Tests(_) if rung == Rung::NoBtf => steps.extend(refusals()),
-        Wish::Tests(filter) => steps.extend([doctor(rung), suite(rung, filter.as_deref(), is_emulated)]),
+        Wish::Tests(..) if rung == Rung::NoBtf => steps.extend(refusals()),
+        Wish::Tests(selection, times) => {
+            steps.push(doctor(rung));
+            let suite = suite(rung, selection, is_emulated);
+            steps.extend(
+                (1..=*times).map(|time| Step { name: format!("{} ({time} of {times})", suite.name), ..suite.clone() }),
+            );
+        }
     }
     Plan { modules: Vec::new(), hidden, steps, results: RESULTS.to_owned() }
 }
@@ -74,7 +95,8 @@ fn step(name: &str, command: &[&str]) -> Step {
         exit: vec![0],
         says: Vec::new(),
         captured: false,
-        second_try: false,
+        tests: None,
+        unshown: None,
         interactive: false,
     }
 }
@@ -88,20 +110,29 @@ fn doctor(rung: Rung) -> Step {
     Step { exit: vec![0, 1], captured: true, ..step("doctor", &command) }
 }
 
-fn suite(rung: Rung, filter: Option<&str>, is_emulated: bool) -> Step {
+fn suite(rung: Rung, selection: &Selection, is_emulated: bool) -> Step {
     // One after the other, for the hooks see the whole machine; and also what changes the machine.
     let mut command = vec![SUITE, "--test-threads=1", "--include-ignored"];
-    // Who names a test gets it.
-    let left_out = if filter.is_some() { &[] } else { rung.left_out() };
-    command.extend(left_out.iter().flat_map(|module| ["--skip", module]));
-    command.extend(filter.into_iter().flat_map(|names| names.split(',')));
-    Step { environment: environment(rung, is_emulated), second_try: is_emulated, ..step("live tests", &command) }
+    let mut tests = None;
+    match selection {
+        Selection::All => command.extend(rung.left_out().iter().flat_map(|module| ["--skip", module])),
+        // Who names a test gets it.
+        Selection::Named(names) => command.extend(names.split(',')),
+        Selection::Each(names) => {
+            command.push("--exact");
+            command.extend(*names);
+            tests = Some(names.len());
+        }
+    }
+    let unshown = Some(UNSHOWN.to_owned());
+    Step { environment: environment(rung, is_emulated), tests, unshown, ..step("live tests", &command) }
 }
 
 fn environment(rung: Rung, is_emulated: bool) -> BTreeMap<String, String> {
     let mut environment = BTreeMap::from([
         ("TRACER_LIVE_AGENT", AGENT),
         ("TRACER_LIVE_RESULTS", RESULTS),
+        ("TRACER_LIVE_UNSHOWN", UNSHOWN),
         ("TRACER_LIVE_RUNG", rung.name()),
         ("RUST_BACKTRACE", "1"),
     ]);
@@ -150,8 +181,8 @@ mod tests {
     #[test]
     fn the_suite_runs_on_every_rung_but_the_one_that_refuses() {
         for rung in Rung::ALL {
-            let plan = plan(rung, &Wish::Tests(None), true);
-            let has_suite = names(&plan).contains(&"live tests");
+            let plan = plan(rung, &Wish::Tests(Selection::All, 1), true);
+            let has_suite = names(&plan).contains(&"live tests (1 of 1)");
             assert_eq!(has_suite, rung != Rung::NoBtf, "{rung:?}");
             assert_eq!(plan.hidden.is_empty(), rung != Rung::NoBtf, "{rung:?}");
         }
@@ -168,13 +199,22 @@ mod tests {
 
     #[test]
     fn what_is_taken_away_is_taken_from_doctor_and_tests_alike() {
-        let plan = plan(Rung::Packet, &Wish::Tests(Some("retransmit".to_owned())), false);
+        let plan = plan(Rung::Packet, &Wish::Tests(Selection::Named("retransmit".to_owned()), 1), false);
         let [_, doctor, suite] = plan.steps.as_slice() else { panic!("{:?}", names(&plan)) };
         assert!(doctor.command.ends_with(&["--disable-hooks".to_owned(), "fentry,kprobe".to_owned()]));
         assert_eq!(suite.environment["TRACER_LIVE_WITHOUT"], "fentry,kprobe");
         assert_eq!(suite.command.last().map(String::as_str), Some("retransmit"));
         assert!(!suite.command.contains(&"--skip".to_owned()));
-        assert!(!suite.second_try && !suite.environment.contains_key("TRACER_LIVE_PATIENCE"));
+        assert!(!suite.environment.contains_key("TRACER_LIVE_PATIENCE"));
         assert_eq!(suite.environment["TRACER_LIVE_RUNG"], "packet");
+        assert_eq!(suite.unshown.as_ref(), suite.environment.get("TRACER_LIVE_UNSHOWN"));
+    }
+
+    #[test]
+    fn tests_that_are_listed_run_by_their_whole_names_and_are_counted() {
+        let plan = plan(Rung::Best, &Wish::Tests(Selection::Each(&["a::b", "c::d"]), 2), true);
+        let [_, _, first, second] = plan.steps.as_slice() else { panic!("{:?}", names(&plan)) };
+        assert!(first.command.ends_with(&["--exact", "a::b", "c::d"].map(str::to_owned)));
+        assert_eq!((first.tests, second.name.as_str()), (Some(2), "live tests (2 of 2)"));
     }
 }

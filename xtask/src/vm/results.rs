@@ -31,7 +31,7 @@ pub(super) struct Found {
     /// Whether the kernel stopped the first time, of itself.
     #[serde(default)]
     pub(super) booted_again: bool,
-    /// Tests that passed, if at all, at the second try.
+    /// Tests that passed, if at all, at the second try, each with what the kernel hid at the first.
     #[serde(default)]
     pub(super) tried_again: Vec<String>,
     pub(super) doctor: Doctor,
@@ -69,6 +69,9 @@ pub(super) struct Test {
     pub(super) closed: BTreeSet<String>,
     pub(super) counts: BTreeMap<String, u64>,
     pub(super) unknown: BTreeMap<String, u64>,
+    /// Counts of an unknown kind that the kernel says it did not show, by kind.
+    #[serde(default)]
+    pub(super) hidden: BTreeMap<String, u64>,
     pub(super) differences: BTreeMap<String, i64>,
     pub(super) reasons: BTreeMap<String, BTreeSet<String>>,
 }

@@ -237,6 +237,9 @@ fn otherwise(found: &Found) -> String {
         parts.push(format!("counts of an unknown reason or cause in {unknown} tests"));
     }
     for test in &found.tests {
+        for (kind, count) in &test.hidden {
+            parts.push(format!("`{}`: {count} {kind} that the kernel says it did not show", test.name));
+        }
         for (signal, difference) in test.differences.iter().filter(|(_, difference)| **difference != 0) {
             parts.push(format!("`{}`: {signal} {difference:+}", test.name));
         }
@@ -245,8 +248,7 @@ fn otherwise(found: &Found) -> String {
         parts.push("the kernel stopped once at a breakpoint of its own while it changed its code".to_owned());
     }
     if !found.tried_again.is_empty() {
-        let names: Vec<_> = found.tried_again.iter().map(|name| format!("`{name}`")).collect();
-        parts.push(format!("passed at the second try: {}", names.join(", ")));
+        parts.push(format!("passed at the second try: {}", found.tried_again.join("; ")));
     }
     let cost = |ladder: &Ladder| Some(ladder.cost.clone()).filter(|cost| !cost.is_empty());
     parts.extend(found.doctor.signals.iter().filter_map(cost));
@@ -295,6 +297,7 @@ mod tests {
             closed: BTreeSet::from(["listen_drops".into()]),
             counts: BTreeMap::from([("listen_drops".into(), 14)]),
             unknown: BTreeMap::new(),
+            hidden: BTreeMap::from([("retransmits".into(), 2)]),
             differences: BTreeMap::from([("listen_drops".into(), -3)]),
             reasons: BTreeMap::from([("tracer_tcp_listen_drops_total".into(), BTreeSet::from(["other".into()]))]),
         };
@@ -359,6 +362,7 @@ mod tests {
         at("outcomes (kprobe)");
         at("listen_drops: 1 tests, 14");
         at("`a::b`: listen_drops -3");
+        at("`a::b`: 2 retransmits that the kernel says it did not show");
         // A signal that these guests' code did not know.
         at("| – |");
         assert!(!tables.contains("refuses to start"), "{tables}");
