@@ -59,6 +59,28 @@ pub(super) const TIMEOUTS_UNKNOWN: UnknownKind =
 pub(super) const RESETS_UNKNOWN: UnknownKind =
     UnknownKind { what: "resets", metric: RESETS, label: "reason", programs: &["tcp_send_reset"] };
 
+/// Overflows of TIME_WAIT that the kernel counted in a namespace have an owner, but for those that it says it did not
+/// show to the programs that tell the owner.
+#[track_caller]
+pub(crate) fn assert_time_wait_overflows_are_owned(agent: &Agent, owned: u64, kernel: u64) {
+    let rung = &agent.rungs().ladders[&Signal::TimeWaitOverflows];
+    let by_kprobe = rung.hooks.iter().any(|hook| hook.starts_with("kprobe/"));
+    let programs: &[&str] = if rung.hooks.is_empty() { &["inet_sock_set_state"] } else { &["inet_twsk_alloc"] };
+    let missed = missed_runs(&agent.scrape(), programs);
+    let lacking = kernel.checked_sub(owned);
+    let text =
+        format!("{kernel} overflows, {owned} with an owner; the kernel says that it did not show {missed} events");
+    match lacking {
+        Some(0) => {}
+        Some(lacking) if lacking <= missed => note_hidden("TIME_WAIT overflows", lacking),
+        Some(_) if machine().hides_pid_1 || by_kprobe && machine().kernel < (6, 7, 0) => {
+            say_unshown(&text);
+            panic!("{text}");
+        }
+        _ => panic!("{text}"),
+    }
+}
+
 /// From 6.1 on the kernel does not show a program an event that an interrupt brings in the middle of
 /// another one: rare, but emulated processors take long over each. It counts them for each program, and
 /// nothing else is an excuse for a count of an unknown kind.
