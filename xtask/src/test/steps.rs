@@ -104,9 +104,11 @@ pub(super) const STEPS: &[Step] = &[
         left_out_by: LIVE,
         ..step("namespace-tests", Lane::Machine, &["unit-tests", "debian-packages"], |_| unit_in_namespaces())
     },
+    // After what is compiled: beside that emulated processors stand still for so long that an agent takes a minute to
+    // start, and both take longer.
     Step {
         left_out_by: GUESTS,
-        ..step("guests", Lane::Guests, &["release-build", "kernels"], |_| vm::run(&vm::Opts::of_ci()?))
+        ..step("guests", Lane::Guests, &["release-build", "kernels", "unit-tests"], |_| vm::run(&vm::Opts::of_ci()?))
     },
 ];
 
