@@ -158,6 +158,7 @@ impl<'a> Closing<'a> {
 
     fn compare_equation(&self, scrape: &Scrape, equation: &Equation, now: &[Counters], faults: &mut String) {
         let mut missing = 0;
+        let refused = self.refused_retransmits(now);
         for (watch, now) in self.watches.iter().zip(now) {
             let kernel = watch.delta_of(now, equation.counter);
             let labels = [("netns", watch.inode.as_str()), ("signal", equation.signal)];
@@ -166,8 +167,10 @@ impl<'a> Closing<'a> {
             let sum = equation.sum(scrape, &watch.inode);
             let too_much = sum > kernel;
             let short = kernel.saturating_sub(sum);
-            // Drops that have to be unknown are parts of nothing.
-            let expected = if DROP_SIGNALS.contains(&equation.signal) { self.unknown_drops } else { 0 };
+            // Only what the kernel hid excuses a part. What has to be unknown anyway, drops that no hook tells and segments
+            // that the host refused, does not.
+            let is_drops = DROP_SIGNALS.contains(&equation.signal);
+            let expected = if is_drops { self.unknown_drops } else { refused };
             let unknown = equation.unknown_of_the_whole(scrape, &watch.inode).saturating_sub(expected);
             let in_unknown = short <= unknown;
             let expected = if in_unknown { as_value(short) } else { 0.0 };
