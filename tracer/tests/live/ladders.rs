@@ -50,13 +50,7 @@ fn each_rung_of_drops_and_time_wait_overflows_tells_what_it_can() {
         let of_unit = [("netns", watch.inode.as_str()), ("unit", unit.name.as_str())];
         let overflows = watch.delta("TCPTimeWaitOverflow");
         let owned = agent.scrape().sum(TIME_WAIT_OVERFLOWS, &of_unit);
-        if agent.rungs().ladders[&Signal::TimeWaitOverflows].hooks.is_empty() {
-            // Candidates: on a busy emulated 7.3.4 two of 19 had no owner once, for a cause that is not known yet.
-            // `time_wait` asks for each of them, on the kernel that has no better rung.
-            assert!(owned > 0 && owned <= overflows, "{owned} of {overflows} have an owner");
-        } else {
-            assert_time_wait_overflows_are_owned(&agent, owned, overflows);
-        }
+        assert_time_wait_overflows_are_owned(&agent, owned, overflows);
         // A processor that stands still for a second lets SYNs be sent again.
         assert!(watch.delta("ListenDrops") >= 9 && overflows >= OVERFLOWS, "{without:?}");
     }

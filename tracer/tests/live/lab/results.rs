@@ -83,6 +83,13 @@ pub(super) fn note_hidden(kind: &'static str, count: u64) {
     note(|record| _ = record.hidden.insert(kind, count));
 }
 
+/// How many counts of a kind the last comparison found to be hidden.
+pub(super) fn hidden(kind: &'static str) -> u64 {
+    let mut hidden = 0;
+    note(|record| hidden = record.hidden.get(kind).copied().unwrap_or(0));
+    hidden
+}
+
 /// What the kernel had more of (or, negative, less), where a test allows that.
 pub(crate) fn note_difference(signal: &'static str, difference: i64) {
     note(|record| _ = record.differences.insert(signal, difference));

@@ -37,7 +37,7 @@ impl Drop for ExcuseOnPanic<'_> {
 
 /// Counts of one kind whose reason, cause or former state is `unknown`, and the programs that would have told it.
 pub(super) struct UnknownKind {
-    what: &'static str,
+    pub(super) what: &'static str,
     pub(super) metric: &'static str,
     pub(super) label: &'static str,
     /// Beginnings of their names.
