@@ -50,6 +50,7 @@ fn each_rung_of_drops_and_time_wait_overflows_tells_what_it_can() {
         let of_unit = [("netns", watch.inode.as_str()), ("unit", unit.name.as_str())];
         let overflows = watch.delta("TCPTimeWaitOverflow");
         let owned = agent.scrape().sum(TIME_WAIT_OVERFLOWS, &of_unit);
+        assert!(owned > 0, "no owner of {overflows} overflows, {without:?}");
         assert_time_wait_overflows_are_owned(&agent, owned, overflows);
         // A processor that stands still for a second lets SYNs be sent again.
         assert!(watch.delta("ListenDrops") >= 9 && overflows >= OVERFLOWS, "{without:?}");
