@@ -28,7 +28,7 @@ pub(crate) struct Opts {
     /// Leave out the tests in guests with other kernels, and what is compared with these kernels.
     #[arg(long)]
     skip_guests: bool,
-    /// Leave out the guests, what is compared with their kernels, the end-to-end run, and the live tests of cardinality:
+    /// Leave out the guests, what is compared with their kernels, the end-to-end run, and the longest live tests:
     /// for use while you work.
     #[arg(long)]
     fast: bool,
