@@ -1,8 +1,8 @@
 //! What each passing test proved, as one line of JSON, for tables by kernel and rung.
 //!
 //! The tests take turns, so there is one record at a time: [`super::Lab`] opens and writes it, agents
-//! and closing checks add to it. A test that fails leaves no line. One
-//! entry is read back: how many drops were hidden ([`hidden`]).
+//! and closing checks add to it. A test that fails leaves no line. One entry is read back: how many drops
+//! were hidden ([`hidden`]).
 //!
 //! | Field | Meaning |
 //! |---|---|
