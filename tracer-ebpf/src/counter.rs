@@ -332,8 +332,11 @@ pub struct NetnsIdentity {
 pub struct ListenerSocket {
     /// Its metric identity.
     pub key: ListenerKey,
-    /// Address of the kernel's `struct sock`: tells sockets of one key apart, nothing else.
+    /// Address of the kernel's `struct sock`: tells sockets of one key apart, nothing else. 0: the walk could not
+    /// read the socket that listens, so the record tells of the key, the inode and the holder alone.
     pub sock: u64,
+    /// Inode number of the open file (0 in a namespace-bound walk); an MPTCP socket and its subflows share one.
+    pub inode: u64,
     /// cgroup v2 id of the process that holds it (0 in a namespace-bound walk).
     pub holder_cgroup: u64,
     /// Thread-group id of the holder (0 in a namespace-bound walk).
@@ -431,5 +434,5 @@ const _: () = assert!(size_of::<ListenerStats>() == 168);
 const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
 const _: () = assert!(size_of::<PendingHandshake>() == 104);
-const _: () = assert!(size_of::<ListenerSocket>() == 96);
+const _: () = assert!(size_of::<ListenerSocket>() == 104);
 const _: () = assert!(size_of::<NetnsIdentity>() == 16);

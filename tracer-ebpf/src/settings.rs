@@ -167,6 +167,12 @@ offsets! {
     socket_sk = "socket.sk";
     /// `struct file *`; null for the kernel's own sockets.
     socket_file = "socket.file";
+    /// `struct inode *`.
+    file_inode = "file.f_inode";
+    /// Inode number, an unsigned long.
+    inode_number = "inode.i_ino";
+    /// First subflow of an MPTCP socket, `struct sock *`: the one that listens. Absent without CONFIG_MPTCP.
+    mptcp_first = "mptcp_sock.first";
     /// First sequence number that is not acknowledged.
     snd_una = "tcp_sock.snd_una";
     /// First sequence number that was not sent.
@@ -220,6 +226,10 @@ pub struct Settings {
     pub syn_queue_full_at_limit: u32,
     /// Length of one of the kernel's ticks (jiffies), in nanoseconds.
     pub tick_ns: u32,
+    /// 1 = programs may call `bpf_probe_read_kernel` (not under `lockdown=confidentiality`).
+    pub may_probe_read: u32,
+    /// Always zero.
+    pub zero: u32,
     /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
@@ -237,6 +247,8 @@ impl Settings {
         has_current_task_btf: 0,
         syn_queue_full_at_limit: 0,
         tick_ns: 0,
+        may_probe_read: 0,
+        zero: 0,
         reset_reasons: [0; RESET_REASONS_MAX],
     };
 }
@@ -250,4 +262,4 @@ pub mod switch {
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
 }
 
-const _: () = assert!(size_of::<Settings>() == 120);
+const _: () = assert!(size_of::<Settings>() == 128);

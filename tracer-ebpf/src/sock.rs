@@ -20,6 +20,8 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// `IPPROTO_TCP`
 pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP`
+pub const IPPROTO_MPTCP: u16 = 262;
 /// Third word of `::ffff:a.b.c.d`, in memory order.
 const V4_MAPPED: u32 = 0xffff_0000;
 

@@ -1,16 +1,19 @@
 //! The listener pass: one [`ListenerSocket`] for each listening socket, written to the iterator's
 //! file. The task_file walk covers all namespaces and names the holder; the tcp walk serves kernels
-//! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it. The
-//! socket pass ([`super::sockets`]) is the same walk with counts beside the records.
+//! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it. Listeners that no
+//! descriptor leads to are found in the namespace's own table (`kernel::listening` of the agent). The socket pass ([`super::sockets`]) is the same walk with counts beside the records.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
-use tracer_ebpf::{counter::ListenerSocket, state};
+use tracer_ebpf::{
+    counter::{ListenerKey, ListenerSocket},
+    state,
+};
 
 use crate::{
-    constants::offset,
-    reader::{Direct, Reader},
+    constants::{offset, present, setting},
+    reader::{Direct, Probe, Reader},
     sock,
 };
 
@@ -22,45 +25,104 @@ pub fn context_pointer(ctx: *mut c_void, index: usize) -> *const u8 {
     unsafe { *field }
 }
 
-/// The full TCP socket behind an open file, as `struct tcp_sock *`; null if it is something else.
+/// The socket behind an open file, `struct sock *`; null if there is none.
 #[inline(always)]
-pub fn tcp_of_file(file: *const u8) -> *const u8 {
+pub fn sock_of_file(file: *const u8) -> *const u8 {
     // SAFETY: the verifier checks that `file` is a `struct file *`.
     let socket: *const u8 = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast();
-    if socket.is_null() {
-        return core::ptr::null();
-    }
-    let sk: *const u8 = Direct.load(socket, offset!(socket_sk));
-    if sk.is_null() { core::ptr::null() } else { Direct.tcp_sock(sk) }
+    if socket.is_null() { core::ptr::null() } else { Direct.load(socket, offset!(socket_sk)) }
 }
 
-/// Writes a record if `tcp`, a `struct tcp_sock *`, is a listener. `task` is null in a namespace-bound
-/// walk. False if the iterator's file had no room for it: then the kernel shows the same socket once
-/// more, at the next `read()`.
+/// Who holds a listener, and by which file; all null in a namespace-bound walk.
+#[derive(Clone, Copy)]
+pub struct Holder {
+    /// `struct task_struct *`
+    pub task: *const u8,
+    /// `struct file *`
+    pub file: *const u8,
+}
+
+impl Holder {
+    /// A walk over sockets names no holder.
+    pub const UNSEEN: Self = Self { task: core::ptr::null(), file: core::ptr::null() };
+}
+
+/// Writes a record if `tcp`, a `struct tcp_sock *`, is a listener. False if the iterator's file had no room for it:
+/// then the kernel shows the same socket once more, at the next `read()`.
 #[inline(always)]
 #[must_use]
-pub fn write_listener(ctx: *mut c_void, tcp: *const u8, task: *const u8) -> bool {
+pub fn write_listener(ctx: *mut c_void, tcp: *const u8, holder: Holder) -> bool {
     if Direct.load::<u8>(tcp, offset!(skc_state)) != state::LISTEN {
         return true;
     }
     let netns = sock::netns(Direct, tcp);
-    let queues = sock::queues(Direct, tcp);
-    let mut record = ListenerSocket {
-        key: sock::listener_key(Direct, tcp, netns),
+    write(ctx, &record(Direct, tcp, sock::listener_key(Direct, tcp, netns), netns.inum), holder)
+}
+
+/// Writes a record if `sk`, a `struct sock *`, is an MPTCP listener. What listens is its first subflow, a TCP socket
+/// without a descriptor, to which no typed pointer leads.
+#[inline(always)]
+pub fn write_mptcp_listener(ctx: *mut c_void, sk: *const u8, holder: Holder) {
+    if Direct.load::<u16>(sk, offset!(sk_protocol)) != sock::IPPROTO_MPTCP
+        || Direct.load::<u8>(sk, offset!(skc_state)) != state::LISTEN
+    {
+        return;
+    }
+    let netns = sock::netns(Direct, sk);
+    let key = sock::listener_key(Direct, sk, netns);
+    let mut told = ListenerSocket { key, netns_inum: netns.inum, ..NO_LISTENER };
+    if setting!(may_probe_read) == 1 && present(offset!(mptcp_first)) {
+        let first: *const u8 = Probe.load(sk, offset!(mptcp_first));
+        if !first.is_null() && Probe.load::<u8>(first, offset!(skc_state)) == state::LISTEN {
+            told = record(Probe, first, key, netns.inum);
+        }
+    }
+    let _ = write(ctx, &told, holder);
+}
+
+/// First value of a record.
+const NO_LISTENER: ListenerSocket = ListenerSocket {
+    key: ListenerKey { netns: 0, cgroup: 0, address: [0; 4], port: 0, zero: [0; 3] },
+    sock: 0,
+    inode: 0,
+    holder_cgroup: 0,
+    holder_tgid: 0,
+    netns_inum: 0,
+    accept_queue_length: 0,
+    accept_queue_limit: 0,
+    syn_queue_length: 0,
+    sk_drops: 0,
+    holder_comm: [0; 16],
+};
+
+/// What a listening `struct tcp_sock *` tells.
+#[inline(always)]
+fn record<R: Reader>(r: R, tcp: *const u8, key: ListenerKey, netns_inum: u32) -> ListenerSocket {
+    let queues = sock::queues(r, tcp);
+    ListenerSocket {
+        key,
         sock: tcp as u64,
-        holder_cgroup: 0,
-        holder_tgid: 0,
-        netns_inum: netns.inum,
+        netns_inum,
         accept_queue_length: queues.accept,
         accept_queue_limit: queues.limit,
         syn_queue_length: queues.syn,
-        sk_drops: Direct.load(tcp, offset!(sk_drops)),
-        holder_comm: [0; 16],
-    };
-    if !task.is_null() {
-        record.holder_cgroup = sock::task_cgroup_id(Direct, task);
-        record.holder_tgid = sock::task_tgid(Direct, task);
-        record.holder_comm = sock::leader_comm(Direct, task);
+        sk_drops: r.load(tcp, offset!(sk_drops)),
+        ..NO_LISTENER
+    }
+}
+
+/// Writes a record with its holder; false if the iterator's file had no room for it.
+#[inline(always)]
+fn write(ctx: *mut c_void, record: &ListenerSocket, holder: Holder) -> bool {
+    let mut record = *record;
+    if !holder.task.is_null() {
+        record.holder_cgroup = sock::task_cgroup_id(Direct, holder.task);
+        record.holder_tgid = sock::task_tgid(Direct, holder.task);
+        record.holder_comm = sock::leader_comm(Direct, holder.task);
+    }
+    if !holder.file.is_null() {
+        let inode: *const u8 = Direct.load(holder.file, offset!(file_inode));
+        record.inode = Direct.load(inode, offset!(inode_number));
     }
     let meta = context_pointer(ctx, 0);
     let seq: *const u8 = Direct.load(meta, 0);
@@ -72,7 +134,7 @@ pub fn write_listener(ctx: *mut c_void, tcp: *const u8, task: *const u8) -> bool
 
 // match-proto: 5.8- int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
 /// Context: process, the agent's worker. Frequency: each open file of the node once a pass.
-/// Cost: 1 h; for a TCP socket 2 h; for a listener 3 h.
+/// Cost: 1 h; for a TCP socket 2 h; for a listener 3 h; for an MPTCP listener 9 h.
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
@@ -81,9 +143,15 @@ pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    let tcp = tcp_of_file(file);
-    if !tcp.is_null() {
-        let _ = write_listener(ctx, tcp, task);
+    let sk = sock_of_file(file);
+    if sk.is_null() {
+        return 0;
+    }
+    let (tcp, holder) = (Direct.tcp_sock(sk), Holder { task, file });
+    if tcp.is_null() {
+        write_mptcp_listener(ctx, sk, holder);
+    } else {
+        let _ = write_listener(ctx, tcp, holder);
     }
     0
 }
@@ -100,7 +168,7 @@ pub extern "C" fn listeners_by_netns(ctx: *mut c_void) -> i32 {
     }
     let tcp = Direct.tcp_sock(sk);
     if !tcp.is_null() {
-        let _ = write_listener(ctx, tcp, core::ptr::null());
+        let _ = write_listener(ctx, tcp, Holder::UNSEEN);
     }
     0
 }

@@ -13,7 +13,7 @@ use tracer_ebpf::{
     state,
 };
 
-use super::snapshot::{context_pointer, tcp_of_file, write_listener};
+use super::snapshot::{Holder, context_pointer, sock_of_file, write_listener, write_mptcp_listener};
 use crate::{
     constants::{offset, present, setting},
     maps::{CLOSE_WAIT_SEEN, SHARED_SOCKETS, SOCKET_WALK, SOCKETS, SOCKETS_OTHER},
@@ -41,9 +41,17 @@ pub extern "C" fn sockets_by_task(ctx: *mut c_void) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    let tcp = tcp_of_file(file);
+    let sk = sock_of_file(file);
+    if sk.is_null() {
+        return 0;
+    }
+    let (tcp, holder) = (Direct.tcp_sock(sk), Holder { task, file });
+    if tcp.is_null() {
+        write_mptcp_listener(ctx, sk, holder);
+        return 0;
+    }
     // A listener that is shown once more must not count twice.
-    if tcp.is_null() || !write_listener(ctx, tcp, task) {
+    if !write_listener(ctx, tcp, holder) {
         return 0;
     }
     let Some(walk) = walk() else { return 0 };
@@ -65,7 +73,7 @@ pub extern "C" fn sockets_by_netns(ctx: *mut c_void) -> i32 {
         return 0;
     }
     let tcp = Direct.tcp_sock(sk);
-    if tcp.is_null() || !write_listener(ctx, tcp, core::ptr::null()) || !is_owned(tcp) {
+    if tcp.is_null() || !write_listener(ctx, tcp, Holder::UNSEEN) || !is_owned(tcp) {
         return 0;
     }
     let Some(walk) = walk() else { return 0 };

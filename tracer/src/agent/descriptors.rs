@@ -214,6 +214,7 @@ Max locked memory         8388608              8388608              bytes
         let socket = |port, holder_tgid| ListenerSocket {
             key: key(port),
             sock: u64::from(port),
+            inode: u64::from(port),
             holder_cgroup: 7,
             holder_tgid,
             netns_inum: 42,

@@ -16,6 +16,7 @@ pub mod watch;
 pub mod worker;
 
 use std::{
+    collections::HashSet,
     future::Future,
     path::Path,
     sync::{Arc, Mutex, mpsc},
@@ -171,6 +172,7 @@ fn start(config: Config) -> Result<Started, Failure> {
         ports: PortPass::default(),
         node: node::Reader::new("/proc", tcp_memory_unit_bytes()),
         descriptors: Descriptors::new("/proc"),
+        unlisted: HashSet::new(),
         turn: None,
         stranded: None,
     };

@@ -158,16 +158,7 @@ mod tests {
     }
 
     fn listener(sk_drops: u32) -> Listener {
-        Listener {
-            sockets: 1,
-            accept_queue_length: 0,
-            accept_queue_limit: 5,
-            syn_queue_length: 0,
-            syn_queue_limit: 5,
-            sk_drops,
-            netns_inum: 1,
-            holders: vec![],
-        }
+        Listener { sockets: 1, sk_drops, ..Listener::empty(1) }
     }
 
     fn counts(rows: &[(u16, u64)]) -> Counts {

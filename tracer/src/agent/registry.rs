@@ -124,6 +124,12 @@ impl Registry {
         }
     }
 
+    /// Whether a pass has met the namespace.
+    #[must_use]
+    pub fn knows(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.alive)
+    }
+
     /// Whether all settings of a namespace are to be read in this pass: at first sight, then in turn.
     #[must_use]
     pub fn settings_are_due(&self, id: u64, pass: u64) -> bool {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
+use tracer_ebpf::counter::ListenerKey;
 
 use super::{
     descriptors::{self, Descriptors},
@@ -23,16 +23,18 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
+        listening::{ListeningSocket, listening_sockets},
         load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
+        walk::{ListeningTable, Walks},
     },
     labels::Labels,
     pipeline::{
         counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         node,
-        snapshot::{self, Listener},
+        snapshot::{Found, Listener, Queue, TableSocket},
         sysctls::{Settings, Whose},
     },
     view::{Pass, View},
@@ -70,6 +72,8 @@ pub struct Worker {
     pub node: node::Reader,
     /// Open files of processes that listen.
     pub descriptors: Descriptors,
+    /// Namespaces whose own table of listening sockets must be walked in the next pass, where it cannot be asked for.
+    pub unlisted: HashSet<u64>,
     /// Passes made, by which namespaces have their settings read; `None` while baselines are.
     pub turn: Option<u64>,
     /// Why this thread must not go on, if so.
@@ -87,7 +91,7 @@ impl Worker {
         for _ in 0..ROUNDS_MAX {
             let discovery = netns::discover(&self.roots)?;
             let before = self.maps.read()?;
-            let (readings, _) = self.visit_all(&discovery, None);
+            let (readings, _) = self.visit_all(&discovery, Walks::default());
             let after = self.maps.read()?;
             if self.registry.observe_baselines(&readings, &before, &after) {
                 break;
@@ -129,20 +133,21 @@ impl Worker {
         let discovery = netns::discover(&self.roots)?;
         let before = self.maps.read()?;
         let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
-        let (readings, mut sockets) = self.visit_all(&discovery, walks.netns);
+        let (readings, mut found) = self.visit_all(&discovery, walks);
         if self.stranded.is_some() {
             return Err(io::Error::other("the worker cannot return to the host's namespace"));
         }
         let after = self.maps.read()?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
-            let found = self.socket_pass.time(|| self.kernel.walk(program))?;
+            let records = self.socket_pass.time(|| self.kernel.walk(program))?;
             if walks.node_has_listeners {
-                sockets = found;
+                found.records.extend(records);
             }
         }
         self.socket_pass.finish(&self.maps)?;
-        let listeners = snapshot::join(&sockets);
+        let listeners = found.join();
+        self.unlisted = unlisted(&after, &listeners);
         let listeners_done = Instant::now();
         self.walk_ports(&discovery, &readings);
         let ports_done = Instant::now();
@@ -285,12 +290,12 @@ impl Worker {
     }
 
     /// Reads every namespace that can be entered.
-    fn visit_all(&mut self, discovery: &Discovery, walk: Option<&'static str>) -> (Vec<Reading>, Vec<ListenerSocket>) {
+    fn visit_all(&mut self, discovery: &Discovery, walks: Walks) -> (Vec<Reading>, Found) {
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
-        let mut sockets = Vec::new();
+        let mut found = Found::default();
         for namespace in discovery.namespaces.values() {
             let whose = if namespace.inum == discovery.host { Whose::Host } else { Whose::Other };
-            match self.visit(namespace, whose, walk, &mut sockets) {
+            match self.visit(namespace, whose, walks, &mut found) {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
@@ -302,30 +307,39 @@ impl Worker {
                 Err(error) => tracing::debug!(inum = namespace.inum, %error, "cannot enter a namespace"),
             }
         }
-        (readings, sockets)
+        (readings, found)
     }
 
     fn visit(
         &mut self,
         namespace: &NetnsRef,
         whose: Whose,
-        walk: Option<&'static str>,
-        sockets: &mut Vec<ListenerSocket>,
+        walks: Walks,
+        found: &mut Found,
     ) -> Result<Option<Reading>, VisitError> {
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;
-        let (registry, turn) = (&self.registry, self.turn);
+        let (registry, turn, unlisted) = (&self.registry, self.turn, &self.unlisted);
         netns::visit(namespace, |inside| {
             let id = kernel
                 .netns_id(inside)
                 .inspect_err(|error| tracing::debug!(inum = namespace.inum, %error, "a namespace is not told"))
                 .ok()?;
             let counters = KernelCounters::read().ok()?;
-            if let Some(program) = walk
-                && let Ok(found) = socket_pass.time(|| kernel.walk(program))
+            if let Some(program) = walks.netns
+                && let Ok(records) = socket_pass.time(|| kernel.walk(program))
+                && !walks.node_has_listeners
             {
-                sockets.extend(found);
+                found.records.extend(records);
             }
+            let is_new = !registry.knows(id);
+            socket_pass.time(|| match walks.table {
+                Some(ListeningTable::SockDiag) => found.table.extend(listening_table(id, namespace.inum)),
+                Some(ListeningTable::Walk(program)) if is_new || unlisted.contains(&id) => {
+                    found.records.extend(kernel.walk(program).unwrap_or_default());
+                }
+                _ => {}
+            });
             Some(Reading {
                 id,
                 inum: namespace.inum,
@@ -336,6 +350,27 @@ impl Worker {
             })
         })
     }
+}
+
+/// The table of listening sockets of the namespace that the thread is in.
+fn listening_table(id: u64, netns_inum: u32) -> Vec<TableSocket> {
+    let told = listening_sockets()
+        .inspect_err(|error| tracing::debug!(inum = netns_inum, %error, "no table of listening sockets"));
+    let socket = |socket: ListeningSocket| TableSocket {
+        key: ListenerKey { netns: id, cgroup: socket.cgroup, address: socket.address, port: socket.port, zero: [0; 3] },
+        netns_inum,
+        inode: socket.inode,
+        accept_queue: Queue { length: socket.accept_queue_length, limit: socket.accept_queue_limit },
+        sk_drops: socket.sk_drops,
+    };
+    told.unwrap_or_default().into_iter().map(socket).collect()
+}
+
+/// Namespaces with a listener that counts and that no walk over open files has found.
+fn unlisted(counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>) -> HashSet<u64> {
+    let missing = counts.listeners.iter().filter(|(key, _)| !listeners.contains_key(key));
+    let unheld = listeners.iter().filter(|(_, listener)| listener.without_holder > 0);
+    missing.map(|(key, _)| key.netns).chain(unheld.map(|(key, _)| key.netns)).collect()
 }
 
 fn read_settings(whose: Whose) -> SettingsReading {

@@ -95,6 +95,7 @@ fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {
     }
     port_rows::add(rows, sources.view);
     namespace_rows::add_settings(rows, sources.view);
+    listener_rows::add_listening(rows, sources.view);
     node_rows::add(rows, sources.view);
     for signal in Closing::ALL {
         rows.add(MetricId::Retired, &[signal.name()], number(sources.view.retired.get(signal)));

@@ -7,8 +7,10 @@ use tracer_ebpf::counter::{
 };
 
 use super::{
-    collector::{ListenerValues, Sources, is_told, listener_values, number, owner_values, reasons, with},
-    metrics::MetricId,
+    collector::{
+        ListenerValues, Sources, is_told, listener_values, namespace_values, number, owner_values, reasons, with,
+    },
+    metrics::{HOLDERS, MetricId},
     open_file_rows::Nearest,
     other_rows,
     rows::Rows,
@@ -20,8 +22,11 @@ use crate::{
         maps::monotonic_ns,
     },
     labels::ListenerLabels,
-    pipeline::{counters::Counts, snapshot::Listener},
-    view::Namespace,
+    pipeline::{
+        counters::Counts,
+        snapshot::{Listener, Queue},
+    },
+    view::{Namespace, View},
 };
 
 /// Adds the rows of all listeners.
@@ -64,6 +69,22 @@ pub(super) fn add(
     }
 }
 
+/// How many sockets listen, by namespace.
+pub(super) fn add_listening(rows: &mut Rows<'_>, view: &View) {
+    let mut sockets: HashMap<u64, [u32; HOLDERS.len()]> = HashMap::new();
+    for (key, listener) in &view.listeners {
+        let [known, unknown] = sockets.entry(key.netns).or_default();
+        *known += listener.sockets - listener.without_holder;
+        *unknown += listener.without_holder;
+    }
+    for namespace in &view.namespaces {
+        let counts = sockets.get(&namespace.id).into_iter().flatten();
+        for (holder, count) in HOLDERS.into_iter().zip(counts) {
+            rows.add(MetricId::TcpListeningSockets, &with(&namespace_values(namespace), &[holder]), f64::from(*count));
+        }
+    }
+}
+
 /// What the kernel side will count in the `_other` row, because it has no room for another listener.
 fn pending_without_room(
     rows: &mut Rows<'_>,
@@ -90,9 +111,10 @@ impl Queues {
     fn add(&mut self, namespace: &Namespace, stats: &ListenerStats, seen: Option<&Listener>) {
         self.peak = self.peak.max(recent_peak(stats));
         let Some(seen) = seen else { return };
-        self.peak = self.peak.max(seen.accept_queue_length);
+        self.peak = self.peak.max(seen.accept_queue.length);
         let mut listener = seen.clone();
-        listener.syn_queue_limit = syn_queue_limit(namespace, seen.syn_queue_limit);
+        listener.syn_queue =
+            seen.syn_queue.map(|queue| Queue { limit: syn_queue_limit(namespace, queue.limit), ..queue });
         match &mut self.open {
             Some(open) => open.merge_queues(&listener),
             None => self.open = Some(listener),
@@ -103,14 +125,16 @@ impl Queues {
         rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(self.peak));
         let Some(listener) = &self.open else { return };
         let gauges = [
-            (MetricId::TcpAcceptQueueLength, listener.accept_queue_length),
-            (MetricId::TcpAcceptQueueLimit, listener.accept_queue_limit),
-            (MetricId::TcpSynQueueLength, listener.syn_queue_length),
-            (MetricId::TcpSynQueueLimit, listener.syn_queue_limit),
-            (MetricId::TcpListenerSockets, listener.sockets),
+            (MetricId::TcpAcceptQueueLength, Some(listener.accept_queue.length)),
+            (MetricId::TcpAcceptQueueLimit, Some(listener.accept_queue.limit)),
+            (MetricId::TcpSynQueueLength, listener.syn_queue.map(|queue| queue.length)),
+            (MetricId::TcpSynQueueLimit, listener.syn_queue.map(|queue| queue.limit)),
+            (MetricId::TcpListenerSockets, Some(listener.sockets)),
         ];
         for (metric, value) in gauges {
-            rows.add(metric, &with(values, &[]), f64::from(value));
+            if let Some(value) = value {
+                rows.add(metric, &with(values, &[]), f64::from(value));
+            }
         }
     }
 }

@@ -80,16 +80,7 @@ mod tests {
 
     fn listener(tgids: &[u32]) -> Listener {
         let holder = |tgid: &u32| Holder { tgid: *tgid, cgroup: 1, comm: [0; 16] };
-        Listener {
-            sockets: 1,
-            accept_queue_length: 0,
-            accept_queue_limit: 5,
-            syn_queue_length: 0,
-            syn_queue_limit: 5,
-            sk_drops: 0,
-            netns_inum: 1,
-            holders: tgids.iter().map(holder).collect(),
-        }
+        Listener { sockets: 1, holders: tgids.iter().map(holder).collect(), ..Listener::empty(1) }
     }
 
     fn files(comm: &[u8], open: u64, limit: u64) -> OpenFiles {

@@ -78,6 +78,8 @@ pub enum Attach {
     CgroupEgress,
     /// A walk over kernel objects.
     Iterator(&'static str),
+    /// The kernel's table of listening sockets. No program: it is read when it is wanted.
+    SockDiag,
 }
 
 /// Kinds of hooks, as users switch them off and on.
@@ -95,6 +97,8 @@ pub enum HookKind {
     Packet,
     /// BPF iterators.
     Iterator,
+    /// The kernel's table of listening sockets.
+    SockDiag,
 }
 
 impl HookKind {
@@ -107,6 +111,7 @@ impl HookKind {
             Self::Kprobe => "kprobe",
             Self::Packet => "packet",
             Self::Iterator => "iterator",
+            Self::SockDiag => "sock_diag",
         }
     }
 }
@@ -121,6 +126,7 @@ impl Attach {
             Self::Kprobe(_) | Self::Kretprobe(_) => HookKind::Kprobe,
             Self::CgroupIngress | Self::CgroupEgress => HookKind::Packet,
             Self::Iterator(_) => HookKind::Iterator,
+            Self::SockDiag => HookKind::SockDiag,
         }
     }
 
@@ -136,6 +142,7 @@ impl Attach {
             Self::CgroupIngress => "cgroup_skb/ingress".into(),
             Self::CgroupEgress => "cgroup_skb/egress".into(),
             Self::Iterator(name) => format!("iter/{name}"),
+            Self::SockDiag => "sock_diag/tcp".into(),
         }
     }
 }

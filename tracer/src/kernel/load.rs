@@ -206,6 +206,8 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         has_current_task_btf: facts.has_current_task_btf.into(),
         syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
         tick_ns: tick_ns(),
+        may_probe_read: facts.may_probe_read.into(),
+        zero: 0,
         reset_reasons: facts.reset_reasons,
     };
     let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod hooks;
 pub mod identity;
+pub mod listening;
 pub mod load;
 pub mod maps;
 pub mod netns;

@@ -18,7 +18,7 @@ use tracer_ebpf::{
 use zerocopy::FromBytes;
 
 use super::{
-    hooks::{Report, Signal},
+    hooks::{Attach, Report, Signal},
     load::Kernel,
     maps::Fill,
     sys::{Map, Update},
@@ -38,8 +38,34 @@ pub struct Walks {
     pub netns: Option<&'static str>,
     /// Whether the node's walk tells of listeners, else the namespaces' ones do.
     pub node_has_listeners: bool,
+    /// What finds the listeners that no open file leads to, once in each namespace.
+    pub table: Option<ListeningTable>,
     /// Whether sockets are counted.
     pub counts_sockets: bool,
+}
+
+/// How the kernel's table of listening sockets is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListeningTable {
+    /// It is asked for.
+    SockDiag,
+    /// By a walk over all sockets of the namespace, so only where one is missing.
+    Walk(&'static str),
+}
+
+impl ListeningTable {
+    /// `None` where the listeners' own walk shows all of it.
+    fn choose(report: &Report) -> Option<Self> {
+        let hooks = &report.of(Signal::ListenerPass).filter(|pass| pass.rung.is_some())?.hooks;
+        let has = |attach: Attach| hooks.contains(&attach.describe());
+        if !has(Attach::Iterator("task_file")) {
+            None
+        } else if has(Attach::SockDiag) {
+            Some(Self::SockDiag)
+        } else {
+            has(Attach::Iterator("tcp")).then_some(Self::Walk("listeners_by_netns"))
+        }
+    }
 }
 
 impl Walks {
@@ -64,6 +90,7 @@ impl Walks {
             node: choose(by_task, listeners("task_file"), "sockets_by_task", "listeners_by_task"),
             netns: choose(by_netns, listeners("tcp"), "sockets_by_netns", "listeners_by_netns"),
             node_has_listeners: listeners("task_file"),
+            table: ListeningTable::choose(report),
             counts_sockets: by_task || by_netns,
         }
     }

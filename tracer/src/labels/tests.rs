@@ -51,6 +51,7 @@ fn view_of(holders: &[(u32, [u8; 16], u64)]) -> View {
     let record = |&(holder_tgid, holder_comm, holder_cgroup)| ListenerSocket {
         key: KEY,
         sock: 1,
+        inode: 1,
         holder_cgroup,
         holder_tgid,
         netns_inum: 1,

@@ -9,20 +9,57 @@ use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 pub struct Listener {
     /// Sockets (several in a `SO_REUSEPORT` group).
     pub sockets: u32,
-    /// Accept queue of the fullest socket: connections waiting.
-    pub accept_queue_length: u32,
-    /// Its limit (`sk_max_ack_backlog`).
-    pub accept_queue_limit: u32,
-    /// SYN queue of the socket with the fullest one: handshakes under way.
-    pub syn_queue_length: u32,
-    /// Backlog that limits it.
-    pub syn_queue_limit: u32,
+    /// Those of them that no process is known to hold.
+    pub without_holder: u32,
+    /// The fullest socket's accept queue: connections that wait for accept(), and `sk_max_ack_backlog`.
+    pub accept_queue: Queue,
+    /// The SYN queue of the socket with the fullest one: handshakes under way, and the backlog that limits it. `None`
+    /// if only the kernel's table of listening sockets knows of the listener: the table does not tell.
+    pub syn_queue: Option<Queue>,
     /// `sk_drops` summed over the sockets, modulo 2^32.
     pub sk_drops: u32,
     /// Network namespace inode number.
     pub netns_inum: u32,
     /// Processes that hold a socket, lowest thread-group id first. Empty after a namespace-bound walk.
     pub holders: Vec<Holder>,
+}
+
+/// A queue of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections in it.
+    pub length: u32,
+    /// Its limit; it holds one more.
+    pub limit: u32,
+}
+
+impl Queue {
+    /// Whether this queue uses more of its room than the other one; of two equal ones, the longer.
+    fn is_fuller_than(self, other: Self) -> bool {
+        // Cross-multiplied: a.length / (a.limit + 1) > b.length / (b.limit + 1).
+        let weigh = |length: u32, other_limit: u32| u64::from(length) * (u64::from(other_limit) + 1);
+        (weigh(self.length, other.limit), self.length) > (weigh(other.length, self.limit), other.length)
+    }
+
+    /// The fuller one of the two.
+    fn or_fuller(self, other: Self) -> Self {
+        if other.is_fuller_than(self) { other } else { self }
+    }
+}
+
+/// A socket of the kernel's table of listening sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSocket {
+    /// Its metric identity.
+    pub key: ListenerKey,
+    /// Network namespace inode number.
+    pub netns_inum: u32,
+    /// Inode number of its file; 0 if it has none.
+    pub inode: u64,
+    /// Its accept queue.
+    pub accept_queue: Queue,
+    /// `sk_drops`, wraps.
+    pub sk_drops: u32,
 }
 
 /// A process that holds a listening socket.
@@ -45,48 +82,90 @@ impl Holder {
     }
 }
 
-/// Joins the records of a pass. A socket that several processes hold counts once.
+/// Joins the records of a walk that is all that was asked.
 #[must_use]
 pub fn join(records: &[ListenerSocket]) -> BTreeMap<ListenerKey, Listener> {
+    join_all(records, &[])
+}
+
+/// What one pass found of listeners.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Records of the walks.
+    pub records: Vec<ListenerSocket>,
+    /// The kernel's tables of the namespaces that were asked for it.
+    pub table: Vec<TableSocket>,
+}
+
+impl Found {
+    /// Joins all into one entry for each metric identity. A socket that several processes hold counts once, and so
+    /// does one that a walk and the table have.
+    #[must_use]
+    pub fn join(&self) -> BTreeMap<ListenerKey, Listener> {
+        join_all(&self.records, &self.table)
+    }
+}
+
+fn join_all(records: &[ListenerSocket], table: &[TableSocket]) -> BTreeMap<ListenerKey, Listener> {
+    // A record without a socket tells of a holder alone.
+    let (sockets, holders): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.sock != 0);
+    let mut listeners = of_walks(&sockets);
+    let walked: HashSet<u64> = sockets.iter().filter(|record| record.inode > 0).map(|record| record.inode).collect();
+    for socket in table.iter().filter(|socket| !walked.contains(&socket.inode)) {
+        let listener = listeners.entry(socket.key).or_insert_with(|| Listener::empty(socket.netns_inum));
+        listener.add_socket(socket.accept_queue, None, socket.sk_drops);
+        let mut holders = holders.iter().filter(|holder| socket.is_held_by(holder)).peekable();
+        listener.without_holder += u32::from(holders.peek().is_none());
+        holders.for_each(|holder| listener.add_holder(holder));
+    }
+    listeners
+}
+
+fn of_walks(sockets: &[&ListenerSocket]) -> BTreeMap<ListenerKey, Listener> {
     let mut listeners: BTreeMap<ListenerKey, Listener> = BTreeMap::new();
     let mut seen = HashSet::new();
-    for record in records {
+    let held: HashSet<u64> = sockets.iter().filter(|record| record.holder_tgid > 0).map(|record| record.sock).collect();
+    for record in sockets {
         let listener = listeners.entry(record.key).or_insert_with(|| Listener::empty(record.netns_inum));
         if seen.insert(record.sock) {
-            listener.add_socket(record);
+            let queue = |length| Queue { length, limit: record.accept_queue_limit };
+            let (accept_queue, syn_queue) = (queue(record.accept_queue_length), queue(record.syn_queue_length));
+            listener.add_socket(accept_queue, Some(syn_queue), record.sk_drops);
+            listener.without_holder += u32::from(!held.contains(&record.sock));
         }
         listener.add_holder(record);
     }
     listeners
 }
 
+impl TableSocket {
+    /// By the file, or where there is none by where it listens.
+    fn is_held_by(&self, holder: &ListenerSocket) -> bool {
+        if self.inode > 0 { self.inode == holder.inode } else { self.key == holder.key }
+    }
+}
+
 impl Listener {
-    fn empty(netns_inum: u32) -> Self {
+    /// One of which no socket was seen yet.
+    #[must_use]
+    pub fn empty(netns_inum: u32) -> Self {
         Self {
             sockets: 0,
-            accept_queue_length: 0,
-            accept_queue_limit: 0,
-            syn_queue_length: 0,
-            syn_queue_limit: 0,
+            without_holder: 0,
+            accept_queue: Queue::default(),
+            syn_queue: None,
             sk_drops: 0,
             netns_inum,
             holders: Vec::new(),
         }
     }
 
-    fn add_socket(&mut self, record: &ListenerSocket) {
-        let limit = record.accept_queue_limit;
+    fn add_socket(&mut self, accept_queue: Queue, syn_queue: Option<Queue>, sk_drops: u32) {
         let first = self.sockets == 0;
-        if first || is_fuller((record.accept_queue_length, limit), self.accept_queue()) {
-            self.accept_queue_length = record.accept_queue_length;
-            self.accept_queue_limit = limit;
-        }
-        if first || is_fuller((record.syn_queue_length, limit), self.syn_queue()) {
-            self.syn_queue_length = record.syn_queue_length;
-            self.syn_queue_limit = limit;
-        }
+        self.accept_queue = if first { accept_queue } else { self.accept_queue.or_fuller(accept_queue) };
+        self.syn_queue = fuller(self.syn_queue, syn_queue);
         self.sockets += 1;
-        self.sk_drops = self.sk_drops.wrapping_add(record.sk_drops);
+        self.sk_drops = self.sk_drops.wrapping_add(sk_drops);
     }
 
     fn add_holder(&mut self, record: &ListenerSocket) {
@@ -100,21 +179,9 @@ impl Listener {
 
     /// Joins the queues of another entry that gets the same labels.
     pub fn merge_queues(&mut self, other: &Self) {
-        if is_fuller(other.accept_queue(), self.accept_queue()) {
-            (self.accept_queue_length, self.accept_queue_limit) = other.accept_queue();
-        }
-        if is_fuller(other.syn_queue(), self.syn_queue()) {
-            (self.syn_queue_length, self.syn_queue_limit) = other.syn_queue();
-        }
+        self.accept_queue = self.accept_queue.or_fuller(other.accept_queue);
+        self.syn_queue = fuller(self.syn_queue, other.syn_queue);
         self.sockets += other.sockets;
-    }
-
-    fn accept_queue(&self) -> (u32, u32) {
-        (self.accept_queue_length, self.accept_queue_limit)
-    }
-
-    fn syn_queue(&self) -> (u32, u32) {
-        (self.syn_queue_length, self.syn_queue_limit)
     }
 
     /// The process that owns the listener, given the caller of `listen()` (0 = unknown) and the
@@ -131,12 +198,12 @@ impl Listener {
     }
 }
 
-/// Whether `a` (length, limit) uses more of its queue than `b`; of two equal ones, the longer.
-/// A queue holds one connection more than its limit.
-fn is_fuller(a: (u32, u32), b: (u32, u32)) -> bool {
-    // Cross-multiplied: a.length / (a.limit + 1) > b.length / (b.limit + 1).
-    let weigh = |length: u32, other_limit: u32| u64::from(length) * (u64::from(other_limit) + 1);
-    (weigh(a.0, b.1), a.0) > (weigh(b.0, a.1), b.0)
+/// The fuller one of two queues that may not be known.
+fn fuller(a: Option<Queue>, b: Option<Queue>) -> Option<Queue> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.or_fuller(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +214,7 @@ mod tests {
         ListenerSocket {
             key: ListenerKey { netns: 1, cgroup: 7, address: [0; 4], port: 80, zero: [0; 3] },
             sock,
+            inode: sock + 1000,
             holder_cgroup: cgroup,
             holder_tgid: tgid,
             netns_inum: 42,
@@ -159,13 +227,24 @@ mod tests {
     }
 
     fn only(records: &[ListenerSocket]) -> Listener {
-        join(records).into_values().next().unwrap()
+        let found = Found { records: records.to_vec(), table: Vec::new() };
+        found.join().into_values().next().unwrap()
+    }
+
+    fn queue(length: u32, limit: u32) -> Queue {
+        Queue { length, limit }
+    }
+
+    /// What the table says of the socket that `socket` makes, or of another one.
+    fn in_table(inode: u64, length: u32, limit: u32) -> TableSocket {
+        let ListenerSocket { key, netns_inum, .. } = socket(0, 0, 0, 0, 0);
+        TableSocket { key, netns_inum, inode, accept_queue: queue(length, limit), sk_drops: 3 }
     }
 
     #[test]
     fn a_group_shows_its_fullest_socket() {
         let listener = only(&[socket(1, 10, 7, 90, 100), socket(2, 10, 7, 6, 5), socket(3, 10, 7, 0, 5)]);
-        assert_eq!((listener.accept_queue_length, listener.accept_queue_limit), (6, 5));
+        assert_eq!((listener.accept_queue, listener.syn_queue), (queue(6, 5), Some(queue(3, 5))));
         assert_eq!(listener.sockets, 3);
         assert_eq!(listener.sk_drops, 9);
     }
@@ -205,10 +284,10 @@ mod tests {
     fn entries_under_one_label_show_the_fullest_queue() {
         let mut full = only(&[socket(1, 10, 7, 6, 5)]);
         full.merge_queues(&only(&[socket(2, 11, 7, 50, 100)]));
-        assert_eq!((full.accept_queue(), full.sockets), ((6, 5), 2));
+        assert_eq!((full.accept_queue, full.sockets), (queue(6, 5), 2));
         let mut empty = only(&[socket(2, 11, 7, 50, 100)]);
         empty.merge_queues(&only(&[socket(1, 10, 7, 6, 5)]));
-        assert_eq!((empty.accept_queue(), empty.sockets), ((6, 5), 2));
+        assert_eq!((empty.accept_queue, empty.sockets), (queue(6, 5), 2));
     }
 
     #[test]
@@ -218,9 +297,39 @@ mod tests {
 
     #[test]
     fn fullness_compares_shares_not_lengths() {
-        assert!(is_fuller((6, 5), (90, 100)));
-        assert!(!is_fuller((0, 0), (1, 5)));
-        assert!(is_fuller((200, 199), (100, 99)), "both are full: the longer one");
-        assert!(is_fuller((u32::MAX, u32::MAX), (0, u32::MAX)));
+        assert!(queue(6, 5).is_fuller_than(queue(90, 100)));
+        assert!(!queue(0, 0).is_fuller_than(queue(1, 5)));
+        assert!(queue(200, 199).is_fuller_than(queue(100, 99)), "both are full: the longer one");
+        assert!(queue(u32::MAX, u32::MAX).is_fuller_than(queue(0, u32::MAX)));
+    }
+
+    #[test]
+    fn the_table_adds_what_no_walk_found() {
+        let found =
+            Found { records: vec![socket(1, 10, 7, 2, 5)], table: vec![in_table(1001, 2, 5), in_table(77, 6, 5)] };
+        let listener = found.join().into_values().next().unwrap();
+        assert_eq!((listener.sockets, listener.without_holder), (2, 1));
+        assert_eq!((listener.accept_queue, listener.syn_queue), (queue(6, 5), Some(queue(1, 5))));
+        let found = Found { records: Vec::new(), table: vec![in_table(0, 6, 5)] };
+        let listener = found.join().into_values().next().unwrap();
+        assert_eq!((listener.sockets, listener.without_holder, listener.syn_queue), (1, 1, None));
+    }
+
+    #[test]
+    fn a_holder_of_an_unread_socket_is_joined_by_its_file_or_its_address() {
+        let holder = ListenerSocket { inode: 77, ..socket(0, 10, 7, 0, 0) };
+        for (inode, without_holder) in [(77, 0), (78, 1), (0, 0)] {
+            let found = Found { records: vec![holder], table: vec![in_table(inode, 6, 5)] };
+            let listener = found.join().into_values().next().unwrap();
+            assert_eq!((listener.sockets, listener.without_holder), (1, without_holder), "{inode}");
+            assert_eq!(listener.holders.len(), usize::from(without_holder == 0));
+        }
+        assert!(Found { records: vec![holder], table: Vec::new() }.join().is_empty(), "it may listen no more");
+    }
+
+    #[test]
+    fn a_walk_over_sockets_and_one_over_files_show_a_socket_once() {
+        let listener = only(&[socket(1, 10, 7, 2, 5), ListenerSocket { inode: 0, ..socket(1, 0, 0, 2, 5) }]);
+        assert_eq!((listener.sockets, listener.without_holder), (1, 0));
     }
 }

@@ -29,6 +29,7 @@ pub(crate) mod script;
 pub(crate) mod setting;
 pub(crate) mod sockets;
 pub(crate) mod unknown;
+pub(crate) mod uring;
 pub(crate) mod wait;
 pub(crate) mod watch;
 

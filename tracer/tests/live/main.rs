@@ -25,6 +25,7 @@ mod faults;
 mod final_ack;
 mod healthy_listener;
 mod ladders;
+mod listening;
 mod machine_limits;
 mod namespace_life;
 mod older_connections;

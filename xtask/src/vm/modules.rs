@@ -23,6 +23,8 @@ const NEEDED: &[&str] = &[
     "nft_numgen",
     "nft_chain_nat",
     "nft_redir",
+    // The table of listening sockets, which a kernel on a disk loads when it is asked for.
+    "tcp_diag",
 ];
 
 /// A module, ready to load.

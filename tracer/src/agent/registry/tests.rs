@@ -168,6 +168,7 @@ fn one_with_a_listener_is_not_dead_though_nothing_leads_to_it() {
     let records = [tracer_ebpf::counter::ListenerSocket {
         key: counts(9, 0).listeners[0].0,
         sock: 1,
+        inode: 1,
         holder_cgroup: 1,
         holder_tgid: 1,
         netns_inum: 90,

@@ -102,6 +102,8 @@ pub const COOKIE_RESULTS: [&str; 3] = ["sent", "received", "failed"];
 pub const ABORT_REASONS: [&str; 6] = ["data", "close", "memory", "timeout", "linger", "failed"];
 /// Which way a window went to zero or away from it, and whose: `peer_probe` is about the other side's.
 pub const ZERO_WINDOWS: [&str; 4] = ["to_zero", "from_zero", "want_zero", "peer_probe"];
+/// Whether a process is known that holds a socket.
+pub const HOLDERS: [&str; 2] = ["known", "unknown"];
 /// Limits of TCP's memory, in the order of `tcp_mem`.
 pub const MEMORY_LEVELS: [&str; 3] = ["min", "pressure", "max"];
 
@@ -151,6 +153,7 @@ pub(super) const COOKIE_RESULT: Label = one_of("result", &COOKIE_RESULTS);
 pub(super) const ABORT_REASON: Label = one_of("reason", &ABORT_REASONS);
 pub(super) const ZERO_WINDOW: Label = one_of("direction", &ZERO_WINDOWS);
 pub(super) const MEMORY_LEVEL: Label = one_of("level", &MEMORY_LEVELS);
+pub(super) const HOLDER: Label = one_of("holder", &HOLDERS);
 pub(super) const CPU: Label = text("cpu", "number of the processor");
 pub(super) const SETTING: Label = one_of("name", &SETTINGS);
 pub(super) const INDEX: Label =

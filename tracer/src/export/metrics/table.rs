@@ -4,9 +4,10 @@
 //! alerts; a row that is renamed breaks them silently.
 
 use super::label::{
-    ABORT_REASON, CACHE, CAUSE, COOKIE_RESULT, COUNTER, CPU, DIRECTION, ERROR, EVENT, FROM, HOOK, INDEX, LISTENER,
-    Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM, REASON,
-    RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION, ZERO_WINDOW,
+    ABORT_REASON, CACHE, CAUSE, COOKIE_RESULT, COUNTER, CPU, DIRECTION, ERROR, EVENT, FROM, HOLDER, HOOK, INDEX,
+    LISTENER, Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM,
+    REASON, RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION,
+    ZERO_WINDOW,
 };
 use super::{Kind, Metric, Origin};
 
@@ -55,6 +56,8 @@ metrics! {
         "Handshakes that the SYN queue may hold, in connections: the backlog, or with tcp_syncookies=0 the smaller of that and three quarters of tcp_max_syn_backlog.";
     TcpListenerSockets Gauge "tracer_tcp_listener_sockets" [LISTENER] "sockets" ListenerPass
         "Listening sockets that these labels stand for, more than one for a SO_REUSEPORT group.";
+    TcpListeningSockets Gauge "tracer_tcp_listening_sockets" [NAMESPACE + HOLDER] "sockets" ListenerPass
+        "Sockets of the namespace that listen at the last pass, by whether a process is known that holds them: unknown are services of the kernel, descriptors in flight or held by io_uring alone, and on Linux 5.10 all; no rows while none listens.";
     TcpListenerOpenFiles Gauge "tracer_tcp_listener_open_files" [LISTENER] "descriptors" Proc
         "Open file descriptors at the last pass of the process that holds the listener, and where several processes share these labels, of the one nearest to its limit: at the limit accept() fails with EMFILE and the accept queue fills.";
     TcpListenerOpenFilesLimit Gauge "tracer_tcp_listener_open_files_limit" [LISTENER] "descriptors" Proc

@@ -105,6 +105,12 @@ macro_rules! retransmitted {
     };
 }
 
+/// The kernel's table of listening sockets, for which no program is loaded.
+const SOCK_DIAG: Hook = Hook { program: "", attach: Attach::SockDiag, when: When::Always };
+
+/// Finds the listeners that no descriptor leads to.
+const LISTENING_TABLE: Point = optional(&[&[SOCK_DIAG], &[hook("listeners_by_netns", Attach::Iterator("tcp"))]]);
+
 /// Tells which namespace a thread is in, on kernels that do not say so themselves.
 pub const NETNS_IDENTITY: Hook = hook("netns_identity", Attach::Iterator("netlink"));
 
@@ -195,7 +201,7 @@ pub const LADDERS: &[Ladder] = &[
             Rung {
                 name: "task_file",
                 cost: "",
-                points: &[point(&[&[hook("listeners_by_task", Attach::Iterator("task_file"))]])],
+                points: &[point(&[&[hook("listeners_by_task", Attach::Iterator("task_file"))]]), LISTENING_TABLE],
             },
             Rung {
                 name: "tcp",

@@ -32,6 +32,7 @@ pub struct Refusal {
 }
 
 const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const ENOTSUPP: i32 = 524;
@@ -76,6 +77,10 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
         (Stage::Attach, _, HookKind::Packet) => (
             format!("the program cannot be attached to the cgroup-v2 root: {detail}"),
             "mount the host's cgroup v2 (it may be beside v1; in a container its /sys/fs/cgroup) and grant CAP_NET_ADMIN".to_owned(),
+        ),
+        (_, Some(ENOENT), HookKind::SockDiag) => (
+            "the kernel has no table of listening sockets to ask (sock_diag for TCP: ENOENT)".to_owned(),
+            "load the kernel's module tcp_diag (CONFIG_INET_DIAG, CONFIG_INET_TCP_DIAG), then restart the agent".to_owned(),
         ),
         (_, _, kind) => (format!("{} failed: {detail}", kind.name()), "please report it with the kernel's version".to_owned()),
     };

@@ -11,7 +11,10 @@ use super::{
     Kernel,
     error::{chain, errno, verifier_reason},
 };
-use crate::kernel::hooks::{Attach, Hook, Ladder, LadderReport, Point, Refusal, Rung, Stage, explain};
+use crate::kernel::{
+    hooks::{Attach, Hook, Ladder, LadderReport, Point, Refusal, Rung, Stage, explain},
+    listening::listening_sockets,
+};
 
 impl Kernel {
     pub(super) fn climb_down(&mut self, ladder: &Ladder, btf: &AyaBtf) -> LadderReport {
@@ -79,6 +82,11 @@ impl Kernel {
     fn try_hook(&mut self, hook: &Hook, btf: &AyaBtf) -> Result<(), Refusal> {
         if self.options.disabled.contains(&hook.attach.kind()) {
             return Err(explain(hook.attach, Stage::SwitchedOff, None, ""));
+        }
+        if hook.attach == Attach::SockDiag {
+            let listed = listening_sockets().map(drop);
+            return listed
+                .map_err(|error| explain(hook.attach, Stage::Attach, error.raw_os_error(), &error.to_string()));
         }
         let cgroup = self.options.cgroup_root.clone();
         let Some(program) = self.ebpf.program_mut(hook.program) else {

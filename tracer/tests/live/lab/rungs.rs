@@ -101,7 +101,7 @@ struct Kinds {
 /// `without`: the kinds that were taken away, as `--disable-hooks` names them.
 pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
     for kind in without {
-        let is_known = ["fentry", "kprobe", "packet", "iterator"].contains(&kind.as_str());
+        let is_known = ["fentry", "kprobe", "packet", "iterator", "sock_diag"].contains(&kind.as_str());
         assert!(is_known, "no expectation without {kind} hooks");
     }
     let has = |kind| !without.contains(kind);
@@ -119,7 +119,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::Retransmits, retransmits(machine)),
         (Signal::SynackRetransmits, tracepoint("tcp_retransmit_synack")),
         (Signal::TimeWaitOverflows, time_wait_overflows(&kinds)),
-        (Signal::ListenerPass, walk(machine, has("iterator"), "no queue lengths")),
+        (Signal::ListenerPass, listener_pass(machine, has("iterator"), has("sock_diag"))),
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
         (Signal::Resets, resets(machine)),
@@ -211,6 +211,18 @@ fn ephemeral_ports(iterator: bool) -> Rung {
     } else {
         Rung::new("no use of ephemeral ports; connects that found none are counted all the same", [])
     }
+}
+
+/// What no file leads to is asked for, or else walked to; a walk over sockets shows all of it.
+fn listener_pass(machine: &Machine, iterator: bool, sock_diag: bool) -> Rung {
+    let mut rung = walk(machine, iterator, "no queue lengths");
+    if rung.hooks.contains("iter/task_file") {
+        rung.hooks.insert(if sock_diag { "sock_diag/tcp" } else { "iter/tcp" }.to_owned());
+        if sock_diag {
+            rung.in_force = "task_file (iterator + sock_diag)".to_owned();
+        }
+    }
+    rung
 }
 
 /// Files tell their sockets to iterators from 5.11 on.

@@ -68,6 +68,11 @@ impl Listener {
         getsockname(&self.fd).unwrap().try_into().unwrap()
     }
 
+    /// The socket itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Calls `listen()` again.
     pub(crate) fn listen_again(&self, backlog: i32) {
         listen(&self.fd, backlog).unwrap();

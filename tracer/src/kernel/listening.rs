@@ -1,0 +1,166 @@
+//! The kernel's own table of listening sockets, by sock_diag: what no open file leads to is in it as well (an
+//! MPTCP socket's subflow, a service of the kernel, a descriptor that is in flight or held by io_uring alone).
+//!
+//! It covers the network namespace of the calling thread, and costs one socket and two short dialogues.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{
+        ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+        nlas::{MemInfo, Nla},
+    },
+};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+/// What the kernel writes into one answer at most.
+const ANSWER_BYTES: usize = 32 << 10;
+/// `INET_DIAG_CGROUP_ID`, which the crate does not know.
+const CGROUP_ID: u16 = 21;
+
+/// One listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListeningSocket {
+    /// Bound address, 16-byte form, network order.
+    pub address: [u32; 4],
+    /// Bound port.
+    pub port: u16,
+    /// cgroup v2 id of the socket; 0 where the kernel has none.
+    pub cgroup: u64,
+    /// Inode number of the socket's file; 0 if it has none.
+    pub inode: u64,
+    /// `sk_ack_backlog`: connections that wait for accept().
+    pub accept_queue_length: u32,
+    /// `sk_max_ack_backlog`: the queue holds one connection more.
+    pub accept_queue_limit: u32,
+    /// `sk_drops`, u32, wraps.
+    pub sk_drops: u32,
+}
+
+/// All listening TCP sockets of the calling thread's network namespace. ENOENT: the kernel is without sock_diag for
+/// TCP (modules `inet_diag` and `tcp_diag`).
+pub fn listening_sockets() -> io::Result<Vec<ListeningSocket>> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0; ANSWER_BYTES];
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        ask(&socket, family, any)?;
+        while read_answer(&socket, &mut buffer, &mut sockets)? {}
+    }
+    Ok(sockets)
+}
+
+fn ask(socket: &OwnedFd, family: u8, any: SocketId) -> io::Result<()> {
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::SKMEMINFO,
+        states: StateFlags::LISTEN,
+        socket_id: any,
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    send(socket.as_fd(), &bytes, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Takes one answer, which holds several messages; false after the last one.
+fn read_answer(socket: &OwnedFd, buffer: &mut [u8], sockets: &mut Vec<ListeningSocket>) -> io::Result<bool> {
+    let (_, length) = recv(socket.as_fd(), &mut *buffer, RecvFlags::empty())?;
+    let mut rest = buffer.get(..length).unwrap_or_default();
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+        let length = message.header.length as usize;
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => sockets.push(read(&response)),
+            NetlinkPayload::Done(_) => return Ok(false),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            _ => {}
+        }
+        // Messages begin at multiples of four.
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
+fn read(response: &InetResponse) -> ListeningSocket {
+    let header = &response.header;
+    let memory = response.nlas.iter().find_map(|attribute| match attribute {
+        Nla::MemInfo(MemInfo { drops, .. }) => Some(*drops),
+        _ => None,
+    });
+    ListeningSocket {
+        address: words(header.socket_id.source_address),
+        port: header.socket_id.source_port,
+        cgroup: response.nlas.iter().find_map(cgroup).unwrap_or(0),
+        inode: header.inode.into(),
+        accept_queue_length: header.recv_queue,
+        accept_queue_limit: header.send_queue,
+        sk_drops: memory.unwrap_or(0),
+    }
+}
+
+fn cgroup(attribute: &Nla) -> Option<u64> {
+    use netlink_packet_core::Nla as _;
+    let Nla::Other(other) = attribute else { return None };
+    let mut id = [0; 8];
+    if other.kind() != CGROUP_ID || other.value_len() != id.len() {
+        return None;
+    }
+    other.emit_value(&mut id);
+    Some(u64::from_ne_bytes(id))
+}
+
+/// The 16-byte form of an address, as the programs have it.
+fn words(address: IpAddr) -> [u32; 4] {
+    let bytes = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    zerocopy::transmute!(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn lists_both_families_with_their_queues() {
+        for (address, bound) in [
+            ("127.0.0.1:0", words("127.0.0.1".parse().unwrap())),
+            ("0.0.0.0:0", words("0.0.0.0".parse().unwrap())),
+            ("[::1]:0", words("::1".parse().unwrap())),
+            ("[::]:0", [0; 4]),
+        ] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+            let found: Vec<_> =
+                listening_sockets().unwrap().into_iter().filter(|socket| socket.inode == inode).collect();
+            let [socket] = found.as_slice() else { panic!("{address}: {found:?}") };
+            assert_eq!((socket.port, socket.address, socket.accept_queue_length), (port, bound, 0), "{address}");
+            assert!(socket.accept_queue_limit > 0 && socket.cgroup > 0, "{socket:?}");
+        }
+    }
+
+    #[test]
+    fn names_what_is_missing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+        drop(listener);
+        assert!(listening_sockets().unwrap().iter().all(|socket| socket.inode != inode));
+    }
+}
