@@ -158,6 +158,11 @@ pub struct ListenerKey {
     pub zero: [u16; 3],
 }
 
+impl ListenerKey {
+    /// No listener: none has port 0.
+    pub const NONE: Self = Self { netns: 0, cgroup: 0, address: [0; 4], port: 0, zero: [0; 3] };
+}
+
 /// Slots in which peaks are kept. A power of two, so that the verifier sees the index's bound.
 pub const PEAK_SLOTS: usize = 8;
 /// A slot lasts 2^35 ns (34 s); a shift is cheaper than a division.
@@ -194,7 +199,10 @@ pub struct ListenerStats {
     /// Thread-group id of the last caller of `listen()`; 0 when none was seen.
     pub owner_tgid: u32,
     /// 1 where `owner_comm` is the name of the calling thread (kernel < 5.11), else 0.
-    pub owner_comm_is_of_thread: u32,
+    pub owner_comm_is_of_thread: u16,
+    /// 1 if sockets may have opened that `opened` does not have: the row was made by a hook that met a listener, and
+    /// not by the listing of all of them or a `listen()` after that.
+    pub opened_before: u16,
     /// `comm` of that thread group's leader.
     pub owner_comm: [u8; 16],
     /// Peaks of the accept queue, by slot number modulo [`PEAK_SLOTS`].

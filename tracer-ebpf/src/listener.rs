@@ -26,6 +26,7 @@ static NO_STATS: ListenerStats = ListenerStats {
     closed_sk_drops: 0,
     owner_tgid: 0,
     owner_comm_is_of_thread: 0,
+    opened_before: 1,
     owner_comm: [0; 16],
     peaks: [Peak { slot: 0, length: 0 }; PEAK_SLOTS],
 };
@@ -46,9 +47,8 @@ fn admit(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
     LISTENERS.get_ptr_mut(key)
 }
 
-/// The listener that a child came from. The child is a clone, and until Linux 6.14 still carries the
-/// listener's address when set_state first shows it; later kernels have put its own there, so the
-/// wildcards are tried as well, as the kernel's own look-up does. `None`: the listener has no row.
+/// The open listener that a child came from, by the child's own address, since that is all that is left: the address
+/// itself and then the wildcards, as the kernel's own look-up does. `None`: the listener has no row.
 #[inline(always)]
 pub fn of_child<R: Reader>(r: R, sk: *const u8, netns: Netns) -> Option<ListenerKey> {
     of_child_on(r, sk, netns, sock::local_port(r, sk))
@@ -57,28 +57,45 @@ pub fn of_child<R: Reader>(r: R, sk: *const u8, netns: Netns) -> Option<Listener
 /// The same for a child whose port is known otherwise: at close it has been given back.
 #[inline(always)]
 pub fn of_child_on<R: Reader>(r: R, sk: *const u8, netns: Netns, port: u16) -> Option<ListenerKey> {
+    find(r, sk, netns, port, is_open)
+}
+
+/// Whether the child's port is one of a listener that is or was there.
+#[inline(always)]
+pub fn has_port<R: Reader>(r: R, sk: *const u8, netns: Netns, port: u16) -> bool {
+    find(r, sk, netns, port, |key| LISTENERS.get_ptr(key).is_some()).is_some()
+}
+
+#[inline(always)]
+fn find<R: Reader>(
+    r: R,
+    sk: *const u8,
+    netns: Netns,
+    port: u16,
+    fits: impl Fn(&ListenerKey) -> bool,
+) -> Option<ListenerKey> {
     let mut key = ListenerKey { port, ..sock::listener_key(r, sk, netns) };
-    if is_open(&key) {
+    if fits(&key) {
         return Some(key);
     }
     if sock::is_v4_mapped(&key.address) {
         key.address = sock::v4_mapped(0);
-        if is_open(&key) {
+        if fits(&key) {
             return Some(key);
         }
     }
     key.address = [0; 4];
-    if is_open(&key) { Some(key) } else { None }
+    if fits(&key) { Some(key) } else { None }
 }
 
-/// Whether a row exists and stands for a listener that is open: rows outlive their listeners.
+/// Whether a row exists and stands for a listener that is open: rows outlive their listeners. Where not all of its
+/// sockets were counted when they opened, it is taken for open until the agent removes it.
 #[inline(always)]
 fn is_open(key: &ListenerKey) -> bool {
     let Some(stats) = LISTENERS.get_ptr(key) else { return false };
     // SAFETY: the look-up did not fail.
     let stats = unsafe { &*stats };
-    // Neither was seen: a listener older than the agent, met by a hook before the first pass.
-    stats.opened > stats.closed || stats.closed == 0
+    stats.opened_before != 0 || stats.opened > stats.closed
 }
 
 /// Adds one to the namespace's `_other` row of a listener counter.

@@ -108,6 +108,15 @@ pub static PENDING: PerCpuArray<PendingHandshake> = PerCpuArray::with_max_entrie
 #[map]
 pub static LAST_CHILD: PerCpuArray<LastChild> = PerCpuArray::with_max_entries(1, 0);
 
+/// The last packet that a listener was given on this CPU, on the packet rung.
+#[map]
+pub static LAST_PACKET: PerCpuArray<LastPacket> = PerCpuArray::with_max_entries(1, 0);
+
+/// Listeners of connections to another port than theirs (TPROXY, sk_lookup). 8 192: what a mesh's proxy has open on
+/// a busy node; of connections thrown out, later retransmits have no port.
+#[map]
+pub static REDIRECTED: LruHashMap<ConnectionKey, ListenerKey> = LruHashMap::with_max_entries(8_192, 0);
+
 /// Whether a SYN-ACK was ever seen at egress: 0 = IPv4, 1 = IPv6.
 #[map]
 pub static EGRESS_SEEN: Array<u64> = Array::with_max_entries(2, 0);
@@ -140,8 +149,32 @@ pub struct ConnRequest {
 pub struct LastChild {
     /// The child, `struct sock *`.
     pub sk: u64,
-    /// Its listener.
+    /// Its listener, or [`ListenerKey::NONE`] until the function that makes the child returns.
     pub listener: ListenerKey,
+}
+
+/// Value of [`LAST_PACKET`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LastPacket {
+    /// The listener.
+    pub listener: ListenerKey,
+    /// The client's port, host order.
+    pub remote_port: u16,
+}
+
+/// Key of [`REDIRECTED`]: the connection by its ports and the kernel's hash of all four of its numbers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConnectionKey {
+    /// As in [`ListenerKey::netns`].
+    pub netns: u64,
+    /// `skc_hash`
+    pub hash: u32,
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub remote_port: u16,
 }
 
 /// Slots of [`SAVED`].

@@ -260,6 +260,10 @@ pub mod switch {
     pub const ACK_DROPS_BY_KFREE_SKB: u64 = 1;
     /// set_state marks candidates for TIME_WAIT overflows.
     pub const TIME_WAIT_CANDIDATES: u64 = 2;
+    /// The functions that make children tell their listener when they return.
+    pub const CHILDREN_BY_EXIT: u64 = 4;
+    /// A pass has given a row to every listener that is older than the agent.
+    pub const LISTED: u64 = 8;
 }
 
 const _: () = assert!(size_of::<Settings>() == 128);

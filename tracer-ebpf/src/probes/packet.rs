@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use tracer_ebpf::{
-    counter::{DropReason, PendingHandshake},
+    counter::{DropReason, ListenerKey, PendingHandshake},
     settings::switch,
     state,
 };
@@ -24,7 +24,7 @@ use tracer_ebpf::{
 use crate::{
     constants::{offset, present},
     listener::{Client, Seen, count_drop, emit_drop},
-    maps::{EGRESS_SEEN, PENDING, switched_on},
+    maps::{EGRESS_SEEN, LAST_PACKET, LastPacket, PENDING, switched_on},
     packet::{ACK, FIN, Packet, RST, SYN, Tuple},
     reader::{Direct, Reader},
     sock::{self, Queues},
@@ -95,10 +95,21 @@ fn received(ctx: &SkBuffContext, tcp: *const u8) {
     let Some(packet) = Packet::parse(ctx) else { return };
     let Some(pending) = PENDING.get_ptr_mut(0) else { return };
     resolve_as_dropped(pending);
+    note_listener(tcp, &packet);
     match packet.flags & (SYN | ACK | RST | FIN) {
         SYN => syn(ctx, tcp, &packet, pending),
         flags if flags & (ACK | SYN | RST) == ACK => ack(ctx, tcp, &packet, pending),
         _ => {}
+    }
+}
+
+/// Keeps the listener for the child that may come of the packet.
+#[inline(always)]
+fn note_listener(tcp: *const u8, packet: &Packet) {
+    if let Some(last) = LAST_PACKET.get_ptr_mut(0) {
+        let listener = sock::listener_key(Direct, tcp, sock::netns(Direct, tcp));
+        // SAFETY: a map value of this CPU's own.
+        unsafe { *last = LastPacket { listener, remote_port: packet.source_port } };
     }
 }
 
@@ -324,12 +335,23 @@ fn egress_seen(v6: bool) -> bool {
     EGRESS_SEEN.get(u32::from(v6)).is_some_and(|seen| *seen != 0)
 }
 
-/// Called by set_state: a child was cloned from the listener on this port, on this CPU.
+/// Called by set_state: a child was cloned from a listener, on this CPU. It has its listener's port and no other end
+/// yet, or (Linux 6.14 and later) its own two ends.
 #[inline(always)]
-pub fn child_born(port: u16) {
+pub fn child_born(port: u16, remote_port: u16) {
     let Some(pending) = PENDING.get_ptr_mut(0) else { return };
     // SAFETY: a map value of this CPU's own.
-    if unsafe { (*pending).listener.port } == port {
+    let waiting = unsafe { &*pending };
+    let is_answer = if remote_port == 0 { waiting.listener.port == port } else { waiting.remote_port == remote_port };
+    if is_answer {
         forget(pending);
     }
+}
+
+/// The listener that this CPU gave a packet from this client's port just now.
+#[inline(always)]
+pub fn listener_of(remote_port: u16) -> Option<ListenerKey> {
+    // SAFETY: a map value of this CPU's own.
+    let last = unsafe { &*LAST_PACKET.get_ptr(0)? };
+    (last.remote_port == remote_port && last.listener.port != 0).then_some(last.listener)
 }

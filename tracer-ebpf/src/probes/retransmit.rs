@@ -11,6 +11,7 @@ use crate::{
     constants::offset,
     emit::emit,
     listener::{self, count_without_row},
+    probes::child,
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -52,7 +53,7 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     let mut key = sock::listener_key(Direct, sk, netns);
     // With TCP Fast Open the child is there already, and sends.
     if Direct.load::<u8>(sk, offset!(skc_state)) != state::LISTEN
-        && let Some(listener) = listener::of_child(Direct, sk, netns)
+        && let Some(listener) = child::of(sk, netns, sock::local_port(Direct, sk))
     {
         key = listener;
     }
@@ -156,10 +157,12 @@ pub fn role_and_port(sk: *const u8, netns: Netns, state: u8, local: u16) -> (Rol
     if state == state::SYN_SENT {
         return (Role::Client, remote);
     }
-    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0
-        || listener::of_child_on(Direct, sk, netns, local).is_some()
-    {
-        return (Role::Server, local);
+    if let Some(listener) = child::of(sk, netns, local) {
+        return (Role::Server, listener.port);
+    }
+    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 {
+        // A connection that was redirected to its listener has a port of the client's choice.
+        return (Role::Server, if listener::has_port(Direct, sk, netns, local) { local } else { 0 });
     }
     let (low, high) = sock::local_port_range(Direct, sk);
     let is_ephemeral = |port| low <= port && port <= high;

@@ -82,7 +82,7 @@ pub fn write_mptcp_listener(ctx: *mut c_void, sk: *const u8, holder: Holder) {
 
 /// First value of a record.
 const NO_LISTENER: ListenerSocket = ListenerSocket {
-    key: ListenerKey { netns: 0, cgroup: 0, address: [0; 4], port: 0, zero: [0; 3] },
+    key: ListenerKey::NONE,
     sock: 0,
     inode: 0,
     holder_cgroup: 0,

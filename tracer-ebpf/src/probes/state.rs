@@ -15,9 +15,9 @@ use tracer_ebpf::{
 use crate::{
     constants::offset,
     emit::{emit, wanted},
-    listener::{self, count_without_row},
-    maps::{LAST_CHILD, LISTENERS, LastChild, switched_on},
-    probes::{packet, timeout},
+    listener,
+    maps::{LISTENERS, switched_on},
+    probes::{child, timeout},
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -43,8 +43,8 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     match (old, new) {
         (state::CLOSE, state::LISTEN) => opened(&ctx, sk, netns),
         (state::LISTEN, state::CLOSE) => closed(&ctx, sk, netns),
-        (state::LISTEN, state::SYN_RECV) => child_born(sk, netns),
-        (state::SYN_RECV, state::ESTABLISHED) => child_established(sk, netns),
+        (state::LISTEN, state::SYN_RECV) => child::born(sk, netns),
+        (state::SYN_RECV, state::ESTABLISHED) => child::established(sk, netns),
         (state::SYN_SENT, state::ESTABLISHED | state::CLOSE) => connect_ended(sk, netns, new),
         (state::FIN_WAIT2 | state::CLOSING, state::CLOSE) => maybe_time_wait_overflow(sk, netns, old),
         _ => {}
@@ -87,6 +87,7 @@ fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
         return;
     }
     let (tgid, comm) = sock::current_process();
+    let is_new = LISTENERS.get_ptr(&key).is_none();
     if let Some(stats) = listener::stats(&key, netns.inum) {
         // SAFETY: the look-up did not fail. Two processes that listen on one key at once leave
         // either's name.
@@ -94,9 +95,10 @@ fn opened(ctx: &BtfTracePointContext, sk: *const u8, netns: Netns) {
         stats.owner_tgid = tgid;
         stats.owner_comm = comm;
         stats.owner_comm_is_of_thread = sock::names_the_thread().into();
-        // Listeners older than the agent close without having been seen to open.
-        let unseen = stats.closed.saturating_sub(stats.opened);
-        add(&raw mut stats.opened, unseen + 1);
+        if is_new && switched_on(switch::LISTED) {
+            stats.opened_before = 0;
+        }
+        add(&raw mut stats.opened, 1);
     }
     debug!(ctx, "listen: port {} tgid {}", key.port, tgid);
     emit_listen(sk, netns, &key, 1, tgid, comm);
@@ -131,55 +133,6 @@ fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid:
         comm,
     };
     emit(Kind::Listen, record.header.time_ns, &record);
-}
-
-/// A child of a listener. The clone still has the listener's queue length.
-#[inline(always)]
-fn child_born(sk: *const u8, netns: Netns) {
-    packet::child_born(sock::local_port(Direct, sk));
-    let Some(last) = LAST_CHILD.get_ptr_mut(0) else { return };
-    // SAFETY: the look-up did not fail; the value is this CPU's own.
-    let last = unsafe { &mut *last };
-    let Some(key) = listener::of_child(Direct, sk, netns) else {
-        // An earlier child may have had this one's address.
-        last.sk = 0;
-        return;
-    };
-    *last = LastChild { sk: sk as u64, listener: key };
-    if let Some(stats) = LISTENERS.get_ptr_mut(&key) {
-        let length: u32 = Direct.load(sk, offset!(sk_ack_backlog));
-        listener::note_peak(stats, length + 1);
-    }
-}
-
-/// Counts the child for its listener: the one remembered on this CPU, or (TCP Fast Open, whose
-/// children wait for their ACK) the one that is found again.
-#[inline(always)]
-fn child_established(sk: *const u8, netns: Netns) {
-    if let Some(last) = LAST_CHILD.get_ptr_mut(0) {
-        // SAFETY: the look-up did not fail; the value is this CPU's own.
-        let last = unsafe { &mut *last };
-        if last.sk == sk as u64 {
-            // Used once: the kernel gives a freed socket's address to another.
-            last.sk = 0;
-            count_accepted(&last.listener);
-            return;
-        }
-    }
-    match listener::of_child(Direct, sk, netns) {
-        Some(key) => count_accepted(&key),
-        None => count_without_row(&sock::listener_key(Direct, sk, netns), Counter::Accepted, 0),
-    }
-}
-
-#[inline(always)]
-fn count_accepted(key: &ListenerKey) {
-    if let Some(stats) = LISTENERS.get_ptr_mut(key) {
-        // SAFETY: the look-up did not fail.
-        add(unsafe { &raw mut (*stats).accepted }, 1);
-    } else {
-        count_without_row(key, Counter::Accepted, 0);
-    }
 }
 
 #[inline(always)]

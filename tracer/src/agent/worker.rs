@@ -162,6 +162,9 @@ impl Worker {
         for (key, listener) in &listeners {
             self.maps.admit_listener(key, listener.sockets)?;
         }
+        if self.sees_listeners() {
+            self.maps.set_listed()?;
+        }
         let shared = Arc::clone(&self.labels);
         // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
         let mut labels = lock(&shared);
@@ -215,6 +218,11 @@ impl Worker {
         evidence
     }
 
+    /// Whether passes list the listeners.
+    fn sees_listeners(&self) -> bool {
+        self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some())
+    }
+
     /// Removes the rows of what is gone for good.
     fn reap(
         &mut self,
@@ -223,7 +231,6 @@ impl Worker {
         labels: &mut Labels,
         now: Instant,
     ) -> io::Result<()> {
-        let sees_listeners = self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some());
         // Whole namespaces first: their rows must not be retired one by one as well.
         let mut closed_ids = HashSet::new();
         for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
@@ -234,7 +241,7 @@ impl Worker {
             remove_rows(&self.maps, counts, id)?;
             closed_ids.insert(id);
         }
-        if sees_listeners {
+        if self.sees_listeners() {
             let dead = self.reaper.dead_listeners(counts, listeners, now);
             for (key, stats) in dead.into_iter().filter(|(key, _)| !closed_ids.contains(&key.netns)) {
                 if !self.maps.remove_listener_if_still(&key, &stats)? {

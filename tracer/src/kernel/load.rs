@@ -187,6 +187,9 @@ fn switches(report: &Report) -> u64 {
     if report.of(Signal::ListenDrops).is_some_and(|drops| drops.hooks.contains(&kfree_skb)) {
         bits |= switch::ACK_DROPS_BY_KFREE_SKB;
     }
+    if report.stands_on(Signal::ListenDrops, "outcomes") {
+        bits |= switch::CHILDREN_BY_EXIT;
+    }
     if report.stands_on(Signal::TimeWaitOverflows, "candidates") {
         bits |= switch::TIME_WAIT_CANDIDATES;
     }

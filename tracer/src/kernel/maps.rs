@@ -18,6 +18,7 @@ use tracer_ebpf::{
         WorkloadKey,
     },
     event::Kind,
+    settings::switch,
 };
 
 use super::{
@@ -263,6 +264,12 @@ impl Maps {
     /// Tells the programs which hooks are in force (`settings::switch`).
     pub fn set_switches(&self, bits: u64) -> io::Result<()> {
         Map::<u32, u64>::new(self.switches.as_fd())?.update(&0, &bits, Update::Any)
+    }
+
+    /// Tells the programs that every listener older than the agent has a row.
+    pub fn set_listed(&self) -> io::Result<()> {
+        let bits = Map::<u32, u64>::new(self.switches.as_fd())?.lookup(&0)?.unwrap_or_default();
+        if bits & switch::LISTED == 0 { self.set_switches(bits | switch::LISTED) } else { Ok(()) }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops};
+use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::script::Script;
@@ -74,9 +75,19 @@ fn await_sockets(agent: &Agent, netns: &str, [known, unknown]: [u64; 2]) {
     });
 }
 
+/// Whether the kernel has MPTCP. Debian's 5.10 is built without.
+fn has_mptcp() -> bool {
+    let is_there = std::fs::exists("/proc/sys/net/mptcp/enabled").unwrap();
+    assert!(is_there || machine().kernel < (5, 11, 0), "this kernel should have MPTCP");
+    is_there
+}
+
 /// A full queue of an MPTCP socket as any other, before and after the row would be reaped.
 fn is_as_any_other(address: IpAddr, is_older: bool) {
     let _lab = Lab::enter(&[Signal::ListenDrops, Signal::ListenerPass]);
+    if !has_mptcp() {
+        return;
+    }
     let netns = Netns::single();
     let older = is_older.then(|| mptcp(&netns, address, 1));
     let watch = Watch::from_now(&netns);
@@ -88,23 +99,26 @@ fn is_as_any_other(address: IpAddr, is_older: bool) {
     let process = if tells_holders || !is_older { "go-server" } else { "" };
     let shown = address.to_string();
     let inode = watch.inode.clone();
-    let name =
-        [("netns", inode.as_str()), ("process", process), ("address", shown.as_str()), ("port", "8140")];
+    let name = [("netns", inode.as_str()), ("process", process), ("address", shown.as_str()), ("port", "8140")];
     let to = SocketAddr::from((address, PORT));
     let mut clients = Client::connect_many(&netns, to, 20);
     until("drops", RETRIES, || match watch.delta("ListenDrops") {
         14.. => Ok(()),
         drops => Err(format!("ListenDrops {drops} of 14")),
     });
-    await_gauges(&agent, &name, &[
-        ("tracer_tcp_accept_queue_length", 6.0),
-        ("tracer_tcp_accept_queue_limit", 5.0),
-        ("tracer_tcp_accept_queue_peak", 6.0),
-        ("tracer_tcp_syn_queue_length", 0.0),
-        ("tracer_tcp_syn_queue_limit", 5.0),
-        ("tracer_tcp_listener_sockets", 1.0),
-        (ACCEPTED, 6.0),
-    ]);
+    await_gauges(
+        &agent,
+        &name,
+        &[
+            ("tracer_tcp_accept_queue_length", 6.0),
+            ("tracer_tcp_accept_queue_limit", 5.0),
+            ("tracer_tcp_accept_queue_peak", 6.0),
+            ("tracer_tcp_syn_queue_length", 0.0),
+            ("tracer_tcp_syn_queue_limit", 5.0),
+            ("tracer_tcp_listener_sockets", 1.0),
+            (ACCEPTED, 6.0),
+        ],
+    );
     await_sockets(&agent, &inode, if tells_holders { [1, 0] } else { [0, 1] });
     if tells_holders || !is_older {
         until("open files", SCRAPES, || agent.scrape().one("tracer_tcp_listener_open_files", &name).map(drop));
@@ -154,6 +168,9 @@ fn mptcp_listener_over_ipv6_older_than_the_agent() {
 #[test]
 fn group_of_mptcp_and_tcp_sockets() {
     let _lab = Lab::enter(&[Signal::ListenerPass]);
+    if !has_mptcp() {
+        return;
+    }
     let netns = Netns::single();
     let group = mptcp(&netns, Ipv4Addr::UNSPECIFIED.into(), 3);
     let agent = agent();
@@ -188,12 +205,16 @@ fn is_seen_without_a_descriptor(hide: impl FnOnce(OwnedFd) -> Box<dyn Send>, fla
         1.. => Ok(()),
         drops => Err(format!("ListenDrops {drops}")),
     });
-    await_gauges(&agent, &name, &[
-        ("tracer_tcp_listener_sockets", 1.0),
-        ("tracer_tcp_accept_queue_length", 6.0),
-        ("tracer_tcp_accept_queue_limit", 5.0),
-        (ACCEPTED, 6.0),
-    ]);
+    await_gauges(
+        &agent,
+        &name,
+        &[
+            ("tracer_tcp_listener_sockets", 1.0),
+            ("tracer_tcp_accept_queue_length", 6.0),
+            ("tracer_tcp_accept_queue_limit", 5.0),
+            (ACCEPTED, 6.0),
+        ],
+    );
     drop(clients);
     assert_closes(&agent, &[&watch]);
     assert_drops(&agent, &name, &[(ACCEPT_QUEUE_FULL_SYN, watch.delta("ListenDrops"))]);
@@ -209,10 +230,7 @@ fn descriptor_in_flight() {
 /// Where the kernel cannot be asked for its table, its sockets are walked for what is missing.
 #[test]
 fn descriptor_in_flight_without_sock_diag() {
-    is_seen_without_a_descriptor(
-        |listener| Box::new(uring::in_flight(listener)),
-        &["--disable-hooks", "sock_diag"],
-    );
+    is_seen_without_a_descriptor(|listener| Box::new(uring::in_flight(listener)), &["--disable-hooks", "sock_diag"]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod other_drops;
 mod output;
 mod owners;
 mod ports;
+mod redirected;
 mod resets;
 mod retransmit;
 mod socket_pass;

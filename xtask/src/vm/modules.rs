@@ -23,6 +23,7 @@ const NEEDED: &[&str] = &[
     "nft_numgen",
     "nft_chain_nat",
     "nft_redir",
+    "nft_tproxy",
     // The table of listening sockets, which a kernel on a disk loads when it is asked for.
     "tcp_diag",
 ];

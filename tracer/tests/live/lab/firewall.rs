@@ -10,12 +10,19 @@ pub(crate) struct Firewall<'a> {
 impl<'a> Firewall<'a> {
     /// Installs `rule` (nft syntax) at `hook`: input, output or forward.
     pub(crate) fn install(netns: &'a Netns, hook: &str, rule: &str) -> Self {
+        Self::at(netns, hook, "0", rule)
+    }
+
+    /// Installs a rule that gives packets to another socket than theirs.
+    pub(crate) fn redirect(netns: &'a Netns, rule: &str) -> Self {
+        Self::at(netns, "prerouting", "mangle", rule)
+    }
+
+    fn at(netns: &'a Netns, hook: &str, priority: &str, rule: &str) -> Self {
         netns.command("nft", &["add", "table", "inet", "live"]);
         let firewall = Self { netns };
-        netns.command(
-            "nft",
-            &["add", "chain", "inet", "live", hook, &format!("{{ type filter hook {hook} priority 0; }}")],
-        );
+        let kind = format!("{{ type filter hook {hook} priority {priority}; }}");
+        netns.command("nft", &["add", "chain", "inet", "live", hook, &kind]);
         firewall.add(hook, rule);
         firewall
     }

@@ -1,6 +1,6 @@
 //! Sockets that live without a descriptor of any process: their only reference is in flight, or io_uring's.
 
-use std::io::{IoSlice, Error};
+use std::io::{Error, IoSlice};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use rustix::net::{

@@ -1,0 +1,190 @@
+//! Connections whose listener has another address than they: TPROXY, as meshes redirect. They count for the listener
+//! that they come to, and what is sent again on them bears the listener's port and none that a client chose.
+//!
+//! And listeners that were reloaded while the agent started.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::closing::assert_closes;
+use crate::lab::counters::Watch;
+use crate::lab::firewall::Firewall;
+use crate::lab::machine::machine;
+use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::rungs::{Drops, Signal};
+use crate::lab::script::Script;
+use crate::lab::sockets::{Client, Listener};
+use crate::lab::wait::{equal, until};
+
+const PROXY_PORT: u16 = 15001;
+const CALLED_PORT: u16 = 8080;
+const PASS_INTERVAL: Duration = Duration::from_millis(200);
+const SCRAPES: Duration = Duration::from_secs(10);
+const ACCEPTED: &str = "tracer_tcp_accepted_connections_total";
+const RETRANSMITS: &str = "tracer_tcp_retransmitted_segments_total";
+const NO_HOOKS_ON_DROPS: &[&str] = &["--disable-hooks", "fentry,kprobe,packet"];
+
+/// A transparent proxy: accepts one connection for each line, and sends on all of them when it is told `send`.
+const PROXY: &str = r#"
+my ($family, $address, $port) = @ARGV;
+$0 = "proxy";
+my $v6 = $family == 6;
+socket(my $listener, $v6 ? PF_INET6 : PF_INET, SOCK_STREAM, 6) or die "socket: $!";
+setsockopt($listener, $v6 ? 41 : 0, $v6 ? 75 : 19, pack("i", 1)) or die "IP_TRANSPARENT: $!";
+my $to = Socket::inet_pton($v6 ? AF_INET6 : AF_INET, $address);
+bind($listener, $v6 ? Socket::pack_sockaddr_in6($port, $to) : pack_sockaddr_in($port, $to)) or die "bind: $!";
+listen($listener, 64) or die "listen: $!";
+print "ready\n";
+my @connections;
+while (<STDIN>) {
+    if (/send/) { for my $connection (@connections) { syswrite($connection, "x") or die "write: $!"; } print "sent\n"; next; }
+    accept(my $connection, $listener) or die "accept: $!"; push @connections, $connection; print "accepted\n";
+}
+"#;
+
+/// Ten connections to another port than the proxy's. `bound`: where the proxy listens.
+fn counts_for_the_proxy(called: IpAddr, bound: &str, flags: &[&str], is_older: bool) {
+    let _lab = Lab::enter(&[Signal::Connections, Signal::ListenDrops, Signal::Retransmits]);
+    let pair = Pair::new();
+    let (server, family) = (&pair.server, if called.is_ipv6() { "6" } else { "4" });
+    let target = match (bound, called.is_ipv6()) {
+        ("127.0.0.1", _) => "ip to 127.0.0.1",
+        ("::1", _) => "ip6 to [::1]",
+        (_, false) => "ip to ",
+        (_, true) => "ip6 to ",
+    };
+    let _redirect = Firewall::redirect(server, &format!("tcp dport {CALLED_PORT} tproxy {target}:{PROXY_PORT}"));
+    let arguments = [family, bound, &PROXY_PORT.to_string()];
+    let older = is_older.then(|| Script::start(server, PROXY, &arguments));
+    let watch = Watch::from_now(server);
+    let clients_watch = Watch::from_now(&pair.client);
+    let agent = Agent::with(PASS_INTERVAL, flags);
+    let mut proxy = older.unwrap_or_else(|| Script::start(server, PROXY, &arguments));
+    agent.await_two_passes();
+
+    let to = SocketAddr::from((called, CALLED_PORT));
+    let mut connections: Vec<_> = (0..10)
+        .map(|_| {
+            let client = Client::connect(&pair.client, to);
+            proxy.tell("", "accepted");
+            client.into_stream()
+        })
+        .collect();
+    assert_closes(&agent, &[&watch, &clients_watch]);
+    assert_eq!(watch.delta("PassiveOpens"), 10);
+    let inode = watch.inode.clone();
+    let netns = ("netns", inode.as_str());
+    let own = [netns, ("process", "proxy"), ("address", bound), ("port", "15001")];
+    // A child that shows its own address when it is born leads back to its listener by a hook on its way alone.
+    let is_told = agent.rungs().drops != Drops::Totals || machine().kernel < (6, 14, 0);
+    let scrape = agent.scrape();
+    let told = [scrape.sum(ACCEPTED, &own), scrape.sum(ACCEPTED, &[netns]) - scrape.sum(ACCEPTED, &own)];
+    let expected = if is_told { [10, 0] } else { [0, 10] };
+    assert_eq!(told, expected, "for the proxy, and for others\n{}", scrape.show(ACCEPTED, &[netns]));
+
+    // Nothing of what the proxy sends arrives any more, so it is sent again.
+    let loss = Firewall::install(&pair.client, "input", &format!("tcp sport {CALLED_PORT} drop"));
+    proxy.tell("send", "sent");
+    until("segments sent again", SCRAPES, || match watch.delta("RetransSegs") {
+        10.. => Ok(()),
+        segments => Err(format!("{segments}")),
+    });
+    drop(loss);
+    for connection in &mut connections {
+        connection.read_exact(&mut [0]).unwrap();
+    }
+    assert_closes(&agent, &[&watch, &clients_watch]);
+    let scrape = agent.scrape();
+    let port = if is_told { "15001" } else { "" };
+    let all = [netns];
+    let rows = scrape.rows(RETRANSMITS, &all).filter(|row| row.count() > 0);
+    let odd: Vec<_> = rows.filter(|row| (row.label("role"), row.label("port")) != ("server", port)).collect();
+    assert!(odd.is_empty(), "{odd:#?}");
+    connections[0].write_all(b"x").unwrap();
+}
+
+#[test]
+fn tproxy_to_one_address() {
+    counts_for_the_proxy(SERVER_V4, "127.0.0.1", &[], false);
+}
+
+#[test]
+fn tproxy_to_any_address() {
+    counts_for_the_proxy(SERVER_V4, "0.0.0.0", &[], true);
+}
+
+#[test]
+fn tproxy_over_ipv6() {
+    counts_for_the_proxy(SERVER_V6, "::1", &[], true);
+}
+
+#[test]
+fn tproxy_to_any_ipv6_address() {
+    counts_for_the_proxy(SERVER_V6, "::", &[], false);
+}
+
+#[test]
+fn tproxy_on_the_lowest_rung() {
+    counts_for_the_proxy(SERVER_V4, "127.0.0.1", NO_HOOKS_ON_DROPS, true);
+}
+
+/// Knocks at a listener whose queue is full, again and again, until told to stop.
+fn knock(netns: &Netns, to: SocketAddr, is_over: &AtomicBool) {
+    netns.run(|| {
+        while !is_over.load(Ordering::Relaxed) {
+            drop(Client::connect_here(to));
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+}
+
+/// The listener drops while the agent starts, so that its row is older than the first pass; then others open before
+/// it closes.
+fn counts_after_a_reload(flags: &[&str]) {
+    let _lab = Lab::enter(&[Signal::Connections, Signal::ListenDrops, Signal::ListenerPass]);
+    let netns = Netns::single();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, CALLED_PORT));
+    let bound = SocketAddr::from((Ipv4Addr::UNSPECIFIED, CALLED_PORT));
+    let mut listeners = [(); 2].map(|()| Listener::open_shared(&netns, bound, 0));
+    let is_over = AtomicBool::new(false);
+    let agent = std::thread::scope(|scope| {
+        scope.spawn(|| knock(&netns, to, &is_over));
+        let agent = Agent::with(PASS_INTERVAL, flags);
+        is_over.store(true, Ordering::Relaxed);
+        agent
+    });
+    for _ in 0..3 {
+        // The newer ones open before the older ones close.
+        listeners = [(); 2].map(|()| Listener::open_shared(&netns, bound, 64));
+        let clients = Client::connect_many(&netns, to, 5);
+        clients.into_iter().for_each(|client| drop(client.into_stream()));
+    }
+    let inode = netns.inode();
+    let netns = ("netns", inode.as_str());
+    let own = [netns, ("address", "0.0.0.0"), ("port", "8080")];
+    until("the accepted connections", SCRAPES, || match agent.scrape().sum(ACCEPTED, &[netns]) {
+        15.. => Ok(()),
+        accepted => Err(format!("{accepted} of 15")),
+    });
+    let scrape = agent.scrape();
+    equal("accepted by the listener", &scrape.sum(ACCEPTED, &own), &scrape.sum(ACCEPTED, &[netns]))
+        .unwrap_or_else(|error| panic!("{error}\n{}", scrape.show(ACCEPTED, &[netns])));
+    // The agent began in the middle of the drops, so only it knows how many are its own.
+    let differences = scrape.rows("tracer_count_difference", &own[..1]).filter(|row| row.value != 0.0);
+    assert_eq!(differences.count(), 0, "{}", scrape.show("tracer_count_difference", &[netns]));
+    drop(listeners);
+}
+
+#[test]
+fn reload_of_a_listener_that_dropped_before_the_first_pass() {
+    counts_after_a_reload(&[]);
+}
+
+#[test]
+fn such_a_reload_on_the_lowest_rung() {
+    counts_after_a_reload(NO_HOOKS_ON_DROPS);
+}
