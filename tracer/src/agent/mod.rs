@@ -4,6 +4,7 @@
 
 pub mod descriptors;
 pub mod legacy;
+mod listening;
 pub mod origins;
 pub mod overdue;
 pub mod ports;

@@ -14,6 +14,7 @@ use tracer_ebpf::counter::ListenerKey;
 use super::{
     descriptors::{self, Descriptors},
     legacy::Legacy,
+    listening,
     ports::PortPass,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
@@ -23,7 +24,6 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
-        listening::{ListeningSocket, listening_sockets},
         load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
@@ -34,7 +34,7 @@ use crate::{
         counters::{Closing, Counts, Totals},
         kernel_counters::{KernelCounters, Sockstat, Sysctls},
         node,
-        snapshot::{Found, Listener, Queue, TableSocket},
+        snapshot::{Found, Listener},
         sysctls::{Settings, Whose},
     },
     view::{Pass, View},
@@ -147,7 +147,7 @@ impl Worker {
         }
         self.socket_pass.finish(&self.maps)?;
         let listeners = found.join();
-        self.unlisted = unlisted(&after, &listeners);
+        self.unlisted = listening::unlisted(&after, &listeners);
         let listeners_done = Instant::now();
         self.walk_ports(&discovery, &readings);
         let ports_done = Instant::now();
@@ -341,7 +341,7 @@ impl Worker {
             }
             let is_new = !registry.knows(id);
             socket_pass.time(|| match walks.table {
-                Some(ListeningTable::SockDiag) => found.table.extend(listening_table(id, namespace.inum)),
+                Some(ListeningTable::SockDiag) => found.table.extend(listening::table(id, namespace.inum)),
                 Some(ListeningTable::Walk(program)) if is_new || unlisted.contains(&id) => {
                     found.records.extend(kernel.walk(program).unwrap_or_default());
                 }
@@ -357,27 +357,6 @@ impl Worker {
             })
         })
     }
-}
-
-/// The table of listening sockets of the namespace that the thread is in.
-fn listening_table(id: u64, netns_inum: u32) -> Vec<TableSocket> {
-    let told = listening_sockets()
-        .inspect_err(|error| tracing::debug!(inum = netns_inum, %error, "no table of listening sockets"));
-    let socket = |socket: ListeningSocket| TableSocket {
-        key: ListenerKey { netns: id, cgroup: socket.cgroup, address: socket.address, port: socket.port, zero: [0; 3] },
-        netns_inum,
-        inode: socket.inode,
-        accept_queue: Queue { length: socket.accept_queue_length, limit: socket.accept_queue_limit },
-        sk_drops: socket.sk_drops,
-    };
-    told.unwrap_or_default().into_iter().map(socket).collect()
-}
-
-/// Namespaces with a listener that counts and that no walk over open files has found.
-fn unlisted(counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>) -> HashSet<u64> {
-    let missing = counts.listeners.iter().filter(|(key, _)| !listeners.contains_key(key));
-    let unheld = listeners.iter().filter(|(_, listener)| listener.without_holder > 0);
-    missing.map(|(key, _)| key.netns).chain(unheld.map(|(key, _)| key.netns)).collect()
 }
 
 fn read_settings(whose: Whose) -> SettingsReading {

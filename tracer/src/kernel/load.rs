@@ -15,7 +15,8 @@ use std::os::fd::AsFd;
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
-    programs::Program,
+    programs::{Program, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
 };
 use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
@@ -209,7 +210,7 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         has_current_task_btf: facts.has_current_task_btf.into(),
         syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
         tick_ns: tick_ns(),
-        may_probe_read: facts.may_probe_read.into(),
+        may_probe_read: may_probe_read().into(),
         zero: 0,
         reset_reasons: facts.reset_reasons,
     };
@@ -226,6 +227,12 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
         .load(OBJECT)
         .map_err(|error| maps_refused(&error))
+}
+
+/// Whether programs may read memory that no typed pointer leads to: under lockdown the kernel knows the helper and
+/// refuses it. An error tells nothing, and then nobody calls it.
+fn may_probe_read() -> bool {
+    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_probe_read_kernel).unwrap_or(false)
 }
 
 /// Length of one of the kernel's ticks, in nanoseconds: the resolution of the clocks that it moves.

@@ -161,21 +161,27 @@ fn counts_after_a_reload(flags: &[&str]) {
         // The newer ones open before the older ones close.
         listeners = [(); 2].map(|()| Listener::open_shared(&netns, bound, 64));
         let clients = Client::connect_many(&netns, to, 5);
-        clients.into_iter().for_each(|client| drop(client.into_stream()));
+        for client in clients {
+            drop(client.into_stream());
+        }
     }
     let inode = netns.inode();
     let netns = ("netns", inode.as_str());
     let own = [netns, ("address", "0.0.0.0"), ("port", "8080")];
-    until("the accepted connections", SCRAPES, || match agent.scrape().sum(ACCEPTED, &[netns]) {
-        15.. => Ok(()),
-        accepted => Err(format!("{accepted} of 15")),
+    until("the accepted connections", SCRAPES, || {
+        let scrape = agent.scrape();
+        let all = scrape.sum(ACCEPTED, &[netns]);
+        if all < 15 {
+            return Err(format!("{all} of 15"));
+        }
+        let show = |metric| scrape.show(metric, &[netns]);
+        equal("accepted by the listener", &scrape.sum(ACCEPTED, &own), &all)
+            .map_err(|error| format!("{error}\n{}", show(ACCEPTED)))?;
+        // The agent began in the middle of the drops, so only it knows how many are its own.
+        let differences = scrape.rows("tracer_count_difference", &own[..1]).filter(|row| row.value != 0.0);
+        equal("differences", &differences.count(), &0)
+            .map_err(|error| format!("{error}\n{}", show("tracer_count_difference")))
     });
-    let scrape = agent.scrape();
-    equal("accepted by the listener", &scrape.sum(ACCEPTED, &own), &scrape.sum(ACCEPTED, &[netns]))
-        .unwrap_or_else(|error| panic!("{error}\n{}", scrape.show(ACCEPTED, &[netns])));
-    // The agent began in the middle of the drops, so only it knows how many are its own.
-    let differences = scrape.rows("tracer_count_difference", &own[..1]).filter(|row| row.value != 0.0);
-    assert_eq!(differences.count(), 0, "{}", scrape.show("tracer_count_difference", &[netns]));
     drop(listeners);
 }
 

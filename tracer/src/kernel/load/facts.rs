@@ -2,10 +2,6 @@
 
 use std::os::fd::AsFd;
 
-use aya::{
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-};
 use tracer_ebpf::settings::{ABSENT, Offsets, RESET_REASONS_MAX};
 
 use super::{LoadError, reset_reasons::reset_reasons};
@@ -46,7 +42,6 @@ pub(super) struct Facts {
     pub listen_overflow_reason: Option<u32>,
     pub local_ports_packed: bool,
     pub has_current_task_btf: bool,
-    pub may_probe_read: bool,
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
@@ -72,9 +67,6 @@ impl Facts {
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
             local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
             has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
-            // Under lockdown the kernel knows the helper and refuses it. An error says nothing: then nobody calls it.
-            may_probe_read: is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_probe_read_kernel)
-                .unwrap_or(false),
             reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
         })
     }

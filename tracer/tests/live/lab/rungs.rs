@@ -219,7 +219,7 @@ fn listener_pass(machine: &Machine, iterator: bool, sock_diag: bool) -> Rung {
     if rung.hooks.contains("iter/task_file") {
         rung.hooks.insert(if sock_diag { "sock_diag/tcp" } else { "iter/tcp" }.to_owned());
         if sock_diag {
-            rung.in_force = "task_file (iterator + sock_diag)".to_owned();
+            "task_file (iterator + sock_diag)".clone_into(&mut rung.in_force);
         }
     }
     rung

@@ -36,5 +36,6 @@ pub(crate) fn registered(fd: OwnedFd) -> OwnedFd {
         libc::syscall(libc::SYS_io_uring_register, ring.as_raw_fd(), REGISTER_FILES, files.as_ptr(), 1 as libc::c_long)
     };
     assert!(result == 0, "io_uring_register: {}", Error::last_os_error());
+    drop(fd);
     ring
 }
