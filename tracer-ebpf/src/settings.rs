@@ -71,6 +71,8 @@ offsets! {
     sk_cgroup = "sock.sk_cgrp_data.cgroup";
     /// `struct socket *`; null while no process has accepted the socket, and after close.
     sk_socket = "sock.sk_socket";
+    /// Byte with what the owner bound; which bits these are has moved.
+    sk_userlocks = "sock.sk_userlocks";
     /// `u32`, as `/proc/PID/ns/net` shows it.
     net_inum = "net.ns.inum";
     /// `u64`; absent before 5.14: a lazily made atomic, or (5.12, 5.13) one that user space cannot ask for.
@@ -228,8 +230,8 @@ pub struct Settings {
     pub tick_ns: u32,
     /// 1 = programs may call `bpf_probe_read_kernel` (not under `lockdown=confidentiality`).
     pub may_probe_read: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Bit of `SOCK_BINDPORT_LOCK` in the byte that `sk_userlocks` is in.
+    pub bound_port_mask: u32,
     /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
@@ -248,7 +250,7 @@ impl Settings {
         syn_queue_full_at_limit: 0,
         tick_ns: 0,
         may_probe_read: 0,
-        zero: 0,
+        bound_port_mask: 0,
         reset_reasons: [0; RESET_REASONS_MAX],
     };
 }

@@ -98,6 +98,12 @@ pub fn bound_port<R: Reader>(r: R, tcp: *const u8) -> u16 {
     u16::from_be(r.load(tcp, offset!(inet_sport)))
 }
 
+/// Whether the socket's owner bound it to its port (`SOCK_BINDPORT_LOCK`). A child of a listener is cloned without that.
+#[inline(always)]
+pub fn bound_its_port<R: Reader>(r: R, sk: *const u8) -> bool {
+    u32::from(r.load::<u8>(sk, offset!(sk_userlocks))) & setting!(bound_port_mask) != 0
+}
+
 /// Remote port, host order.
 #[inline(always)]
 pub fn remote_port<R: Reader>(r: R, sk: *const u8) -> u16 {

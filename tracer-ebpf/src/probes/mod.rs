@@ -5,6 +5,7 @@
 
 pub mod child;
 pub mod conn_request;
+pub mod connect;
 pub mod listener_drop;
 pub mod map_rows;
 pub mod netns;

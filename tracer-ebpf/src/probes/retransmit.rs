@@ -149,20 +149,28 @@ fn cause(tcp: *const u8, skb: *const u8, state: u8) -> RetransmitCause {
 }
 
 /// A child keeps the backlog of the listener that it was cloned from, and a socket that connected
-/// never had one: so the role of any socket can be told, also of one older than the agent. The
-/// children of `listen(fd, 0)` are told by their listener; if that is gone too, by the ports.
+/// never had one: so the role of any socket can be told, also of one older than the agent. Of the rest, one
+/// that bound its port itself is no child. The children of `listen(fd, 0)` are told by their listener; if that is gone
+/// too, by the ports.
 #[inline(always)]
 pub fn role_and_port(sk: *const u8, netns: Netns, state: u8, local: u16) -> (Role, u16) {
     let remote = sock::remote_port(Direct, sk);
     if state == state::SYN_SENT {
         return (Role::Client, remote);
     }
-    if let Some(listener) = child::of(sk, netns, local) {
+    let has_backlog = Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0;
+    let bound_its_port = sock::bound_its_port(Direct, sk);
+    if (has_backlog || !bound_its_port)
+        && let Some(listener) = child::of(sk, netns, local)
+    {
         return (Role::Server, listener.port);
     }
-    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) != 0 {
+    if has_backlog {
         // A connection that was redirected to its listener has a port of the client's choice.
         return (Role::Server, if listener::has_port(Direct, sk, netns, local) { local } else { 0 });
+    }
+    if bound_its_port {
+        return (Role::Client, remote);
     }
     let (low, high) = sock::local_port_range(Direct, sk);
     let is_ephemeral = |port| low <= port && port <= high;

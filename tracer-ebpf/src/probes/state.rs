@@ -1,13 +1,13 @@
-//! `inet_sock_set_state`: transitions, listener lifetimes, accepted connections, connect results
+//! `inet_sock_set_state`: transitions, listener lifetimes, accepted connections,
 //! on the lowest rung of that signal candidates for TIME_WAIT overflows, and every transition as a record
-//! where that is asked for. What a connection that timed
-//! out had waited for is `timeout`'s business.
+//! where that is asked for. How `connect()` ended is `connect`'s business, and what a connection that timed
+//! out had waited for `timeout`'s.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use tracer_ebpf::{
-    counter::{CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, ListenerKey, Role},
-    event::{Connect, Kind, Listen, State, TimeWaitOverflow},
+    counter::{Counter, ListenerKey},
+    event::{Kind, Listen, State, TimeWaitOverflow},
     settings::switch,
     state,
 };
@@ -17,7 +17,7 @@ use crate::{
     emit::{emit, wanted},
     listener,
     maps::{LISTENERS, switched_on},
-    probes::{child, timeout},
+    probes::{child, connect, timeout},
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -44,7 +44,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (state::CLOSE, state::LISTEN) => opened(&ctx, sk, netns),
         (state::LISTEN, state::CLOSE) => closed(&ctx, sk, netns),
         (state::LISTEN, state::SYN_RECV) => child::born(sk, netns),
-        (state::SYN_RECV, state::ESTABLISHED) => child::established(sk, netns),
+        (state::SYN_RECV, state::ESTABLISHED | state::CLOSE | state::FIN_WAIT1) => left_syn_recv(sk, netns, new),
         (state::SYN_SENT, state::ESTABLISHED | state::CLOSE) => connect_ended(sk, netns, new),
         (state::FIN_WAIT2 | state::CLOSING, state::CLOSE) => maybe_time_wait_overflow(sk, netns, old),
         _ => {}
@@ -135,82 +135,24 @@ fn emit_listen(sk: *const u8, netns: Netns, key: &ListenerKey, opened: u8, tgid:
     emit(Kind::Listen, record.header.time_ns, &record);
 }
 
+/// A child of a listener has the backlog of that, so that only those of `listen(fd, 0)` are looked at twice.
+#[inline(always)]
+fn left_syn_recv(sk: *const u8, netns: Netns, new: u8) {
+    if Direct.load::<u32>(sk, offset!(sk_max_ack_backlog)) == 0
+        && let Some(tcp) = by_helper(sk)
+        && connect::is_crossed(tcp, netns)
+    {
+        connect::ended(tcp, netns, new);
+    } else if new == state::ESTABLISHED {
+        child::established(sk, netns);
+    }
+}
+
 #[inline(always)]
 fn connect_ended(sk: *const u8, netns: Netns, new: u8) {
-    let Some(sk) = by_helper(sk) else { return };
-    let hard: u32 = Direct.load(sk, offset!(sk_err));
-    let error = if hard == 0 { Direct.load(sk, offset!(sk_err_soft)) } else { hard };
-    let retries: u32 = Direct.load(sk, offset!(total_retrans));
-    let has_port = sock::bound_port(Direct, sk) != 0;
-    let result = connect_result(new, error, has_port);
-    let cgroup = sock::cgroup_id(Direct, sk);
-    count_connect(sk, netns, cgroup, result, retries);
-    if retries == 0 && new == state::ESTABLISHED {
-        // Nothing ran short: as a record it would only push those out for which the ring is there.
-        return;
+    if let Some(tcp) = by_helper(sk) {
+        connect::ended(tcp, netns, new);
     }
-    let record = Connect {
-        header: sock::header(Direct, sk, netns, cgroup, Kind::Connect, new),
-        connection: sock::connection_at_close(sk),
-        retries,
-        error: error as u16,
-        result: result as u8,
-        zero: 0,
-    };
-    emit(Kind::Connect, record.header.time_ns, &record);
-}
-
-#[inline(always)]
-fn count_connect(sk: *const u8, netns: Netns, cgroup: u64, result: ConnectResult, retries: u32) {
-    let bucket = retry_bucket(retries);
-    workload::count(netns, &workload::key(netns, cgroup, Counter::ConnectRetries, result as u8, bucket), 1);
-    if retries > 0 {
-        let sum = workload::key(netns, cgroup, Counter::ConnectRetriesSum, result as u8, 0);
-        workload::count(netns, &sum, u64::from(retries));
-    }
-    if result as u8 != ConnectResult::Established as u8 {
-        let failure = CounterKey {
-            port: sock::remote_port(Direct, sk),
-            role: Role::Client as u8,
-            ..workload::key(netns, cgroup, Counter::ConnectFailure, result as u8, 0)
-        };
-        workload::count(netns, &failure, 1);
-    }
-}
-
-/// `sk_err` is set before the socket is closed; `sk_err_soft` holds what came while the socket was
-/// locked, so that its owner closed it for that reason. Without either, a socket that never got a port failed
-/// with EADDRNOTAVAIL, and any other was closed by its owner.
-#[inline(always)]
-fn connect_result(new: u8, error: u32, has_port: bool) -> ConnectResult {
-    const ENETUNREACH: u32 = 101;
-    const ECONNRESET: u32 = 104;
-    const ETIMEDOUT: u32 = 110;
-    const ECONNREFUSED: u32 = 111;
-    const EHOSTUNREACH: u32 = 113;
-    if new == state::ESTABLISHED {
-        return ConnectResult::Established;
-    }
-    if !has_port {
-        return ConnectResult::NoPort;
-    }
-    match error {
-        0 => ConnectResult::Abandoned,
-        ECONNREFUSED => ConnectResult::Refused,
-        ETIMEDOUT => ConnectResult::TimedOut,
-        ECONNRESET => ConnectResult::Reset,
-        ENETUNREACH | EHOSTUNREACH => ConnectResult::Unreachable,
-        _ => ConnectResult::Other,
-    }
-}
-
-#[inline(always)]
-fn retry_bucket(retries: u32) -> u8 {
-    let mut index = 0;
-    while index < CONNECT_RETRY_BUCKETS.len() && retries > u32::from(CONNECT_RETRY_BUCKETS[index]) {
-        index += 1;
-    }
-    index as u8
 }
 
 /// The table is at its limit at this close, so the close may have overflowed. The allocation that

@@ -211,7 +211,7 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         syn_queue_full_at_limit: options.syn_queue_full_at_limit.into(),
         tick_ns: tick_ns(),
         may_probe_read: may_probe_read().into(),
-        zero: 0,
+        bound_port_mask: facts.bound_port_mask,
         reset_reasons: facts.reset_reasons,
     };
     let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };

@@ -36,6 +36,7 @@ mod ports;
 mod redirected;
 mod resets;
 mod retransmit;
+mod simultaneous_open;
 mod socket_pass;
 mod supervisor;
 mod syn_queue;

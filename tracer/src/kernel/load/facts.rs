@@ -20,7 +20,6 @@ const OPTIONAL_OFFSETS: &[&str] = &[
     "reuse_synq_overflow_ts",
     // Of the socket pass alone, which the kernel refuses without them.
     "skc_hash",
-    "sk_socket",
     "rcv_tstamp",
     "task_pid",
     "task_start_time",
@@ -42,6 +41,7 @@ pub(super) struct Facts {
     pub listen_overflow_reason: Option<u32>,
     pub local_ports_packed: bool,
     pub has_current_task_btf: bool,
+    pub bound_port_mask: u32,
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
@@ -67,6 +67,7 @@ impl Facts {
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
             local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
             has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
+            bound_port_mask: bound_port_mask(btf),
             reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
         })
     }
@@ -79,6 +80,12 @@ impl Facts {
             _ => Identity::Cookie,
         }
     }
+}
+
+/// `SOCK_BINDPORT_LOCK` within the byte of `sk_userlocks`: on older kernels a bit-field with others before it.
+fn bound_port_mask(btf: &Btf) -> u32 {
+    const SOCK_BINDPORT_LOCK: u32 = 8;
+    btf.member("sock.sk_userlocks").map_or(0, |member| SOCK_BINDPORT_LOCK << member.bit)
 }
 
 /// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, accept_with, bind, connect, getsockname, listen, sendto,
     socket_with, sockopt,
@@ -122,6 +122,30 @@ impl Client {
             Self::on(fd, to)
         };
         netns.run(|| ports.map(connect).collect())
+    }
+
+    /// Connects from an address of its own, with port 0 from a port that `bind()` is given. The error is that of
+    /// `bind()`.
+    pub(crate) fn connect_bound(netns: &Netns, from: SocketAddr, to: SocketAddr) -> Result<Self, Errno> {
+        let fd = netns.run(|| stream_socket(&to));
+        bind(&fd, &from)?;
+        Ok(Self::on(fd, to))
+    }
+
+    /// The same, from a port that others may share (`SO_REUSEPORT`).
+    pub(crate) fn connect_from_shared(netns: &Netns, from: SocketAddr, to: SocketAddr) -> Self {
+        let fd = netns.run(|| stream_socket(&to));
+        sockopt::set_socket_reuseport(&fd, true).unwrap();
+        bind(&fd, &from).unwrap();
+        Self::on(fd, to)
+    }
+
+    /// Connects in a call that returns when the connection is there.
+    pub(crate) fn connect_bound_blocking(netns: &Netns, from: SocketAddr, to: SocketAddr) -> Self {
+        let fd = netns.run(|| stream_socket(&to));
+        bind(&fd, &from).unwrap();
+        ioctl_fionbio(&fd, false).unwrap();
+        Self::on(fd, to)
     }
 
     /// Connects with the first data in the SYN.
