@@ -11,6 +11,7 @@ pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod errno;
 pub mod events;
 pub mod exit_codes;
 pub mod export;

@@ -1,22 +1,50 @@
 //! What a pass finds of listeners beyond its walk over open files: the kernel's own table of a namespace, and where
 //! that table must be walked for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
 
 use tracer_ebpf::counter::ListenerKey;
 
+use super::outage;
 use crate::{
-    kernel::listening::{ListeningSocket, listening_sockets},
+    kernel::{
+        listening::{ListeningSocket, listening_sockets},
+        load::Kernel,
+        walk::{ListeningTable, Walks},
+    },
     pipeline::{
         counters::Counts,
-        snapshot::{Listener, Queue, TableSocket},
+        snapshot::{Found, Listener, Queue, TableSocket},
     },
 };
 
+/// Adds the listeners of the namespace that the thread is in, as far as they are not left to the walk over the node.
+/// `is_due`: whether a table that must be walked for is wanted.
+pub(super) fn list(
+    kernel: &mut Kernel,
+    walks: Walks,
+    (id, netns_inum): (u64, u32),
+    is_due: bool,
+    found: &mut Found,
+) -> io::Result<()> {
+    if let Some(program) = walks.netns {
+        let records = kernel.walk(program)?;
+        found.records.extend(records.into_iter().filter(|_| !walks.node_has_listeners));
+    }
+    match walks.table {
+        Some(ListeningTable::SockDiag) => found.table.extend(table(id, netns_inum)?),
+        Some(ListeningTable::Walk(program)) if is_due => found.records.extend(kernel.walk(program)?),
+        _ => {}
+    }
+    Ok(())
+}
+
 /// The table of listening sockets of the namespace that the thread is in.
-pub(super) fn table(id: u64, netns_inum: u32) -> Vec<TableSocket> {
-    let told = listening_sockets()
-        .inspect_err(|error| tracing::debug!(inum = netns_inum, %error, "no table of listening sockets"));
+fn table(id: u64, netns_inum: u32) -> io::Result<Vec<TableSocket>> {
+    let told = listening_sockets().map_err(outage::of("asking for the listening sockets"))?;
     let socket = |socket: ListeningSocket| TableSocket {
         key: ListenerKey { netns: id, cgroup: socket.cgroup, address: socket.address, port: socket.port, zero: [0; 3] },
         netns_inum,
@@ -24,7 +52,7 @@ pub(super) fn table(id: u64, netns_inum: u32) -> Vec<TableSocket> {
         accept_queue: Queue { length: socket.accept_queue_length, limit: socket.accept_queue_limit },
         sk_drops: socket.sk_drops,
     };
-    told.unwrap_or_default().into_iter().map(socket).collect()
+    Ok(told.into_iter().map(socket).collect())
 }
 
 /// Namespaces with a listener that counts and that no walk over open files has found.

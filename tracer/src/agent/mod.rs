@@ -6,6 +6,7 @@ pub mod descriptors;
 pub mod legacy;
 mod listening;
 pub mod origins;
+pub mod outage;
 pub mod overdue;
 pub mod ports;
 pub mod reaper;
@@ -34,6 +35,7 @@ use tracer_ebpf::settings::KINDS_OF_AGENT;
 use self::{
     descriptors::Descriptors,
     legacy::Legacy,
+    outage::Outage,
     ports::PortPass,
     reaper::Reaper,
     registry::Registry,
@@ -175,6 +177,8 @@ fn start(config: Config) -> Result<Started, Failure> {
         descriptors: Descriptors::new("/proc"),
         unlisted: HashSet::new(),
         turn: None,
+        outage: Outage::default(),
+        walk_failed: None,
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;

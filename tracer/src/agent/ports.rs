@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    outage::Outage,
     registry::Reading,
     worker::{Worker, thread_cpu_time},
 };
@@ -31,6 +32,8 @@ pub struct PortPass {
     pub ports: Ports,
     /// How full the map was after the last walk.
     pub fill: Option<Fill>,
+    /// Why the last walk failed, as far as that was said.
+    outage: Outage,
     /// Processor time of this pass's walk.
     cpu: Duration,
 }
@@ -69,9 +72,18 @@ impl Worker {
         let Some(next) = self.ports.ports.next(&candidates, Instant::now()) else { return };
         let (cpu, started) = (thread_cpu_time(), Instant::now());
         let found = match self.walk(discovery, &next) {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                if self.ports.outage.ends() {
+                    tracing::info!("namespaces' sockets are walked for their ports again");
+                }
+                Some(found)
+            }
+            // A namespace that died meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::debug!(inum = next.inum, %error, "cannot walk a namespace's sockets");
+                if let Some(cause) = self.ports.outage.begins(&error) {
+                    tracing::warn!(cause, inum = next.inum, "cannot walk a namespace's sockets for their ports");
+                }
                 None
             }
         };
@@ -101,6 +113,7 @@ impl Worker {
                 self.stranded = Some(error);
                 return Err(io::Error::other("the worker cannot return to the host's namespace"));
             }
+            Err(VisitError::Gone) => return Err(io::ErrorKind::NotFound.into()),
             Err(error) => return Err(io::Error::other(error)),
         }
         let mut busiest = Busiest::default();

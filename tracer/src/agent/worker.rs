@@ -15,6 +15,7 @@ use super::{
     descriptors::{self, Descriptors},
     legacy::Legacy,
     listening,
+    outage::{self, Outage},
     ports::PortPass,
     reaper::{DeadWorkload, Reaper},
     registry::{Evidence, Reading, Registry},
@@ -27,7 +28,7 @@ use crate::{
         load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
-        walk::{ListeningTable, Walks},
+        walk::Walks,
     },
     labels::Labels,
     pipeline::{
@@ -76,6 +77,10 @@ pub struct Worker {
     pub unlisted: HashSet<u64>,
     /// Passes made, by which namespaces have their settings read; `None` while baselines are.
     pub turn: Option<u64>,
+    /// Why a pass failed, as far as that was said.
+    pub outage: Outage,
+    /// Why the sockets of some namespace could not be walked in this pass.
+    pub walk_failed: Option<io::Error>,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -106,8 +111,14 @@ impl Worker {
     pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
         loop {
             let (started, cpu) = (Instant::now(), thread_cpu_time());
-            if let Err(error) = self.pass(cpu) {
-                tracing::warn!(%error, "a pass failed; the next one tries again");
+            match self.pass(cpu) {
+                Ok(()) if self.outage.ends() => tracing::info!("passes end well again"),
+                Ok(()) => {}
+                Err(error) => {
+                    if let Some(cause) = self.outage.begins(&error) {
+                        tracing::warn!(cause, "a pass failed; each next one tries again");
+                    }
+                }
             }
             if let Some(stranded) = self.stranded.take() {
                 return Err(stranded);
@@ -130,14 +141,18 @@ impl Worker {
     fn pass(&mut self, cpu: Duration) -> io::Result<()> {
         let started = Instant::now();
         self.turn = Some(self.turn.map_or(0, |turn| turn.wrapping_add(1)));
-        let discovery = netns::discover(&self.roots)?;
-        let before = self.maps.read()?;
+        let discovery = netns::discover(&self.roots).map_err(outage::of("finding the namespaces"))?;
+        let before = self.maps.read().map_err(outage::of("reading the maps"))?;
         let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
         let (readings, mut found) = self.visit_all(&discovery, walks);
         if self.stranded.is_some() {
             return Err(io::Error::other("the worker cannot return to the host's namespace"));
         }
-        let after = self.maps.read()?;
+        // Without a list of one namespace's listeners, theirs would pass for gone.
+        if let Some(error) = self.walk_failed.take() {
+            return Err(error);
+        }
+        let after = self.maps.read().map_err(outage::of("reading the maps"))?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
             let records = self.socket_pass.time(|| self.kernel.walk(program))?;
@@ -327,26 +342,18 @@ impl Worker {
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;
         let (registry, turn, unlisted) = (&self.registry, self.turn, &self.unlisted);
+        let walk_failed = &mut self.walk_failed;
         netns::visit(namespace, |inside| {
             let id = kernel
                 .netns_id(inside)
                 .inspect_err(|error| tracing::debug!(inum = namespace.inum, %error, "a namespace is not told"))
                 .ok()?;
             let counters = KernelCounters::read().ok()?;
-            if let Some(program) = walks.netns
-                && let Ok(records) = socket_pass.time(|| kernel.walk(program))
-                && !walks.node_has_listeners
-            {
-                found.records.extend(records);
+            let is_due = !registry.knows(id) || unlisted.contains(&id);
+            let listed = socket_pass.time(|| listening::list(kernel, walks, (id, namespace.inum), is_due, found));
+            if let Err(error) = listed {
+                *walk_failed = Some(error);
             }
-            let is_new = !registry.knows(id);
-            socket_pass.time(|| match walks.table {
-                Some(ListeningTable::SockDiag) => found.table.extend(listening::table(id, namespace.inum)),
-                Some(ListeningTable::Walk(program)) if is_new || unlisted.contains(&id) => {
-                    found.records.extend(kernel.walk(program).unwrap_or_default());
-                }
-                _ => {}
-            });
             Some(Reading {
                 id,
                 inum: namespace.inum,

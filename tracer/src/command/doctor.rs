@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::run::write_ladder;
+use super::run::{signal_in_words, write_ladder};
 use crate::{
     agent,
     config::{Config, Flags},
@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
     let (report, obstacle) = match examine(&config) {
         Ok(report) => (report, None),
-        Err(failure) => (Report::default(), Some(failure.message)),
+        Err(failure) => (Report::nothing(), Some(failure.message)),
     };
     let mut out = io::stdout().lock();
     let written = match options.output {
@@ -77,7 +77,11 @@ fn examine(config: &Config) -> Result<Report, Failure> {
 fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
     writeln!(out, "kernel {}", Preflight::collect().release)?;
     for ladder in &report.ladders {
-        write_ladder(out, ladder)?;
+        if obstacle.is_some() {
+            writeln!(out, "{:<20} {:<9} {}", signal_in_words(ladder), "unusable", ladder.in_force)?;
+        } else {
+            write_ladder(out, ladder)?;
+        }
     }
     if let Some(obstacle) = obstacle {
         writeln!(out, "obstacle: {obstacle}")?;
@@ -112,11 +116,12 @@ mod tests {
     #[test]
     fn an_obstacle_is_shown_and_makes_it_unusable() {
         let mut text = Vec::new();
-        write_text(&mut text, &Report::default(), Some("no BTF")).unwrap();
+        write_text(&mut text, &Report::nothing(), Some("no BTF")).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert!(text.contains("obstacle: no BTF") && text.contains("unusable"), "{text}");
+        assert!(text.contains("obstacle: no BTF") && text.contains("verdict: unusable"), "{text}");
+        assert!(text.contains("\nresets               unusable  nothing\n"), "each signal is judged: {text}");
         let mut json = Vec::new();
-        write_json(&mut json, &Report::default(), Some("no BTF")).unwrap();
+        write_json(&mut json, &Report::nothing(), Some("no BTF")).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(json["verdict"], "unusable");
         assert_eq!(json["obstacle"], "no BTF");

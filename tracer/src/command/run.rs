@@ -100,9 +100,13 @@ pub fn write_announcement(out: &mut impl Write, address: SocketAddr, report: &Re
     out.flush()
 }
 
+pub(super) fn signal_in_words(ladder: &LadderReport) -> String {
+    ladder.signal.name().replace('_', " ")
+}
+
 /// One signal: what is in force, then why nothing better is.
 pub fn write_ladder(out: &mut impl Write, ladder: &LadderReport) -> io::Result<()> {
-    let signal = ladder.signal.name().replace('_', " ");
+    let signal = signal_in_words(ladder);
     let mark = if ladder.verdict() == Verdict::Best { "best" } else { "degraded" };
     writeln!(out, "{signal:<20} {mark:<9} {}", ladder.in_force)?;
     if ladder.verdict() == Verdict::Best {

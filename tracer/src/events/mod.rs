@@ -6,7 +6,6 @@
 //! on a live node is `agent::origins`' business.
 
 pub mod clock;
-pub mod errno;
 pub mod filter;
 pub mod json;
 pub mod kind;

@@ -8,7 +8,8 @@ use std::{
     io::{self, Write},
 };
 
-use super::{clock::Clock, errno, kind::EventKind, names::Origin};
+use super::{clock::Clock, kind::EventKind, names::Origin};
+use crate::errno;
 use crate::pipeline::decode::{Detail, Endpoint, Event};
 
 const HEADINGS: [&str; 7] = ["TIME (UTC)", "KIND", "OWNER", "PROCESS", "LOCAL", "REMOTE", "STATE"];

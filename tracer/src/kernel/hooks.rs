@@ -9,7 +9,7 @@ mod verdict;
 
 pub use ladders::{LADDERS, NETNS_IDENTITY};
 use serde::Serialize;
-pub use verdict::{LadderReport, Refusal, Report, Stage, Verdict, explain};
+pub use verdict::{LadderReport, Refusal, Report, Stage, Verdict, explain, remedy};
 
 /// What a ladder counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

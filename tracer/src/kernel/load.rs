@@ -21,10 +21,10 @@ use aya::{
 use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
 
-pub use error::LoadError;
+pub use error::{LoadError, chain};
 
 use self::{
-    error::maps_refused,
+    error::{object_refused, ring_refused},
     facts::Facts,
     identity::{Opened, open_with_identity},
 };
@@ -128,7 +128,7 @@ impl Kernel {
     /// Takes the ring; to be called once.
     pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
         let map = self.ebpf.take_map("EVENTS").ok_or(LoadError::MissingMap("EVENTS"))?;
-        RingBuf::try_from(map).map_err(|error| maps_refused(&error))
+        RingBuf::try_from(map).map_err(|error| ring_refused(&error))
     }
 
     /// The object, for the programs' log output.
@@ -226,7 +226,7 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         .map_max_entries("COUNTERS", options.workloads_max.saturating_mul(13))
         .map_max_entries("PORTS", options.workloads_max.saturating_mul(4))
         .load(OBJECT)
-        .map_err(|error| maps_refused(&error))
+        .map_err(|error| object_refused(&error))
 }
 
 /// Whether programs may read memory that no typed pointer leads to: under lockdown the kernel knows the helper and

@@ -1,12 +1,13 @@
 //! Whether this process, on this kernel, can do the agent's work, and what to change if not.
 //!
-//! [`Preflight::collect`] reads `/proc`, `/sys` and tries one BPF map; everything after that is
+//! [`Preflight::collect`] reads `/proc`, `/sys` and tries one BPF map and one program; everything after that is
 //! pure. A verdict is about what nothing works without: what merely takes a hook away is for the
 //! hook ladder to find out. Nothing is attached or changed here.
 
 use std::{fmt, fs, io, path::Path};
 
-use super::{sys, version::KernelVersion};
+use super::{hooks::remedy, sys, version::KernelVersion};
+use crate::errno;
 
 /// The oldest kernel that has what every rung needs: BTF, the ring buffer, BPF iterators.
 const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
@@ -104,27 +105,41 @@ pub enum PreflightError {
          CONFIG_DEBUG_INFO_BTF=y, and mount the host's /sys in a container"
     )]
     NoBtf,
+    /// `bpf()` is refused.
+    #[error("{} failed with {}: {}", .0.step, errno::named(.0.errno), .1)]
+    Refused(BpfRefused, Refuser),
+}
+
+/// The step of `bpf()` that is refused even for the smallest map or program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BpfRefused {
+    /// The command, and of what.
+    pub step: &'static str,
+    /// What came back.
+    pub errno: i32,
+}
+
+/// Who refuses `bpf()`, with what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refuser {
     /// `bpf()` does not exist.
-    #[error("the kernel has no bpf(): use one that is built with CONFIG_BPF_SYSCALL=y")]
+    #[error("the kernel has no bpf(), so use one that is built with CONFIG_BPF_SYSCALL=y")]
     NoBpf,
     /// Rights that hold only inside a user namespace.
-    #[error(
-        "bpf() is refused because root here is root of a user namespace only: run outside it (not in a rootless container)"
-    )]
+    #[error("root here is root of a user namespace only, so run outside it (not in a rootless container)")]
     UserNamespace,
-    /// A seccomp filter stands before the kernel.
-    #[error("bpf() is refused by a seccomp filter: use a profile that allows bpf, or seccompProfile type Unconfined")]
+    /// A seccomp filter stands before the kernel, which takes the smallest map and program.
+    #[error("a seccomp filter answers, so use a profile that allows bpf, or seccompProfile type Unconfined")]
     Seccomp,
-    /// Locked memory, which maps were charged to until 5.11.
-    #[error(
-        "BPF maps are refused for want of lockable memory: raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity)"
-    )]
+    /// Locked memory, which maps and programs were charged to until 5.11.
+    #[error("lockable memory is short, so raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity)")]
     Memlock,
-    /// Anything else that refuses BPF.
-    #[error(
-        "bpf() is refused ({0}) although the capabilities are there: look for a security module's denial in `dmesg`"
-    )]
-    Refused(String),
+    /// A security module, since the capabilities are there.
+    #[error("a security module denies it, so look in `dmesg` or the audit log (SELinux: class bpf)")]
+    SecurityModule,
+    /// Anything else.
+    #[error("{0}")]
+    Other(&'static str),
 }
 
 fn names(missing: &[Capability]) -> String {
@@ -154,8 +169,8 @@ pub struct Preflight {
     pub initial_user_namespace: bool,
     /// The first file of `/proc` that cannot be read, and why.
     pub proc_unreadable: Option<(&'static str, String)>,
-    /// The error number with which creating a map was refused.
-    pub bpf_refused: Option<i32>,
+    /// What `bpf()` refuses even for the smallest map or program.
+    pub bpf_refused: Option<BpfRefused>,
 }
 
 /// Lifts this process's limit on locked memory, to which maps are charged before Linux 5.11. Where the
@@ -198,7 +213,7 @@ impl Preflight {
             proc_unreadable: ["/proc/self/status", "/proc/thread-self/net/netstat"]
                 .into_iter()
                 .find_map(|path| Some((path, fs::read(path).err()?.to_string()))),
-            bpf_refused: sys::try_map_create().err().map(|error| error.raw_os_error().unwrap_or(0)),
+            bpf_refused: try_bpf(),
         }
     }
 
@@ -221,7 +236,8 @@ impl Preflight {
         if !self.btf {
             return Err(PreflightError::NoBtf);
         }
-        self.bpf_refused.map_or(Ok(()), |errno| Err(self.explain_refusal(errno, version)))
+        self.bpf_refused
+            .map_or(Ok(()), |refused| Err(PreflightError::Refused(refused, self.refuser(refused.errno, version))))
     }
 
     /// Whether this process has a capability.
@@ -241,15 +257,27 @@ impl Preflight {
     }
 
     /// Who refused `bpf()`, given that the capabilities are there.
-    fn explain_refusal(&self, errno: i32, version: KernelVersion) -> PreflightError {
+    fn refuser(&self, errno: i32, version: KernelVersion) -> Refuser {
         match errno {
-            libc::ENOSYS if !self.seccomp => PreflightError::NoBpf,
-            libc::EPERM if !self.initial_user_namespace => PreflightError::UserNamespace,
-            libc::EPERM | libc::EACCES | libc::ENOSYS if self.seccomp => PreflightError::Seccomp,
-            libc::EPERM | libc::ENOMEM if version < MEMLOCK_UNTIL => PreflightError::Memlock,
-            _ => PreflightError::Refused(io::Error::from_raw_os_error(errno).to_string()),
+            libc::EPERM | libc::ENOMEM if version < MEMLOCK_UNTIL && !self.seccomp => Refuser::Memlock,
+            libc::EMFILE | libc::ENFILE | libc::ENOMEM => Refuser::Other(remedy(errno)),
+            libc::ENOSYS if !self.seccomp => Refuser::NoBpf,
+            libc::EPERM if !self.initial_user_namespace => Refuser::UserNamespace,
+            _ if self.seccomp => Refuser::Seccomp,
+            libc::EPERM | libc::EACCES => Refuser::SecurityModule,
+            _ => Refuser::Other(remedy(errno)),
         }
     }
+}
+
+/// Tries the two commands that everything begins with, in their order.
+fn try_bpf() -> Option<BpfRefused> {
+    let refused = |step, result: io::Result<()>| {
+        let error = result.err()?;
+        Some(BpfRefused { step, errno: error.raw_os_error().unwrap_or(0) })
+    };
+    refused("BPF_MAP_CREATE of the smallest map", sys::try_map_create())
+        .or_else(|| refused("BPF_PROG_LOAD of the smallest program", sys::try_program_load()))
 }
 
 /// What is needed of `/proc/self/status`.
@@ -326,16 +354,28 @@ mod tests {
         assert_eq!(verdict(|p| p.btf = false), Some(E::NoBtf));
         let refused = |errno, change: fn(&mut Preflight)| {
             verdict(|p| {
-                p.bpf_refused = Some(errno);
+                p.bpf_refused = Some(BpfRefused { step: "BPF_PROG_LOAD", errno });
                 change(p);
             })
+            .map(|error| match error {
+                E::Refused(_, refuser) => refuser,
+                other => panic!("{other}"),
+            })
         };
-        assert_eq!(refused(libc::ENOSYS, |_| ()), Some(E::NoBpf));
-        assert_eq!(refused(libc::ENOSYS, |p| p.seccomp = true), Some(E::Seccomp));
-        assert_eq!(refused(libc::EPERM, |p| p.seccomp = true), Some(E::Seccomp));
-        assert_eq!(refused(libc::EPERM, |p| p.initial_user_namespace = false), Some(E::UserNamespace));
-        assert_eq!(refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))), Some(E::Memlock));
-        assert_eq!(refused(libc::EPERM, |_| ()), Some(E::Refused("Operation not permitted (os error 1)".to_owned())));
+        assert_eq!(refused(libc::ENOSYS, |_| ()), Some(Refuser::NoBpf));
+        assert_eq!(refused(libc::EPERM, |p| p.initial_user_namespace = false), Some(Refuser::UserNamespace));
+        assert_eq!(refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))), Some(Refuser::Memlock));
+        for errno in [libc::EPERM, libc::EACCES] {
+            assert_eq!(refused(errno, |_| ()), Some(Refuser::SecurityModule));
+        }
+        for errno in [libc::EPERM, libc::EACCES, libc::EINVAL, libc::E2BIG, libc::ENOSYS] {
+            assert_eq!(refused(errno, |p| p.seccomp = true), Some(Refuser::Seccomp));
+        }
+        // Want of memory or descriptors is what it says, behind a filter too.
+        for errno in [libc::ENOMEM, libc::EMFILE] {
+            assert_eq!(refused(errno, |p| p.seccomp = true), Some(Refuser::Other(remedy(errno))));
+        }
+        assert_eq!(refused(libc::EINVAL, |_| ()), Some(Refuser::Other(remedy(libc::EINVAL))));
     }
 
     #[test]
@@ -357,6 +397,8 @@ mod tests {
 
     #[test]
     fn every_error_is_one_line_with_a_remedy() {
+        let step = "BPF_PROG_LOAD of the smallest program";
+        let refused = |errno, refuser| PreflightError::Refused(BpfRefused { step, errno }, refuser);
         for (error, cause, remedy) in [
             (
                 PreflightError::Proc { path: "/proc/self/status", reason: "gone".into() },
@@ -367,11 +409,11 @@ mod tests {
             (PreflightError::KernelTooOld(version(4, 19, 1)), "4.19.1", "5.10.0 or later"),
             (PreflightError::Capabilities(vec![Capability::Bpf, Capability::Perfmon]), "CAP_BPF, CAP_PERFMON", "sudo"),
             (PreflightError::NoBtf, "type information", "CONFIG_DEBUG_INFO_BTF=y"),
-            (PreflightError::NoBpf, "no bpf()", "CONFIG_BPF_SYSCALL=y"),
-            (PreflightError::UserNamespace, "user namespace", "outside"),
-            (PreflightError::Seccomp, "seccomp filter", "Unconfined"),
-            (PreflightError::Memlock, "lockable memory", "RLIMIT_MEMLOCK"),
-            (PreflightError::Refused("EPERM".into()), "EPERM", "dmesg"),
+            (refused(libc::ENOSYS, Refuser::NoBpf), "ENOSYS", "CONFIG_BPF_SYSCALL=y"),
+            (refused(libc::EPERM, Refuser::UserNamespace), "user namespace", "outside"),
+            (refused(libc::EINVAL, Refuser::Seccomp), "EINVAL: a seccomp filter", "Unconfined"),
+            (refused(libc::EPERM, Refuser::Memlock), "lockable memory", "RLIMIT_MEMLOCK"),
+            (refused(libc::EACCES, Refuser::SecurityModule), "BPF_PROG_LOAD of the smallest program", "dmesg"),
         ] {
             let line = error.to_string();
             assert!(line.contains(cause) && line.contains(remedy), "{line}");

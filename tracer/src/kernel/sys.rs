@@ -32,6 +32,7 @@ enum Command {
     MapLookupElem = 1,
     MapUpdateElem = 2,
     MapDeleteElem = 3,
+    ProgLoad = 5,
     ObjGetInfoByFd = 15,
     MapLookupBatch = 24,
     MapLookupAndDeleteBatch = 25,
@@ -94,6 +95,23 @@ struct CreateAttr {
     value_size: u32,
     max_entries: u32,
 }
+
+/// `bpf_attr` of `BPF_PROG_LOAD`, as far as it is needed; the kernel takes the rest as zero.
+#[derive(IntoBytes)]
+#[repr(C)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+}
+
+/// `BPF_PROG_TYPE_SOCKET_FILTER`.
+const SOCKET_FILTER: u32 = 1;
+
+/// `r0 = 0; exit`, as `struct bpf_insn` has them.
+const SMALLEST_PROGRAM: [u64; 2] =
+    [u64::from_ne_bytes([0xb7, 0, 0, 0, 0, 0, 0, 0]), u64::from_ne_bytes([0x95, 0, 0, 0, 0, 0, 0, 0])];
 
 /// The beginning of `struct bpf_map_info`.
 #[derive(FromBytes)]
@@ -314,6 +332,22 @@ where
 /// Tries whether this process may use BPF at all, by creating the smallest map there is.
 pub fn try_map_create() -> io::Result<()> {
     create_map(ARRAY, 4, 4, 1).map(drop)
+}
+
+/// Tries whether this process may load programs, by the smallest there is.
+pub fn try_program_load() -> io::Result<()> {
+    let license = c"GPL";
+    let mut attr = LoadAttr {
+        prog_type: SOCKET_FILTER,
+        insn_cnt: 2,
+        insns: address(SMALLEST_PROGRAM.as_ptr()),
+        license: address(license.as_ptr()),
+    };
+    // SAFETY: `attr` names as many instructions as it says and a licence that ends with zero; the kernel only reads them.
+    let fd = unsafe { bpf(Command::ProgLoad, &mut attr) }?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
 }
 
 fn create_map(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {

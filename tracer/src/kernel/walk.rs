@@ -10,7 +10,10 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use aya::{Ebpf, programs::Program};
+use aya::{
+    Ebpf,
+    programs::{Iter, Program},
+};
 use tracer_ebpf::{
     counter::{CLOSE_WAIT_SEEN_MAX, ListenerSocket, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow},
     state,
@@ -99,6 +102,11 @@ impl Walks {
 impl Kernel {
     /// Runs an iterator to its end; returns the listeners that it wrote.
     pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
+        let named = |error: io::Error| io::Error::new(error.kind(), WalkFailed { program: program.to_owned(), error });
+        self.run_to_end(program).map_err(named)
+    }
+
+    fn run_to_end(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
         let mut file = open_iterator(self.ebpf_mut(), program)?;
         let (mut bytes, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
         loop {
@@ -115,11 +123,25 @@ impl Kernel {
     }
 }
 
+/// Which walk failed, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("the walk `{program}`: {error}")]
+struct WalkFailed {
+    program: String,
+    #[source]
+    error: io::Error,
+}
+
 /// Starts a walk in the namespace of the calling thread; reading the file goes on with it.
 pub(super) fn open_iterator(ebpf: &mut Ebpf, program: &str) -> io::Result<File> {
     let Some(Program::Iter(program)) = ebpf.program_mut(program) else {
         return Err(io::Error::other("the iterator is not in the eBPF object"));
     };
+    start_walk(program)
+}
+
+/// The same, of a program that is loaded.
+pub(super) fn start_walk(program: &mut Iter) -> io::Result<File> {
     let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
     link.into_file().map_err(io::Error::other)
 }

@@ -61,9 +61,8 @@ fn with_unreadable_proc() {
 fn with_too_few_descriptors_for_the_maps() {
     let _lab = Lab::enter(&[]);
     let line = refused_after("ulimit -n 20");
-    assert!(line.starts_with("the kernel refused the tracer's maps: "), "{line}");
-    // EMFILE; the words for it are the C library's.
-    assert!(line.contains("(os error 24)") && line.contains("ulimit -n"), "{line}");
+    assert!(line.starts_with("BPF_MAP_CREATE of map `"), "{line}");
+    assert!(line.contains("` failed with EMFILE; ") && line.contains("ulimit -n"), "{line}");
 }
 
 #[test]
@@ -81,7 +80,10 @@ fn as_root_of_a_user_namespace() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user"]).arg(agent_binary()).args(RUN);
     let line = refusal(&command.output().unwrap());
-    assert!(line.starts_with("bpf() is refused because root here is root of a user namespace only"), "{line}");
+    assert!(
+        line.starts_with("BPF_MAP_CREATE of the smallest map failed with EPERM: root here is root of a "),
+        "{line}"
+    );
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(crate) mod results;
 pub(crate) mod rungs;
 pub(crate) mod scrape;
 pub(crate) mod script;
+pub(crate) mod seccomp;
 pub(crate) mod setting;
 pub(crate) mod sockets;
 pub(crate) mod unknown;

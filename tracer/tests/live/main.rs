@@ -34,6 +34,7 @@ mod output;
 mod owners;
 mod ports;
 mod redirected;
+mod refused;
 mod resets;
 mod retransmit;
 mod simultaneous_open;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Attach, HookKind, LADDERS, Signal};
+use crate::errno;
 
 /// Where a hook failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,11 +34,32 @@ pub struct Refusal {
 
 const EPERM: i32 = 1;
 const ENOENT: i32 = 2;
+const E2BIG: i32 = 7;
+const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 const ENOTSUPP: i32 = 524;
 
-/// Explains a failed hook. `detail` is the error's own text (for a load the verifier's last line).
+/// What to do about a step of bpf(2) that failed with this errno, whatever the step.
+#[must_use]
+pub const fn remedy(errno: i32) -> &'static str {
+    match errno {
+        EPERM => {
+            "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; check the container's seccomp profile; before Linux \
+             5.11 raise RLIMIT_MEMLOCK (ulimit -l)"
+        }
+        EACCES => "look for a security module's denial in `dmesg` or the audit log (SELinux: class bpf)",
+        ENOMEM => "give the agent more memory (the container's limit)",
+        ENFILE | EMFILE => "allow more open files (ulimit -n, LimitNOFILE=)",
+        ENOTSUPP => "use a kernel with a BPF JIT (CONFIG_BPF_JIT=y, sysctl net.core.bpf_jit_enable=1)",
+        _ => "please report it with the kernel's version",
+    }
+}
+
+/// Explains a failed hook. `detail` is the error's own text; for a load the verifier's last line, empty if the verifier
+/// said nothing.
 #[must_use]
 pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -> Refusal {
     let (cause, remedy) = match (stage, errno, attach.kind()) {
@@ -61,15 +83,19 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
             format!("the program calls a helper that this kernel does not have ({detail})"),
             "none on this kernel; newer ones have it".to_owned(),
         ),
-        (Stage::Load, Some(EACCES | EINVAL), _) => (
-            format!("the kernel's verifier rejects the program: {detail}"),
+        (Stage::Load, Some(errno @ (EACCES | EINVAL | E2BIG)), _) if !detail.is_empty() => (
+            format!("the kernel's verifier rejects the program ({}): {detail}", errno::named(errno)),
             "please report it with the kernel's version".to_owned(),
         ),
+        (Stage::Load, Some(errno), _) => {
+            (format!("BPF_PROG_LOAD failed with {}", errno::named(errno)), remedy(errno).to_owned())
+        }
         (Stage::Attach, Some(ENOTSUPP), HookKind::Fentry) => (
             "this kernel's trampolines do not take the function (ENOTSUPP)".to_owned(),
             "use a newer kernel (x86-64: 6.6, which takes more than six arguments; arm64: 6.4 with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS), or allow kprobes: the kprobe twin serves as well"
                 .to_owned(),
         ),
+        (Stage::Attach, Some(errno @ (ENOMEM | ENFILE | EMFILE)), _) => (detail.to_owned(), remedy(errno).to_owned()),
         (Stage::Attach, _, HookKind::Kprobe) => (
             format!("kprobes cannot be attached: {detail}"),
             "build the kernel with CONFIG_KPROBE_EVENTS=y, and mount /sys into the container".to_owned(),
@@ -82,7 +108,7 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
             "the kernel has no table of listening sockets to ask (sock_diag for TCP: ENOENT)".to_owned(),
             "load the kernel's module tcp_diag (CONFIG_INET_DIAG, CONFIG_INET_TCP_DIAG), then restart the agent".to_owned(),
         ),
-        (_, _, kind) => (format!("{} failed: {detail}", kind.name()), "please report it with the kernel's version".to_owned()),
+        (_, errno, _) => (detail.to_owned(), remedy(errno.unwrap_or_default()).to_owned()),
     };
     Refusal { hook: attach.describe(), stage, cause, remedy }
 }
@@ -124,6 +150,20 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report where nothing can be loaded: each signal has nothing.
+    #[must_use]
+    pub fn nothing() -> Self {
+        let ladders = LADDERS.iter().map(|ladder| LadderReport {
+            signal: ladder.signal,
+            rung: None,
+            in_force: "nothing".to_owned(),
+            cost: String::new(),
+            hooks: Vec::new(),
+            refusals: Vec::new(),
+        });
+        Self { ladders: ladders.collect() }
+    }
+
     /// The report on one signal.
     #[must_use]
     pub fn of(&self, signal: Signal) -> Option<&LadderReport> {
@@ -193,6 +233,10 @@ mod tests {
             (Attach::CgroupIngress, Stage::Attach, Some(EPERM), "cgroup-v2 root", "CAP_NET_ADMIN"),
             (Attach::BtfTracepoint(function), Stage::Load, Some(EPERM), "tracepoint programs", "CAP_BPF"),
             (Attach::BtfTracepoint(function), Stage::Load, Some(EACCES), "verifier", "report"),
+            (Attach::BtfTracepoint(function), Stage::Load, Some(E2BIG), "verifier", "report"),
+            (Attach::BtfTracepoint(function), Stage::Load, Some(ENOMEM), "BPF_PROG_LOAD failed with ENOMEM", "memory"),
+            (Attach::Kprobe(function), Stage::Attach, Some(EMFILE), "detail", "ulimit -n"),
+            (Attach::Iterator("tcp"), Stage::Attach, Some(EPERM), "detail", "seccomp"),
             (Attach::Kprobe(function), Stage::SwitchedOff, None, "switched off", "--disable-hooks"),
             (Attach::Fentry(function), Stage::Missing, None, "no fentry/tcp_conn_request", "report"),
         ];
@@ -200,6 +244,10 @@ mod tests {
             let refusal = explain(attach, stage, errno, "detail");
             assert!(refusal.cause.contains(cause), "{refusal:?}");
             assert!(refusal.remedy.contains(remedy), "{refusal:?}");
+        }
+        for (errno, name) in [(EINVAL, "EINVAL"), (EACCES, "EACCES"), (E2BIG, "E2BIG")] {
+            let refusal = explain(Attach::CgroupIngress, Stage::Load, Some(errno), "");
+            assert_eq!(refusal.cause, format!("BPF_PROG_LOAD failed with {name}"), "the verifier said nothing");
         }
         let refusal = explain(Attach::Iterator("task_file"), Stage::Load, Some(EINVAL), "invalid func unknown#162");
         assert!(refusal.cause.contains("helper") && refusal.remedy.contains("newer"), "{refusal:?}");

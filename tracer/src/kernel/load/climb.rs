@@ -14,6 +14,7 @@ use super::{
 use crate::kernel::{
     hooks::{Attach, Hook, Ladder, LadderReport, Point, Refusal, Rung, Stage, explain},
     listening::listening_sockets,
+    walk::start_walk,
 };
 
 impl Kernel {
@@ -98,7 +99,7 @@ impl Kernel {
             self.unload(hook);
             match error {
                 AttachError::Program(error) => refusal(hook.attach, Stage::Attach, &error),
-                AttachError::Io(error) => explain(hook.attach, Stage::Attach, error.raw_os_error(), &error.to_string()),
+                AttachError::Io(error) => explain(hook.attach, Stage::Attach, errno(&error), &chain(&error)),
             }
         })
     }
@@ -177,8 +178,10 @@ fn attach(program: &mut Program, attach: Attach, cgroup: Option<&Path>) -> Resul
             };
             program.attach(root, direction, CgroupAttachMode::Single)?;
         }
-        // Iterators are attached anew for each pass.
-        (Program::Iter(_), _) => {}
+        // This one needs a map, see `rows`.
+        (Program::Iter(_), Attach::Iterator("bpf_map_elem")) => {}
+        // Each pass attaches it anew; whether it may is found out here.
+        (Program::Iter(program), _) => drop(start_walk(program).map_err(AttachError::Io)?),
         _ => return Err(ProgramError::UnexpectedProgramType.into()),
     }
     Ok(())
@@ -189,10 +192,10 @@ pub(super) fn refusal(attach: Attach, stage: Stage, error: &ProgramError) -> Ref
         return explain(attach, Stage::Missing, None, &error.to_string());
     }
     let detail = match error {
-        ProgramError::LoadError { verifier_log, io_error } => {
+        ProgramError::LoadError { verifier_log, .. } => {
             let log = verifier_log.to_string();
             tracing::debug!(hook = attach.describe(), "the verifier's log:\n{log}");
-            verifier_reason(&log).map_or_else(|| io_error.to_string(), str::to_owned)
+            verifier_reason(&log).unwrap_or_default().to_owned()
         }
         other => chain(other),
     };

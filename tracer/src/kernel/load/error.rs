@@ -3,7 +3,10 @@
 
 use std::io;
 
+use aya::{EbpfError, maps::MapError};
 use thiserror::Error;
+
+use crate::{errno, kernel::hooks::remedy};
 
 /// Why nothing could be loaded.
 #[derive(Debug, Error)]
@@ -11,14 +14,19 @@ pub enum LoadError {
     /// A field that every program needs is not in the kernel's BTF.
     #[error("the kernel's BTF has no {0}, so this kernel cannot be read; please report its version")]
     Offset(&'static str),
-    /// The kernel refused the maps or the object's BTF.
-    #[error("the kernel refused the tracer's maps: {cause}; {remedy}")]
-    Maps {
-        /// What the kernel said, and of which map.
-        cause: String,
+    /// The kernel refused a step of the load.
+    #[error("{step} failed with {}; {remedy}", errno::named(*errno))]
+    Refused {
+        /// The system call, and of what.
+        step: String,
+        /// What the kernel answered.
+        errno: i32,
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The object is not one that this agent can load.
+    #[error("the eBPF object cannot be loaded: {0}; please report it with the kernel's version")]
+    Object(String),
     /// The kernel's BTF could not be read a second time.
     #[error("the kernel's BTF cannot be read for program load: {}; mount the host's /sys, and allow more open files (ulimit -n)", chain(.0))]
     Btf(#[from] aya::BtfError),
@@ -30,16 +38,35 @@ pub enum LoadError {
     Io(#[from] io::Error),
 }
 
-/// What to do depends on whether memory, descriptors or rights are wanting.
-pub(super) fn maps_refused(error: &(dyn std::error::Error + 'static)) -> LoadError {
-    let remedy = match errno(error) {
-        Some(libc::ENOMEM | libc::E2BIG) => {
+/// Names the map, and what to do about the errno.
+pub(super) fn object_refused(error: &EbpfError) -> LoadError {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            refused(format!("BPF_MAP_CREATE of map `{name}`"), io_error.raw_os_error(), error)
+        }
+        other => refused("the load of the eBPF object".to_owned(), errno(other), other),
+    }
+}
+
+/// The ring is mapped into the agent's memory.
+pub(super) fn ring_refused(error: &MapError) -> LoadError {
+    refused("the mapping of map `EVENTS`".to_owned(), errno(error), error)
+}
+
+fn refused(step: String, errno: Option<i32>, error: &(dyn std::error::Error + 'static)) -> LoadError {
+    let Some(errno) = errno else { return LoadError::Object(chain(error)) };
+    LoadError::Refused { step, errno, remedy: remedy_for_maps(errno) }
+}
+
+fn remedy_for_maps(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOMEM | libc::E2BIG => {
             "give the agent more memory, or lower --ring-bytes, --max-listeners or --max-workloads"
         }
-        Some(libc::EMFILE | libc::ENFILE) => "allow more open files (ulimit -n, LimitNOFILE=)",
-        _ => "give the agent CAP_BPF, and before Linux 5.11 a higher RLIMIT_MEMLOCK (ulimit -l)",
-    };
-    LoadError::Maps { cause: chain(error), remedy }
+        // The smallest map was not refused.
+        libc::EPERM => "before Linux 5.11 raise RLIMIT_MEMLOCK (ulimit -l); later look for a denial in `dmesg`",
+        other => remedy(other),
+    }
 }
 
 /// The errno at the root of an error.
@@ -48,8 +75,8 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     own.or_else(|| error.source().and_then(errno))
 }
 
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error with all its causes on one line, the errno by its name.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -58,6 +85,9 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
+    }
+    if let Some(errno) = errno(error) {
+        text = text.replace(&format!("os error {errno}"), &errno::named(errno));
     }
     text.replace('\n', " ")
 }
@@ -82,15 +112,31 @@ mod tests {
     }
 
     #[test]
-    fn refused_maps_name_what_is_wanting() {
-        for (errno, remedy) in [
-            (libc::ENOMEM, "--ring-bytes"),
-            (libc::E2BIG, "--max-listeners"),
-            (libc::EMFILE, "ulimit -n"),
-            (libc::EPERM, "CAP_BPF"),
+    fn a_refused_map_is_named_with_its_errno_and_the_remedy_for_that() {
+        for (errno, name, remedy) in [
+            (libc::ENOMEM, "ENOMEM", "--ring-bytes"),
+            (libc::E2BIG, "E2BIG", "--max-listeners"),
+            (libc::EMFILE, "EMFILE", "ulimit -n"),
+            (libc::EPERM, "EPERM", "RLIMIT_MEMLOCK"),
+            (libc::EINVAL, "EINVAL", "report"),
         ] {
-            let line = maps_refused(&io::Error::from_raw_os_error(errno)).to_string();
-            assert!(line.contains("maps") && line.contains(remedy) && !line.contains('\n'), "{line}");
+            let io_error = io::Error::from_raw_os_error(errno);
+            let error = EbpfError::MapError(MapError::CreateError { name: "LISTENERS".into(), io_error });
+            let line = object_refused(&error).to_string();
+            let begin = format!("BPF_MAP_CREATE of map `LISTENERS` failed with {name}; ");
+            assert!(line.starts_with(&begin) && line.contains(remedy) && !line.contains('\n'), "{line}");
         }
+    }
+
+    #[test]
+    fn an_object_that_fails_without_an_errno_is_reported() {
+        let line = object_refused(&EbpfError::NoBTF).to_string();
+        assert!(line.starts_with("the eBPF object cannot be loaded: ") && line.contains("report"), "{line}");
+    }
+
+    #[test]
+    fn a_chain_names_the_errno() {
+        let error = io::Error::from_raw_os_error(libc::EACCES);
+        assert!(chain(&error).ends_with("(EACCES)"), "{}", chain(&error));
     }
 }

@@ -151,6 +151,11 @@ impl Agent {
         self.await_exit()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// What the agent logged so far.
     pub(crate) fn log(&self) -> String {
         format!("--- log of the agent ---\n{}", self.log.lock().unwrap())
