@@ -170,14 +170,24 @@ pub const PEAK_SLOT_SHIFT: u32 = 35;
 /// Slots that count, the running one included: at least the last 2 minutes.
 pub const PEAK_SLOTS_RECENT: u32 = 5;
 
-/// Highest queue length seen during one slot of time.
+/// Whether an accept queue of this length and limit has more of its room taken than another. A queue holds one connection
+/// more than its limit.
+#[must_use]
+pub const fn is_fuller(length: u32, limit: u32, than_length: u32, than_limit: u32) -> bool {
+    // Cross-multiplied: length / (limit + 1) > than_length / (than_limit + 1).
+    length as u64 * (than_limit as u64 + 1) > than_length as u64 * (limit as u64 + 1)
+}
+
+/// The fullest accept queue seen during one slot of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Peak {
     /// Number of the slot: `ktime_ns >> PEAK_SLOT_SHIFT`.
     pub slot: u32,
-    /// Highest accept-queue length seen in it, in connections.
+    /// Length of the fullest accept queue seen in it, in connections.
     pub length: u32,
+    /// Limit of that queue (`sk_max_ack_backlog`): sockets of one listener may have different ones.
+    pub limit: u32,
 }
 
 /// What is counted for one [`ListenerKey`].
@@ -205,7 +215,7 @@ pub struct ListenerStats {
     pub opened_before: u16,
     /// `comm` of that thread group's leader.
     pub owner_comm: [u8; 16],
-    /// Peaks of the accept queue, by slot number modulo [`PEAK_SLOTS`].
+    /// Fullest accept queues, by slot number modulo [`PEAK_SLOTS`].
     pub peaks: [Peak; PEAK_SLOTS],
 }
 
@@ -438,7 +448,7 @@ const _: () = assert!(size_of::<SocketsRow>() == 80);
 const _: () = assert!(size_of::<SocketWalk>() == 32);
 const _: () = assert!(size_of::<CloseWaitSeen>() == 16);
 const _: () = assert!(size_of::<ListenerKey>() == 40);
-const _: () = assert!(size_of::<ListenerStats>() == 168);
+const _: () = assert!(size_of::<ListenerStats>() == 200);
 const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
 const _: () = assert!(size_of::<PendingHandshake>() == 104);

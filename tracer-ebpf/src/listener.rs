@@ -2,7 +2,9 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_ebpf::{
-    counter::{Counter, CounterKey, DropReason, ListenerKey, ListenerStats, PEAK_SLOT_SHIFT, PEAK_SLOTS, Peak},
+    counter::{
+        Counter, CounterKey, DropReason, ListenerKey, ListenerStats, PEAK_SLOT_SHIFT, PEAK_SLOTS, Peak, is_fuller,
+    },
     event::{Connection, Header, Kind, ListenDrop},
     state,
 };
@@ -28,7 +30,7 @@ static NO_STATS: ListenerStats = ListenerStats {
     owner_comm_is_of_thread: 0,
     opened_before: 1,
     owner_comm: [0; 16],
-    peaks: [Peak { slot: 0, length: 0 }; PEAK_SLOTS],
+    peaks: [Peak { slot: 0, length: 0, limit: 0 }; PEAK_SLOTS],
 };
 
 /// The row of a listener, made if there is room.
@@ -107,7 +109,7 @@ pub fn count_without_row(key: &ListenerKey, counter: Counter, a: u8) {
 
 /// Counts one drop.
 #[inline(always)]
-pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queue_length: u32) {
+pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queues: Queues) {
     let Some(stats) = stats(key, inum) else {
         count_without_row(key, Counter::ListenDrop, reason as u8);
         return;
@@ -121,21 +123,21 @@ pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queue_length
     // SAFETY: the look-up did not fail.
     let slot = unsafe { core::ptr::addr_of_mut!((*stats).drops[index]) };
     add(slot, 1);
-    note_peak(stats, queue_length);
+    note_peak(stats, queues.accept, queues.limit);
 }
 
-/// Keeps the highest queue length of the running slot. Plain stores: a race between CPUs can lose
-/// one of two lengths seen in the same instant.
+/// Keeps the fullest accept queue of the running slot. Plain stores: a race between CPUs can lose
+/// one of two queues seen in the same instant.
 #[inline(always)]
-pub fn note_peak(stats: *mut ListenerStats, length: u32) {
+pub fn note_peak(stats: *mut ListenerStats, length: u32, limit: u32) {
     let slot = (sock::now_ns() >> PEAK_SLOT_SHIFT) as u32;
     // SAFETY: the look-up did not fail; the index is below the array's length.
     let peak = unsafe { &mut (*stats).peaks[slot as usize & (PEAK_SLOTS - 1)] };
     if peak.slot != slot {
-        peak.slot = slot;
+        *peak = Peak { slot, length, limit };
+    } else if is_fuller(length, limit, peak.length, peak.limit) {
         peak.length = length;
-    } else if length > peak.length {
-        peak.length = length;
+        peak.limit = limit;
     }
 }
 
@@ -159,7 +161,7 @@ pub fn drop_at<R: Reader>(r: R, sk: *const u8, reason: DropReason, client: Clien
     let netns = sock::netns(r, sk);
     let key = sock::listener_key(r, sk, netns);
     let queues = sock::queues(r, sk);
-    count_drop(&key, netns.inum, reason, queues.accept);
+    count_drop(&key, netns.inum, reason, queues);
     let seen = Seen {
         netns_inum: netns.inum,
         family: sock::family(r, sk) as u8,

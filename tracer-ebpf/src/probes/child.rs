@@ -21,7 +21,7 @@ use crate::{
     workload::add,
 };
 
-/// Set_state shows a child for the first time. The clone still has the listener's queue length.
+/// Set_state shows a child for the first time. The clone still has the listener's queue length and limit.
 #[inline(always)]
 pub fn born(sk: *const u8, netns: Netns) {
     let (port, remote_port) = (sock::local_port(Direct, sk), sock::remote_port(Direct, sk));
@@ -43,7 +43,7 @@ pub fn born(sk: *const u8, netns: Netns) {
     };
     *last = LastChild { sk: sk as u64, listener: key };
     if key.port != 0 {
-        waits(&key, Direct.load(sk, offset!(sk_ack_backlog)));
+        waits(&key, Direct, sk);
     }
 }
 
@@ -58,16 +58,18 @@ pub fn made<R: Reader>(r: R, listener: *const u8, child: *const u8) {
     }
     if last.listener.port == 0 {
         last.listener = sock::listener_key(r, listener, sock::netns(r, listener));
-        waits(&last.listener, r.load(listener, offset!(sk_ack_backlog)));
+        waits(&last.listener, r, listener);
     }
     remember_redirect(r, child, &last.listener);
 }
 
-/// A queue of this length gets one more.
+/// The queue of the listener gets one more. `sk`: the listener, or a clone of it.
 #[inline(always)]
-fn waits(key: &ListenerKey, length: u32) {
+fn waits<R: Reader>(key: &ListenerKey, r: R, sk: *const u8) {
     if let Some(stats) = LISTENERS.get_ptr_mut(key) {
-        listener::note_peak(stats, length + 1);
+        let (length, limit): (u32, u32) =
+            (r.load(sk, offset!(sk_ack_backlog)), r.load(sk, offset!(sk_max_ack_backlog)));
+        listener::note_peak(stats, length + 1, limit);
     }
 }
 

@@ -137,7 +137,7 @@ fn resolve_as_dropped(pending: *mut PendingHandshake) {
         time_ns: pending.since_ns,
     };
     pending.since_ns = 0;
-    count_drop(&pending.listener, pending.netns_inum, reason, queues.accept);
+    count_drop(&pending.listener, pending.netns_inum, reason, queues);
     emit_drop(&pending.listener, seen, queues, reason);
 }
 

@@ -21,6 +21,8 @@ names! { METRICS_USED: "Every metric that a rule or the head of the advice reads
     ACCEPT_LENGTH "tracer_tcp_accept_queue_length";
     ACCEPT_LIMIT "tracer_tcp_accept_queue_limit";
     ACCEPT_PEAK "tracer_tcp_accept_queue_peak";
+    ACCEPT_PEAK_LIMIT "tracer_tcp_accept_queue_peak_limit";
+    LISTENER_SOCKETS "tracer_tcp_listener_sockets";
     SYN_LENGTH "tracer_tcp_syn_queue_length";
     SYN_LIMIT "tracer_tcp_syn_queue_limit";
     SYN_COOKIES "tracer_tcp_syn_cookies_total";

@@ -126,8 +126,8 @@ fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
         .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}; mount proc at /proc")))
 }
 
-fn attributor(config: &Config) -> Result<Attributor, Failure> {
-    Ok(Attributor::new(cgroup_tree()?, Processes::new("/proc"), LogListing::new(&config.pod_logs)))
+fn attributor(logs: LogListing) -> Result<Attributor, Failure> {
+    Ok(Attributor::new(cgroup_tree()?, Processes::new("/proc"), logs))
 }
 
 /// An agent that is attached and has its baselines, before its first pass.
@@ -139,7 +139,7 @@ struct Started {
 }
 
 /// Loads, attaches and reads the baselines.
-fn start(config: Config) -> Result<Started, Failure> {
+fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
     let mut kernel = prepare(&config)?;
     let maps = Arc::new(kernel.maps().map_err(|error| Failure::unusable(&error))?);
     let ring = kernel.take_ring().map_err(|error| Failure::unusable(&error))?;
@@ -153,7 +153,7 @@ fn start(config: Config) -> Result<Started, Failure> {
         report: Arc::clone(&report),
         maps: Arc::clone(&maps),
         view: Arc::default(),
-        labels: Arc::new(Mutex::new(Labels::new(attributor(&config)?))),
+        labels: Arc::new(Mutex::new(Labels::new(attributor(logs)?))),
         journal: Mutex::default(),
         suppressed: Suppressed::default(),
         own: Own::new().map_err(|error| Failure::other(format!("the agent's own metrics: {error}")))?,
@@ -192,7 +192,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
     announce: impl FnOnce(&Arc<Shared>),
 ) -> Result<(), Failure> {
-    let Started { shared, worker, ring, logger } = start(config)?;
+    let logs = LogListing::new(&config.pod_logs);
+    let Started { shared, worker, ring, logger } = start(config, logs)?;
     let (stop, stopped) = mpsc::channel();
     let (ended, end) = oneshot::channel();
     let worker = thread::Builder::new()

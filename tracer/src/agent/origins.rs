@@ -21,7 +21,7 @@ use crate::{
         netns::{self, Discovery, Roots},
     },
     pipeline::{
-        attribute::{Attributor, Evidence, Owner},
+        attribute::{Attributor, Evidence, Owner, log_listing::LogListing},
         decode::{Detail, Event, ip_address},
         snapshot,
     },
@@ -58,7 +58,7 @@ impl Origins {
         let found = netns::discover(&roots).map_err(|error| Failure::unusable(&error))?;
         let now = Instant::now();
         Ok(Self {
-            attributor: attributor(config)?,
+            attributor: attributor(LogListing::new(&config.pod_logs))?,
             roots,
             found,
             looked: now,

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{GRACE, Shared, Source, Started, start, worker::Stop};
-use crate::{config::Config, failure::Failure, kernel::netns::VisitError};
+use crate::{
+    config::Config, failure::Failure, kernel::netns::VisitError, pipeline::attribute::log_listing::LogListing,
+};
 
 /// Passes come this often, so that a look of a few seconds holds a few.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,7 +53,9 @@ impl Look {
     pub fn start(config: Config) -> Result<Self, Failure> {
         // The smallest ring, a page: nobody reads events, and no count depends on them.
         let ring_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(config.ring_bytes);
-        let Started { shared, worker, ring, logger: _ } = start(Config { ring_bytes, ..config })?;
+        // What a pod waits for, a name that may still come, would be for longer than most looks.
+        let logs = LogListing::new(&config.pod_logs).as_it_is();
+        let Started { shared, worker, ring, logger: _ } = start(Config { ring_bytes, ..config }, logs)?;
         let (stop, stopped) = mpsc::channel();
         let passes = thread::Builder::new()
             .name("passes".into())

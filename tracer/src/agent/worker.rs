@@ -131,8 +131,10 @@ impl Worker {
         }
     }
 
-    /// The time between two passes that keeps those of this cost to their share of a core.
+    /// The time between two passes that keeps those of this cost to their share of a core. The first one reads what none
+    /// reads again, all settings of all namespaces: it belongs to the start, and the second is not put off for it.
     fn stretched(&mut self, cpu: Duration) -> Duration {
+        let cpu = if self.turn == Some(0) { Duration::ZERO } else { cpu };
         let share = self.ports.share_of_others(self.cpu_percent);
         self.socket_pass.stretch(self.interval, self.ports.cpu_of_others(cpu), share)
     }

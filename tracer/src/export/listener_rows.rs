@@ -102,16 +102,17 @@ fn pending_without_room(
 /// Queues and open files of all listeners that get the same labels: gauges, which must not be summed.
 #[derive(Default)]
 struct Queues {
-    peak: u32,
+    /// Length and limit of the fullest accept queue of two minutes.
+    peak: Option<Queue>,
     open: Option<Listener>,
     files: Nearest,
 }
 
 impl Queues {
     fn add(&mut self, namespace: &Namespace, stats: &ListenerStats, seen: Option<&Listener>) {
-        self.peak = self.peak.max(recent_peak(stats));
+        recent_peaks(stats).for_each(|peak| self.add_peak(peak));
         let Some(seen) = seen else { return };
-        self.peak = self.peak.max(seen.accept_queue.length);
+        self.add_peak(seen.accept_queue);
         let mut listener = seen.clone();
         listener.syn_queue =
             seen.syn_queue.map(|queue| Queue { limit: syn_queue_limit(namespace, queue.limit), ..queue });
@@ -121,8 +122,16 @@ impl Queues {
         }
     }
 
+    fn add_peak(&mut self, peak: Queue) {
+        self.peak = Some(self.peak.map_or(peak, |other| other.or_fuller(peak)));
+    }
+
     fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues<'_>) {
-        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(self.peak));
+        let (peak, limit) = self.peak.map(|peak| (peak.length, peak.limit)).unzip();
+        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak.unwrap_or(0)));
+        if let Some(limit) = limit {
+            rows.add(MetricId::TcpAcceptQueuePeakLimit, &with(values, &[]), f64::from(limit));
+        }
         let Some(listener) = &self.open else { return };
         let gauges = [
             (MetricId::TcpAcceptQueueLength, Some(listener.accept_queue.length)),
@@ -204,9 +213,10 @@ fn syn_queue_limit(namespace: &Namespace, backlog: u32) -> u32 {
     }
 }
 
-/// The highest of the peaks of the last two minutes.
-fn recent_peak(stats: &ListenerStats) -> u32 {
+/// The fullest accept queues of the last two minutes.
+fn recent_peaks(stats: &ListenerStats) -> impl Iterator<Item = Queue> {
     let slot = u32::try_from((monotonic_ns() >> PEAK_SLOT_SHIFT) & u64::from(u32::MAX)).unwrap_or(0);
-    let recent = stats.peaks.iter().filter(|peak| slot.wrapping_sub(peak.slot) < PEAK_SLOTS_RECENT);
-    recent.map(|peak| peak.length).max().unwrap_or(0)
+    let recent =
+        stats.peaks.iter().filter(move |peak| peak.length > 0 && slot.wrapping_sub(peak.slot) < PEAK_SLOTS_RECENT);
+    recent.map(|peak| Queue { length: peak.length, limit: peak.limit })
 }

@@ -1,8 +1,11 @@
 //! The listener pass's records, joined into one entry for each metric identity. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+};
 
-use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
+use tracer_ebpf::counter::{self, ListenerKey, ListenerSocket};
 
 /// All listening sockets of one identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +37,19 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Whether this queue uses more of its room than the other one; of two equal ones, the longer.
+    /// Whether this queue uses more of its room than the other one; of two equal ones, the longer; of two empty ones,
+    /// the one with the shorter limit, which is the first to be reached.
     fn is_fuller_than(self, other: Self) -> bool {
-        // Cross-multiplied: a.length / (a.limit + 1) > b.length / (b.limit + 1).
-        let weigh = |length: u32, other_limit: u32| u64::from(length) * (u64::from(other_limit) + 1);
-        (weigh(self.length, other.limit), self.length) > (weigh(other.length, self.limit), other.length)
+        if counter::is_fuller(self.length, self.limit, other.length, other.limit) {
+            return true;
+        }
+        let (own, others) = ((self.length, Reverse(self.limit)), (other.length, Reverse(other.limit)));
+        !counter::is_fuller(other.length, other.limit, self.length, self.limit) && own > others
     }
 
     /// The fuller one of the two.
-    fn or_fuller(self, other: Self) -> Self {
+    #[must_use]
+    pub fn or_fuller(self, other: Self) -> Self {
         if other.is_fuller_than(self) { other } else { self }
     }
 }
@@ -300,6 +307,8 @@ mod tests {
         assert!(queue(6, 5).is_fuller_than(queue(90, 100)));
         assert!(!queue(0, 0).is_fuller_than(queue(1, 5)));
         assert!(queue(200, 199).is_fuller_than(queue(100, 99)), "both are full: the longer one");
+        assert!(queue(0, 5).is_fuller_than(queue(0, 100)), "both are empty: the shorter one");
+        assert!(!queue(0, 100).is_fuller_than(queue(0, 5)));
         assert!(queue(u32::MAX, u32::MAX).is_fuller_than(queue(0, u32::MAX)));
     }
 

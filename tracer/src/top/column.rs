@@ -145,9 +145,9 @@ pub static LISTENERS: Table<Listener> = Table {
         "full" 7 false 0 FULL, |row| Value::Share(row.full()),
             "How full that queue is: the kernel queues one more than the limit, and at 100% drops what follows.";
         "peak" 7 false 4 Alarm::None, |row| Value::Count(row.peak),
-            "Longest accept queue that was seen in the last two minutes.";
+            "Length of the fullest accept queue that was seen in the last two minutes.";
         "syn queue" 12 false 6 Alarm::None, |row| Value::Of(row.syn_queue, row.syn_queue_limit),
-            "Handshakes under way, and how many may be.";
+            "Handshakes under way, and how many may be; on the socket with the fullest SYN queue.";
         "drops" 8 false 0 HAPPENED, |row| Value::Count(row.drops.total),
             "SYNs and last ACKs that it dropped since the agent began to count.";
         "drops/s" 9 false 0 HAPPENS, |row| Value::Rate(row.drops.rate),

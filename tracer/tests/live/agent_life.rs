@@ -20,6 +20,8 @@ const PORT: u16 = 8093;
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(5);
 const FLOOD_LIMIT: Duration = Duration::from_secs(20);
+/// Enough for their settings to take the first pass longer than its share of an interval allows.
+const NAMESPACES: usize = 40;
 
 fn address() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
@@ -116,4 +118,16 @@ fn nothing_is_left_after_sigkill_and_the_next_one_starts() {
     let _listener = nine_drops(&netns);
     assert_closes(&agent, &[&watch]);
     assert_eq!(watch.delta("ListenDrops"), 9);
+}
+
+/// The first pass reads the settings of every namespace, which no other does again. Its cost does not put off the second,
+/// so that what began to listen meanwhile is not left out for longer than an interval.
+#[test]
+fn the_first_pass_does_not_put_off_the_second() {
+    let _lab = Lab::enter(&[]);
+    let _namespaces: Vec<_> = (0..NAMESPACES).map(|_| Netns::single()).collect();
+    let agent = Agent::with(Duration::from_secs(2), &["--pass-cpu-percent", "1"]);
+    let scrape = agent.scrape();
+    let interval = scrape.one("tracer_pass_interval_seconds", &[("pass", "namespaces")]).unwrap();
+    assert_eq!(interval.to_bits(), 2.0_f64.to_bits(), "{}", scrape.show("tracer_pass_", &[]));
 }

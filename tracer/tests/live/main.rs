@@ -23,6 +23,7 @@ mod connect;
 mod events;
 mod faults;
 mod final_ack;
+mod groups;
 mod healthy_listener;
 mod ladders;
 mod listening;

@@ -8,11 +8,12 @@ use super::super::amount::{Unit, plain};
 use super::super::facts::{Facts, Need};
 use super::super::finding::{Finding, Severity};
 use super::super::names::{
-    ABORT_ON_OVERFLOW, ACCEPT_LENGTH, ACCEPT_LIMIT, ACCEPT_PEAK, LISTEN_DROPS, OPEN_FILES, OPEN_FILES_LIMIT, SOMAXCONN,
+    ABORT_ON_OVERFLOW, ACCEPT_LENGTH, ACCEPT_LIMIT, ACCEPT_PEAK, ACCEPT_PEAK_LIMIT, LISTEN_DROPS, LISTENER_SOCKETS,
+    OPEN_FILES, OPEN_FILES_LIMIT, SOMAXCONN,
 };
 use super::super::remedy::{restart, roomier, set};
 use super::super::subject::{Scope, Subject};
-use super::{NEAR, Rule, fullness};
+use super::{NEAR, Rule, accept_fullness};
 
 /// Document 004, section 4.2 (Apache asks for 511 and gets 128), and 002 (a raised limit is for new calls of
 /// `listen()` alone).
@@ -59,13 +60,17 @@ pub(super) const RESET: Rule = Rule {
 /// every burst.
 const LENGTH_MIN: f64 = 8.0;
 
-/// One listener's accept queue. What is not known is `None`.
+/// One listener's accept queue: that of the socket that was fullest, now or in the last two minutes, since the sockets of
+/// a group may have different limits. What is not known is `None`.
 struct Queue {
     subject: Subject,
     limit: f64,
+    sockets: Option<f64>,
     somaxconn: Option<f64>,
     /// Equal: somaxconn is what limits it. Greater: somaxconn was lowered since.
     limit_to_somaxconn: Option<Ordering>,
+    /// Longest that it was.
+    longest: f64,
     length: Option<f64>,
     peak: Option<f64>,
     drops: f64,
@@ -73,8 +78,7 @@ struct Queue {
 
 impl Queue {
     fn is_nearly_full(&self) -> bool {
-        let longest = self.peak.unwrap_or(0.0).max(self.length.unwrap_or(0.0));
-        longest >= LENGTH_MIN && fullness(longest, self.limit) >= NEAR
+        self.longest >= LENGTH_MIN && accept_fullness(self.longest, self.limit) >= NEAR
     }
 
     fn evidence(&self, finding: Finding) -> Finding {
@@ -83,7 +87,8 @@ impl Queue {
             .seen("accept queue limit", ACCEPT_LIMIT, self.limit, Unit::Of("connections"))
             .set_to(SOMAXCONN, self.somaxconn)
             .seen_if("accept queue length now", ACCEPT_LENGTH, self.length, Unit::Of("connections"))
-            .seen_if("longest in two minutes", ACCEPT_PEAK, self.peak, Unit::Of("connections"))
+            .seen_if("fullest in two minutes", ACCEPT_PEAK, self.peak, Unit::Of("connections"))
+            .seen_if("sockets in its group", LISTENER_SOCKETS, self.sockets.filter(|n| *n > 1.0), Unit::Of("sockets"))
             .seen("dropped, accept queue full", LISTEN_DROPS, self.drops, Unit::Of("packets"))
     }
 }
@@ -92,7 +97,9 @@ impl Queue {
 /// another rule says so.
 fn queues(facts: &Facts) -> Vec<Queue> {
     let highest = |metric| facts.highest(metric, Scope::Listener, &[]);
-    let (limits, lengths, peaks) = (highest(ACCEPT_LIMIT), highest(ACCEPT_LENGTH), highest(ACCEPT_PEAK));
+    let (limits, lengths) = (highest(ACCEPT_LIMIT), highest(ACCEPT_LENGTH));
+    let (peaks, peak_limits) = (highest(ACCEPT_PEAK), highest(ACCEPT_PEAK_LIMIT));
+    let sockets = highest(LISTENER_SOCKETS);
     let (files, files_limits) = (highest(OPEN_FILES), highest(OPEN_FILES_LIMIT));
     let drops = drops(facts);
     let is_out_of_files = |subject: &Subject| match (files.get(subject), files_limits.get(subject)) {
@@ -101,12 +108,19 @@ fn queues(facts: &Facts) -> Vec<Queue> {
     };
     let open = limits.into_iter().filter(|(subject, _)| !is_out_of_files(subject));
     open.map(|(subject, limit)| {
+        let (length, peak) = (lengths.get(&subject).copied(), peaks.get(&subject).copied());
+        let now = (length.unwrap_or(0.0), limit);
+        let at_peak = (peak.unwrap_or(0.0), peak_limits.get(&subject).copied().unwrap_or(limit));
+        let is_fuller = accept_fullness(at_peak.0, at_peak.1) > accept_fullness(now.0, now.1);
+        let (longest, limit) = if is_fuller { at_peak } else { now };
         let somaxconn = facts.setting(&subject.netns, SOMAXCONN);
         Queue {
             somaxconn,
             limit_to_somaxconn: somaxconn.map(|somaxconn| limit.total_cmp(&somaxconn)),
-            length: lengths.get(&subject).copied(),
-            peak: peaks.get(&subject).copied(),
+            sockets: sockets.get(&subject).copied(),
+            longest,
+            length,
+            peak,
             drops: drops.get(&subject).copied().unwrap_or(0.0),
             subject,
             limit,
@@ -232,8 +246,8 @@ mod tests {
             &setting("host", "net.core.somaxconn", 128),
             &[
                 ("full", &listener(128, 129, 312), &[Binds]),
-                ("nearly full", &listener(128, 103, 0), &[Risk]),
-                ("roomy", &listener(128, 102, 0), &[]),
+                ("nearly full", &listener(128, 104, 0), &[Risk]),
+                ("roomy", &listener(128, 103, 0), &[]),
                 ("the application asked for less", &listener(5, 6, 312), &[]),
                 (
                     "out of descriptors",
@@ -242,6 +256,41 @@ mod tests {
                 ),
             ],
         );
+    }
+
+    /// Two sockets of one group: one of 1024 that once had 500, one of 5 that is empty.
+    #[test]
+    fn the_queue_of_one_socket_is_not_held_against_the_limit_of_another() {
+        let of_two = |peak: u32, peak_limit: u32| {
+            listener(5, peak, 0)
+                + &format!("tracer_tcp_accept_queue_peak_limit{{{L}}} {peak_limit}\n")
+                + &format!("tracer_tcp_listener_sockets{{{L}}} 2\n")
+        };
+        let somaxconn = setting("host", "net.core.somaxconn", 1024);
+        check(
+            &CLAMPED,
+            &somaxconn,
+            &[("half full", &of_two(500, 1024), &[]), ("nearly full", &of_two(900, 1024), &[Risk])],
+        );
+        check(
+            &BACKLOG,
+            &somaxconn,
+            &[("the longer one", &of_two(900, 1024), &[]), ("another of 16", &of_two(17, 16), &[Risk])],
+        );
+        let shown = &findings(&BACKLOG, &(somaxconn + &of_two(17, 16)))[0];
+        let value = |source| shown.evidence.iter().find(|evidence| evidence.source == source).unwrap().value;
+        assert_eq!(
+            [ACCEPT_LIMIT, LISTENER_SOCKETS].map(|source| value(source).to_bits()),
+            [16.0_f64, 2.0].map(f64::to_bits)
+        );
+    }
+
+    /// As the alert and the screen have it: of the limit and one more.
+    #[test]
+    fn four_fifths_are_of_what_the_kernel_queues() {
+        let somaxconn = setting("host", "net.core.somaxconn", 4096);
+        let cases = [("80 of 101", &*listener(100, 80, 0), &[][..]), ("81 of 101", &listener(100, 81, 0), &[Risk])];
+        check(&BACKLOG, &somaxconn, &cases);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod memory;
 mod ports;
 mod retransmits;
 mod retries;
+mod syn_cookies;
 mod syn_queue;
 mod time_wait;
 
@@ -48,7 +49,7 @@ pub const RULES: &[Rule] = &[
     accept_queue::BACKLOG,
     accept_queue::RESET,
     syn_queue::FULL,
-    syn_queue::COOKIES,
+    syn_cookies::COOKIES,
     syn_queue::MAX_SYN_BACKLOG_RULE,
     syn_queue::COOKIES_OFF,
     ports::EPHEMERAL_PORTS,
@@ -89,6 +90,11 @@ impl Rule {
 /// How full something is, from 0 to 1; a limit of 0 is full at once.
 fn fullness(used: f64, limit: f64) -> f64 {
     if limit > 0.0 { used / limit } else { 1.0 }
+}
+
+/// How full an accept queue is: the kernel queues one connection more than the limit, and drops what follows.
+fn accept_fullness(length: f64, limit: f64) -> f64 {
+    length / (limit + 1.0)
 }
 
 /// From here on a limit is near: one doubling of a burst away is too late to notice.

@@ -10,7 +10,8 @@ use super::super::names::{
 };
 use super::super::remedy::set;
 use super::super::subject::{Scope, Subject};
-use super::{NEAR, Rule, fullness};
+use super::Rule;
+use super::syn_cookies::{SynQueue, syn_queues};
 
 /// Document 003, chapter 9: fewer, or SYNs that nothing follows pile up in SYN_RECV.
 pub(super) const SYNACK_RETRIES_RULE: Rule = Rule {
@@ -75,8 +76,8 @@ fn pauses_seconds(first: f64, retries: f64) -> f64 {
 struct Fullness {
     dropped: Option<f64>,
     cookies: Option<f64>,
-    /// Length and limit of the fullest queue.
-    fullest: Option<(f64, f64)>,
+    /// The fullest queue.
+    fullest: Option<SynQueue>,
 }
 
 /// By the label of the namespace.
@@ -95,14 +96,10 @@ fn full_syn_queues(facts: &Facts) -> BTreeMap<String, Fullness> {
             full.entry(netns).or_default().cookies = Some(n);
         }
     }
-    let limits = facts.highest(SYN_LIMIT, Scope::Listener, &[]);
-    for (listener, length) in facts.highest(SYN_LENGTH, Scope::Listener, &[]) {
-        let Some(limit) = limits.get(&listener).copied() else { continue };
-        if length >= SYN_LENGTH_MIN && fullness(length, limit) >= NEAR {
-            let fullest = &mut full.entry(listener.netns).or_default().fullest;
-            if fullest.is_none_or(|(other, its_limit)| fullness(length, limit) > fullness(other, its_limit)) {
-                *fullest = Some((length, limit));
-            }
+    for (netns, queues) in syn_queues(facts) {
+        let mut nearly_full = queues.into_iter().filter(SynQueue::is_nearly_full);
+        if let Some(fullest) = nearly_full.find(|queue| queue.length >= SYN_LENGTH_MIN) {
+            full.entry(netns).or_default().fullest = Some(fullest);
         }
     }
     full
@@ -127,15 +124,25 @@ fn held_too_long(subject: &Subject, retries: f64, full: &Fullness) -> Finding {
     let held = pauses_seconds(PAUSE_INITIAL_SECONDS, retries);
     let summary =
         format!("SYN queues filled, and a SYN that nothing follows keeps its place in one for {}.", seconds(held));
-    let (length, limit) = full.fullest.unzip();
-    Finding::new(Severity::Risk, subject, summary)
+    let finding = Finding::new(Severity::Risk, subject, summary)
         .weighing(full.dropped.unwrap_or(0.0) + full.cookies.unwrap_or(0.0))
         .set_to(SYNACK_RETRIES, Some(retries))
         .seen("a half-open connection is kept for", SYNACK_RETRIES, held, Unit::Seconds)
         .seen_if("dropped, SYN queue full", LISTEN_DROPS, full.dropped, Unit::Of("packets"))
-        .seen_if("cookies sent, ever", SYN_COOKIES, full.cookies, Unit::Of("packets"))
-        .seen_if("length of the fullest SYN queue", SYN_LENGTH, length, Unit::Of("connections"))
-        .seen_if("its limit", SYN_LIMIT, limit, Unit::Of("connections"))
+        .seen_if("cookies sent, ever", SYN_COOKIES, full.cookies, Unit::Of("packets"));
+    let finding = match &full.fullest {
+        Some(queue) => {
+            let whose = format!("length of the fullest SYN queue, {}", queue.listener.describe());
+            finding.seen(whose, SYN_LENGTH, queue.length, Unit::Of("connections")).seen(
+                "its limit",
+                SYN_LIMIT,
+                queue.limit,
+                Unit::Of("connections"),
+            )
+        }
+        None => finding,
+    };
+    finding
         .advise(set(subject, "Let half-open connections go after 15 s.", SYNACK_RETRIES, "3"))
         .say("The price is paid by clients on bad paths: leave them two retries at least.")
 }

@@ -1,14 +1,11 @@
-//! The SYN queue: handshakes under way, cookies that stand in for a place in it, and the settings that
-//! forbid those and shrink it where there are none.
+//! The SYN queue: handshakes under way, and the settings that forbid cookies and shrink it where there are none.
 
 use std::collections::BTreeMap;
 
 use super::super::amount::Unit;
 use super::super::facts::{Facts, Need};
 use super::super::finding::{Finding, Severity};
-use super::super::names::{
-    ACCEPT_LIMIT, LISTEN_DROPS, MAX_SYN_BACKLOG, SYN_COOKIES, SYN_LENGTH, SYN_LIMIT, SYNCOOKIES,
-};
+use super::super::names::{ACCEPT_LIMIT, LISTEN_DROPS, MAX_SYN_BACKLOG, SYN_LENGTH, SYN_LIMIT, SYNCOOKIES};
 use super::super::remedy::{restart, roomier, set};
 use super::super::subject::Scope;
 use super::Rule;
@@ -20,16 +17,6 @@ pub(super) const FULL: Rule = Rule {
     background: "document 002; document 001",
     needs: &[Need::Metric(LISTEN_DROPS)],
     examine: full,
-};
-
-/// Row 2 of the project's table of limits; document 003, chapter 9, on sockets that a flood leaves in SYN_RECV, and 002
-/// on how many there may be. None of the documents treats cookies.
-pub(super) const COOKIES: Rule = Rule {
-    id: "syn_cookies",
-    title: "SYN cookies sent because a SYN queue was full",
-    background: "this project's table of limits, row 2; document 003, chapter 9; document 002",
-    needs: &[Need::Metric(SYN_COOKIES)],
-    examine: cookies,
 };
 
 /// Document 004, section 4.2; 002 on how it differs from somaxconn.
@@ -76,52 +63,6 @@ fn full(facts: &Facts) -> Vec<Finding> {
             finding.advise(restart(&subject, "with a larger backlog, which limits the SYN queue too."))
         })
         .collect()
-}
-
-fn cookies(facts: &Facts) -> Vec<Finding> {
-    let of = |result| facts.by_subject(SYN_COOKIES, Scope::Namespace, &[("result", result)]);
-    let (sent, received, failed) = (of("sent"), of("received"), of("failed"));
-    let mut findings = Vec::new();
-    for (subject, n) in sent.into_iter().filter(|(_, n)| *n > 0.0) {
-        let returned = received.get(&subject).copied();
-        let answered = returned.map(|returned| returned / n);
-        let syncookies = facts.setting(&subject.netns, SYNCOOKIES);
-        let always = syncookies == Some(2.0);
-        let (severity, summary) = match answered {
-            _ if always => (
-                Severity::Note,
-                "Every SYN is answered with a cookie, by setting; window scaling and SACK suffer where clients \
-                 send no timestamps.",
-            ),
-            // More than half came back: clients, not a flood.
-            Some(answered) if answered > 0.5 => (
-                Severity::Risk,
-                "SYN queues were full; most cookies came back, so these were clients that want a longer queue.",
-            ),
-            Some(_) => (Severity::Risk, "SYN queues were full; most cookies did not come back, as in a SYN flood."),
-            None => (Severity::Risk, "SYN queues were full, and clients were answered with cookies."),
-        };
-        let finding = Finding::new(severity, &subject, summary)
-            .weighing(n)
-            .seen("cookies sent, ever", SYN_COOKIES, n, Unit::Of("packets"))
-            .seen_if("valid ones that came back, ever", SYN_COOKIES, returned, Unit::Of("packets"))
-            .seen_if("invalid ones that came, ever", SYN_COOKIES, failed.get(&subject).copied(), Unit::Of("packets"))
-            .set_to(SYNCOOKIES, syncookies);
-        findings.push(if always {
-            finding.advise(set(&subject, "Send cookies only when the queue is full, as by default.", SYNCOOKIES, "1"))
-        } else if answered.is_some_and(|answered| answered > 0.5) {
-            finding.say(
-                "Give the listeners of this namespace a larger backlog (and net.core.somaxconn at least \
-             as much): it limits the SYN queue too.",
-            )
-        } else {
-            finding.say(
-                "Leave cookies on: they keep the listener open to real clients. A larger backlog only \
-             holds more of the flood.",
-            )
-        });
-    }
-    findings
 }
 
 /// Namespaces in which `tcp_max_syn_backlog` limits SYN queues: the largest backlog there, and how many
@@ -189,18 +130,11 @@ fn cookies_off(facts: &Facts) -> Vec<Finding> {
 mod tests {
     use super::super::tests::{check, findings, setting};
     use super::*;
-    use Severity::{Binds, Note, Risk};
+    use Severity::{Binds, Risk};
 
     fn drops(n: u32) -> String {
         format!(
             "tracer_tcp_listen_drops_total{{netns=\"host\",process=\"web\",port=\"80\",reason=\"syn_queue_full\"}} {n}\n"
-        )
-    }
-
-    fn cookies(sent: u32, received: u32) -> String {
-        format!(
-            "tracer_tcp_syn_cookies_total{{netns=\"host\",result=\"sent\"}} {sent}\n\
-             tracer_tcp_syn_cookies_total{{netns=\"host\",result=\"received\"}} {received}\n"
         )
     }
 
@@ -213,17 +147,6 @@ mod tests {
             Some("sysctl -w net.ipv4.tcp_syncookies=1")
         );
         assert_eq!(command(&(drops(3) + &setting("host", SYNCOOKIES, 1))), None);
-    }
-
-    #[test]
-    fn cookies_that_were_sent() {
-        let always = cookies(9, 9) + &setting("host", SYNCOOKIES, 2);
-        let cases: &[super::super::tests::Case<'_>] =
-            &[("none", &cookies(0, 0), &[]), ("a flood", &cookies(1000, 3), &[Risk]), ("always", &always, &[Note])];
-        check(&COOKIES, "", cases);
-        let summary = |text: &str| findings(&COOKIES, text)[0].summary.clone();
-        assert!(summary(&cookies(1000, 3)).contains("SYN flood"));
-        assert!(summary(&cookies(1000, 900)).contains("longer queue"));
     }
 
     #[test]

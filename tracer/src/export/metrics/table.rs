@@ -49,7 +49,9 @@ metrics! {
     TcpAcceptQueueLimit Gauge "tracer_tcp_accept_queue_limit" [LISTENER] "connections" ListenerPass
         "Backlog in force on that fullest socket (sk_max_ack_backlog), in connections, of which the kernel queues one more before it drops.";
     TcpAcceptQueuePeak Gauge "tracer_tcp_accept_queue_peak" [LISTENER] "connections" ListenerPass
-        "Longest accept queue that hooks or passes saw in the last two minutes, in connections.";
+        "Length of the fullest accept queue that hooks or passes saw in the last two minutes, in connections.";
+    TcpAcceptQueuePeakLimit Gauge "tracer_tcp_accept_queue_peak_limit" [LISTENER] "connections" ListenerPass
+        "Backlog in force on the socket that had that queue, in connections, of which the kernel queues one more before it drops.";
     TcpSynQueueLength Gauge "tracer_tcp_syn_queue_length" [LISTENER] "connections" ListenerPass
         "Handshakes under way at the last pass (icsk_accept_queue.qlen), in connections.";
     TcpSynQueueLimit Gauge "tracer_tcp_syn_queue_limit" [LISTENER] "connections" ListenerPass

@@ -25,13 +25,21 @@ pub struct LogListing {
     containers: Option<HashMap<Box<str>, ContainerName>>,
     pods: Option<HashMap<Box<str>, PodName>>,
     listed: Option<Instant>,
+    /// Whether nobody waits for further names.
+    is_final: bool,
 }
 
 impl LogListing {
     /// Of `containers` and `pods` below `root`, which is `/var/log` outside tests; nothing is read yet.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), containers: None, pods: None, listed: None }
+        Self { root: root.into(), containers: None, pods: None, listed: None, is_final: false }
+    }
+
+    /// The same for whoever looks once: what has no name now gets none, and nobody waits for it.
+    #[must_use]
+    pub fn as_it_is(self) -> Self {
+        Self { is_final: true, ..self }
     }
 
     /// The names of the container with this id.
@@ -55,7 +63,7 @@ impl LogListing {
     /// Whether names may still come: a kubelet keeps directories here.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.containers.is_some() || self.pods.is_some()
+        !self.is_final && (self.containers.is_some() || self.pods.is_some())
     }
 
     /// How many names of containers and of pods are held.

@@ -230,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn in_a_look_nobody_waits() {
+        let logs = Logs::new();
+        logs.add_pod();
+        logs.add_container(1);
+        let mut names = Names::new(LogListing::new(logs.root.path()).as_it_is());
+        assert_eq!(names.owner(&container(1), logs.start), named("shop", "web-0", "app"));
+        assert_eq!(names.owner(&container(2), logs.start), named("shop", "web-0", ""), "the sandbox");
+        assert!(!names.awaits_pods(logs.start));
+    }
+
+    #[test]
     fn without_a_kubelet_nobody_waits() {
         let logs = Logs::new();
         let docker = Workload { pod_uid: None, ..container(1) };

@@ -51,7 +51,7 @@ impl Agent {
         let mut child = agent_command()
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
             // Tests wait for passes, and a slow machine's would be far between.
-            .args(["--pass-cpu-percent", "50"])
+            .args(["--pass-cpu-percent", "50"].iter().filter(|_| !flags.contains(&"--pass-cpu-percent")))
             .args(flags)
             // Beside the kinds that the flags name, not instead of them.
             .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::{Errno, ioctl_fionbio};
@@ -34,7 +34,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn open(netns: &Netns, address: SocketAddr, backlog: i32) -> Self {
-        Self::make(netns, address, backlog, false)
+        Self::make(netns, address, backlog, &Share::Not)
     }
 
     /// Listens without having bound an address.
@@ -46,14 +46,21 @@ impl Listener {
 
     /// One socket of a `SO_REUSEPORT` group.
     pub(crate) fn open_shared(netns: &Netns, address: SocketAddr, backlog: i32) -> Self {
-        Self::make(netns, address, backlog, true)
+        Self::make(netns, address, backlog, &Share::ReusePort)
     }
 
-    fn make(netns: &Netns, address: SocketAddr, backlog: i32, shared: bool) -> Self {
+    /// For connections that come by this device: others may listen on the same address for other devices.
+    pub(crate) fn open_on(netns: &Netns, device: &str, address: SocketAddr, backlog: i32) -> Self {
+        Self::make(netns, address, backlog, &Share::Device(device))
+    }
+
+    fn make(netns: &Netns, address: SocketAddr, backlog: i32, share: &Share<'_>) -> Self {
         let fd = netns.run(|| stream_socket(&address));
         sockopt::set_socket_reuseaddr(&fd, true).unwrap();
-        if shared {
-            sockopt::set_socket_reuseport(&fd, true).unwrap();
+        match share {
+            Share::Not => {}
+            Share::ReusePort => sockopt::set_socket_reuseport(&fd, true).unwrap(),
+            Share::Device(device) => bind_to_device(&fd, device),
         }
         if address.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, false).unwrap();
@@ -94,6 +101,23 @@ impl Listener {
             until("a connection to accept", Duration::from_secs(5), || self.accept().ok_or_else(String::new));
         TcpStream::from(connection)
     }
+}
+
+/// How a listener shares its address and port with others.
+enum Share<'a> {
+    Not,
+    ReusePort,
+    Device(&'a str),
+}
+
+/// `SO_BINDTODEVICE`.
+#[expect(unsafe_code, reason = "no crate among ours offers this option")]
+fn bind_to_device(fd: &OwnedFd, device: &str) {
+    let length = libc::socklen_t::try_from(device.len()).unwrap();
+    let name = device.as_ptr().cast();
+    // SAFETY: `name` has as many bytes as `length` says, and the kernel only reads them.
+    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name, length) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// A client socket on its way.
