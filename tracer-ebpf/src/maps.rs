@@ -117,6 +117,11 @@ pub static LAST_PACKET: PerCpuArray<LastPacket> = PerCpuArray::with_max_entries(
 #[map]
 pub static REDIRECTED: LruHashMap<ConnectionKey, ListenerKey> = LruHashMap::with_max_entries(8_192, 0);
 
+/// Errors that came while their socket's owner ran `connect()`, by socket. Programs close at once after such an error, or
+/// go on; 4 096 is how many may come until the first of them closes. One that is thrown out counts as abandoned.
+#[map]
+pub static CONNECT_ERRORS: LruHashMap<u64, ConnectError> = LruHashMap::with_max_entries(4_096, 0);
+
 /// Whether a SYN-ACK was ever seen at egress: 0 = IPv4, 1 = IPv6.
 #[map]
 pub static EGRESS_SEEN: Array<u64> = Array::with_max_entries(2, 0);
@@ -175,6 +180,16 @@ pub struct ConnectionKey {
     pub local_port: u16,
     /// Host order.
     pub remote_port: u16,
+}
+
+/// Value of [`CONNECT_ERRORS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConnectError {
+    /// The connect's initial sequence number: the kernel gives a freed socket's address to another.
+    pub first_sequence: u32,
+    /// The error's number.
+    pub error: u32,
 }
 
 /// Slots of [`SAVED`].

@@ -65,6 +65,12 @@ offsets! {
     sk_err = "sock.sk_err";
     /// Error that did not end the connection, for example ICMP that came while the socket was locked.
     sk_err_soft = "sock.sk_err_soft";
+    /// Whether a process holds the socket.
+    sk_lock_owned = "sock.sk_lock.owned";
+    /// The newest packet in the queue of errors.
+    sk_error_queue_prev = "sock.sk_error_queue.prev";
+    /// `struct sock_extended_err` within the control block of such a packet.
+    cb_extended_error = "sock_exterr_skb.ee";
     /// `u16`, 6 = TCP.
     sk_protocol = "sock.sk_protocol";
     /// `struct cgroup *` (≥ 5.15; before, a tagged integer, which no typed load can follow).

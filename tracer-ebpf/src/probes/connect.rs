@@ -2,6 +2,7 @@
 //!
 //! No hook of its own: called by `state`. Pointers are what a helper gave, `struct tcp_sock *`.
 
+use aya_ebpf::bindings::BPF_ANY;
 use tracer_ebpf::{
     counter::{CONNECT_RETRY_BUCKETS, ConnectResult, Counter, CounterKey, Role},
     event::{Connect, Kind},
@@ -11,6 +12,7 @@ use tracer_ebpf::{
 use crate::{
     constants::offset,
     emit::emit,
+    maps::{CONNECT_ERRORS, ConnectError},
     probes::child,
     reader::{Direct, Reader},
     sock::{self, Netns},
@@ -26,13 +28,36 @@ pub fn is_crossed(sk: *const u8, netns: Netns) -> bool {
         && (sock::bound_its_port(Direct, sk) || child::of(sk, netns, sock::bound_port(Direct, sk)).is_none())
 }
 
+/// Keeps an error that does not end the connect of `sk` at once: its owner may read it, and the kernel forgets it then.
+#[inline(always)]
+pub fn remember<R: Reader>(r: R, sk: *const u8, error: u32) {
+    let tcp = r.tcp_sock(sk);
+    if !tcp.is_null() {
+        let value = ConnectError { first_sequence: r.load(tcp, offset!(snd_una)), error };
+        let _ = CONNECT_ERRORS.insert(&(sk as u64), &value, u64::from(BPF_ANY));
+    }
+}
+
+/// The last error that was kept for this connect; 0 if there was none. Nothing of it is acknowledged yet.
+#[inline(always)]
+fn remembered(sk: *const u8) -> u32 {
+    // SAFETY: both numbers of the value were written at once, and a later error of the same connect is as good.
+    match unsafe { CONNECT_ERRORS.get(&(sk as u64)) } {
+        Some(kept) if kept.first_sequence == Direct.load::<u32>(sk, offset!(snd_una)) => kept.error,
+        _ => 0,
+    }
+}
+
 /// Counts the end of a `connect()` whose socket becomes `new`.
 #[inline(always)]
 pub fn ended(sk: *const u8, netns: Netns, new: u8) {
     let hard: u32 = Direct.load(sk, offset!(sk_err));
-    let error = if hard == 0 { Direct.load(sk, offset!(sk_err_soft)) } else { hard };
+    let mut error = if hard == 0 { Direct.load(sk, offset!(sk_err_soft)) } else { hard };
     let retries: u32 = Direct.load(sk, offset!(total_retrans));
     let has_port = sock::bound_port(Direct, sk) != 0;
+    if error == 0 && new != state::ESTABLISHED {
+        error = remembered(sk);
+    }
     let result = connect_result(new, error, has_port);
     let cgroup = sock::cgroup_id(Direct, sk);
     count_connect(sk, netns, cgroup, result, retries);
@@ -70,7 +95,7 @@ fn count_connect(sk: *const u8, netns: Netns, cgroup: u64, result: ConnectResult
 }
 
 /// `sk_err` is set before the socket is closed; `sk_err_soft` holds what came while the socket was
-/// locked, so that its owner closed it for that reason. Without either, a socket that never got a port failed
+/// locked, so that its owner closed it for that reason, and what the owner made the kernel forget is remembered. Without any, a socket that never got a port failed
 /// with EADDRNOTAVAIL, and any other was closed by its owner.
 #[inline(always)]
 fn connect_result(new: u8, error: u32, has_port: bool) -> ConnectResult {

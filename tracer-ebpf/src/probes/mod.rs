@@ -6,6 +6,7 @@
 pub mod child;
 pub mod conn_request;
 pub mod connect;
+pub mod connect_error;
 pub mod listener_drop;
 pub mod map_rows;
 pub mod netns;

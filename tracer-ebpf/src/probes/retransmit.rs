@@ -11,7 +11,7 @@ use crate::{
     constants::offset,
     emit::emit,
     listener::{self, count_without_row},
-    probes::child,
+    probes::{child, connect},
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -77,6 +77,8 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+const EHOSTUNREACH: i32 = -113;
+
 /// An attempt that gave up before the kernel counted it in `RetransSegs`: the packet is still in a
 /// local queue, the window is closed, memory or a route is missing.
 #[inline(always)]
@@ -85,14 +87,17 @@ fn not_attempted(err: i32) -> bool {
     const EAGAIN: i32 = -11;
     const EBUSY: i32 = -16;
     const EINVAL: i32 = -22;
-    const EHOSTUNREACH: i32 = -113;
     matches!(err, ENOMEM | EAGAIN | EBUSY | EINVAL | EHOSTUNREACH)
 }
 
 #[inline(always)]
 fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
     let sk = Direct.tcp_sock(sk);
-    if sk.is_null() || not_attempted(err) {
+    if sk.is_null() {
+        return;
+    }
+    if not_attempted(err) {
+        keep_error_of_route(sk, err);
         return;
     }
     let netns = sock::netns(Direct, sk);
@@ -117,6 +122,14 @@ fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
         role: role as u8,
     };
     emit(Kind::Retransmit, record.header.time_ns, &record);
+}
+
+/// A SYN that was to be sent again and found no route: the socket has the routing's own error until its owner reads it.
+#[inline(always)]
+fn keep_error_of_route(sk: *const u8, err: i32) {
+    if err == EHOSTUNREACH && Direct.load::<u8>(sk, offset!(skc_state)) == state::SYN_SENT {
+        connect::remember(Direct, sk, Direct.load(sk, offset!(sk_err_soft)));
+    }
 }
 
 /// `tcp_skb_pcount()`: what the kernel adds to `RetransSegs`.

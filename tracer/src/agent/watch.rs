@@ -83,6 +83,10 @@ impl Watch {
     pub fn open(config: &Config, kinds: &[EventKind]) -> Result<Self, Failure> {
         let mut signals = vec![Signal::Connections, Signal::ListenerPass];
         signals.extend(kinds.iter().filter_map(|kind| signal_of(*kind)));
+        if kinds.contains(&EventKind::Connect) {
+            // Beside what is always there: without it, fewer of them are told by their error.
+            signals.push(Signal::ConnectErrors);
+        }
         // Listeners that open tell their process's name, whoever asks for them.
         let records = kinds.iter().fold(Kind::Listen.bit(), |bits, kind| bits | kind.wire().bit());
         let mut kernel = prepare_for(config, records, Some(signals))?;

@@ -31,6 +31,8 @@ pub enum Signal {
     SocketPass,
     /// The walk over one namespace's sockets that counts ephemeral ports.
     EphemeralPorts,
+    /// Errors of connects that the program read before it closed.
+    ConnectErrors,
     /// Resets sent and received.
     Resets,
     /// The reading of the maps in which all of these count.
@@ -52,6 +54,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::ConnectErrors => "connect_errors",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",
             Self::Namespaces => "namespaces",

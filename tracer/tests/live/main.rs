@@ -20,6 +20,7 @@ mod capacity;
 mod cardinality;
 mod cgroups;
 mod connect;
+mod connect_errors;
 mod events;
 mod faults;
 mod final_ack;

@@ -27,6 +27,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("retransmits", "Retransmits"),
     ("synack_retransmits", "SYN-ACKs again"),
     ("time_wait_overflows", "TIME_WAIT overflows"),
+    ("connect_errors", "Errors of connects"),
     ("resets", "Resets"),
     ("listener_pass", "Listener pass"),
     ("socket_pass", "Socket pass"),

@@ -89,6 +89,12 @@ const LISTEN_PACKETS: &[Point] = &[
     optional(&[&[hook_when("kfree_skb", Attach::BtfTracepoint("kfree_skb"), When::ListenOverflowReason)]]),
 ];
 
+/// Where an ICMP error reaches a socket on its way. The function of IPv6 is optional: a kernel may be without.
+const ICMP_ERRORS: &[Point] = &[
+    point(entry_twins!("ip_icmp_error", "ip_icmp_error_entry", "ip_icmp_error_kprobe")),
+    optional(entry_twins!("ipv6_icmp_error", "ipv6_icmp_error_entry", "ipv6_icmp_error_kprobe")),
+];
+
 const RECEIVED_RESETS: Point = point(&[&[hook("tcp_receive_reset", Attach::BtfTracepoint("tcp_receive_reset"))]]);
 
 /// `tcp_send_reset` with so many arguments.
@@ -242,6 +248,21 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
         }],
         fallback: "no use of ephemeral ports; connects that found none are counted all the same",
+        fallback_cost: "",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::ConnectErrors,
+        rungs: &[
+            Rung { name: "icmp errors", cost: "", points: ICMP_ERRORS },
+            Rung {
+                name: "error queue",
+                cost: "over IPv6, a connect whose program read an ICMP error (SO_ERROR) before it closed counts as \
+                       abandoned",
+                points: &[point(&[&[hook("inet_sk_error_report", Attach::BtfTracepoint("inet_sk_error_report"))]])],
+            },
+        ],
+        fallback: "a connect whose program read an ICMP error (SO_ERROR) before it closed counts as abandoned",
         fallback_cost: "",
         required: false,
     },

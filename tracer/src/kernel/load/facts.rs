@@ -18,7 +18,11 @@ const OPTIONAL_OFFSETS: &[&str] = &[
     "tw_count",
     "sk_reuseport_cb",
     "reuse_synq_overflow_ts",
-    // Of the socket pass alone, which the kernel refuses without them.
+    // Of the errors of connects alone, which the kernel refuses without them.
+    "sk_lock_owned",
+    "sk_error_queue_prev",
+    "cb_extended_error",
+    // Of the socket pass alone, likewise.
     "skc_hash",
     "rcv_tstamp",
     "task_pid",

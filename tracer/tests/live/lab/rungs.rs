@@ -18,6 +18,7 @@ pub(crate) enum Signal {
     ListenerPass,
     SocketPass,
     EphemeralPorts,
+    ConnectErrors,
     Resets,
     MapRows,
     Namespaces,
@@ -34,6 +35,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::ConnectErrors => "connect_errors",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",
             Self::Namespaces => "namespaces",
@@ -85,10 +87,23 @@ impl Rungs {
         self.ladders[&Signal::Retransmits].in_force.starts_with("attempts")
     }
 
+    /// Whether ICMP errors are seen that come while `connect()` runs.
+    pub(crate) fn sees_icmp_of_connects(&self) -> SeenIcmp {
+        let in_force = &self.ladders[&Signal::ConnectErrors].in_force;
+        let over_ipv6 = in_force.starts_with("icmp errors");
+        SeenIcmp { over_ipv4: over_ipv6 || in_force.starts_with("error queue"), over_ipv6 }
+    }
+
     /// Whether a namespace is told from one that had its inode number before.
     pub(crate) fn tells_lives_apart(&self) -> bool {
         !self.ladders[&Signal::Namespaces].in_force.starts_with("inode numbers")
     }
+}
+
+/// By which protocol such errors are seen.
+pub(crate) struct SeenIcmp {
+    pub(crate) over_ipv4: bool,
+    pub(crate) over_ipv6: bool,
 }
 
 /// Kinds of hooks that the agent can have.
@@ -122,6 +137,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::ListenerPass, listener_pass(machine, has("iterator"), has("sock_diag"))),
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
+        (Signal::ConnectErrors, connect_errors(machine, &kinds)),
         (Signal::Resets, resets(machine)),
         (Signal::MapRows, map_rows(has("iterator"))),
         (Signal::Namespaces, namespaces(machine, has("iterator"))),
@@ -201,6 +217,23 @@ fn time_wait_overflows(kinds: &Kinds) -> Rung {
         (true, _) => Rung::new("outcomes (fentry)", hooks(&["fexit"])),
         (false, true) => Rung::new("outcomes (kprobe)", hooks(&["kprobe", "kretprobe"])),
         (false, false) => Rung::new("candidates", []),
+    }
+}
+
+/// Errors are shown as they are reported to sockets from 5.14 on.
+fn connect_errors(machine: &Machine, kinds: &Kinds) -> Rung {
+    let hooks = |way: &str| ["ip_icmp_error", "ipv6_icmp_error"].map(|function| format!("{way}/{function}"));
+    match (kinds.fentry, kinds.kprobe) {
+        (true, _) => Rung::new("icmp errors (fentry)", hooks("fentry")),
+        (false, true) => Rung::new("icmp errors (kprobe)", hooks("kprobe")),
+        (false, false) if machine.kernel >= (5, 14, 0) => {
+            Rung::new("error queue (tracepoint)", ["tp_btf/inet_sk_error_report".to_owned()])
+        }
+        (false, false) => {
+            let abandoned =
+                "a connect whose program read an ICMP error (SO_ERROR) before it closed counts as abandoned";
+            Rung::new(abandoned, [])
+        }
     }
 }
 

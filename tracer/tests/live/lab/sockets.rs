@@ -213,6 +213,11 @@ impl Client {
         self.result
     }
 
+    /// The error that waits for the program (`SO_ERROR`), which the kernel forgets by that.
+    pub(crate) fn take_error(&self) -> Option<Errno> {
+        sockopt::socket_error(&self.fd).unwrap().err()
+    }
+
     /// Waits for the end of `connect()`.
     pub(crate) fn outcome(&mut self, limit: Duration) -> Result<(), Errno> {
         until("the end of connect()", limit, || self.result().ok_or_else(|| "still in SYN_SENT".to_owned()))
