@@ -126,6 +126,8 @@ wire_enum! {
         Reset = 11, "reset";
         /// Connections that the kernel gave up; `a` = [`TimeoutCause`]; role and port set.
         ConnectionTimeout = 12, "connection_timeout";
+        /// Calls of `bind()` or `listen()` that asked for any port and were given none.
+        BindFailure = 13, "bind_failure";
     }
 }
 

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const REFUSED_SLOTS: usize = 4096;
 
 /// A bit for each port.
-const PORT_WORDS: usize = 65_536 / 64;
+pub const PORT_WORDS: usize = 65_536 / 64;
 
 /// The one kind of thing that has a range of ephemeral ports to itself: no two of its sockets can have
 /// one local port.
@@ -37,6 +37,8 @@ pub struct DestinationUse {
     /// Those of them in `TIME_WAIT`. (The kernel keeps FIN_WAIT2 in the same small socket for a while;
     /// that is not counted here.)
     pub time_wait: u32,
+    /// Those whose port is taken from every destination (see [`PortWalk::bound`]).
+    pub bound: u32,
 }
 
 /// What one walk is told and what it leaves, beside the destinations.
@@ -45,6 +47,8 @@ pub struct DestinationUse {
 pub struct PortWalk {
     /// Ports that somebody listens on. Listeners come first in a walk.
     pub listening: [u64; PORT_WORDS],
+    /// Ports of the range that `bind()` or `listen()` took: `connect()` gives none of them out, whatever the destination.
+    pub bound: [u64; PORT_WORDS],
     /// Sockets that found no room in the map of destinations, by a hash of theirs: none of these
     /// destinations has more sockets than its slot.
     pub refused_slots: [u32; REFUSED_SLOTS],
@@ -62,5 +66,5 @@ pub struct PortWalk {
 
 const _: () = assert!(REFUSED_SLOTS.is_power_of_two());
 const _: () = assert!(size_of::<DestinationKey>() == 36);
-const _: () = assert!(size_of::<DestinationUse>() == 8);
-const _: () = assert!(size_of::<PortWalk>() == 8 * PORT_WORDS + 4 * REFUSED_SLOTS + 16);
+const _: () = assert!(size_of::<DestinationUse>() == 12);
+const _: () = assert!(size_of::<PortWalk>() == 2 * 8 * PORT_WORDS + 4 * REFUSED_SLOTS + 16);

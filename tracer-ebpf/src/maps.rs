@@ -122,6 +122,11 @@ pub static REDIRECTED: LruHashMap<ConnectionKey, ListenerKey> = LruHashMap::with
 #[map]
 pub static CONNECT_ERRORS: LruHashMap<u64, ConnectError> = LruHashMap::with_max_entries(4_096, 0);
 
+/// Sockets for which a task asks for any port just now (kprobe twin), by task. A call lasts microseconds, or milliseconds
+/// where nearly all ports are taken: 1 024 tasks at once are many more than processors.
+#[map]
+pub static BINDING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1_024, 0);
+
 /// Whether a SYN-ACK was ever seen at egress: 0 = IPv4, 1 = IPv6.
 #[map]
 pub static EGRESS_SEEN: Array<u64> = Array::with_max_entries(2, 0);

@@ -109,6 +109,14 @@ offsets! {
     icsk_pending = "inet_connection_sock.icsk_pending";
     /// Byte whose low five bits are the congestion state.
     icsk_ca_state = "inet_connection_sock.icsk_ca_state";
+    /// `struct inet_bind_bucket *` of the socket's port.
+    icsk_bind_hash = "inet_connection_sock.icsk_bind_hash";
+    /// The same of a socket in TIME_WAIT.
+    tw_tb = "inet_timewait_sock.tw_tb";
+    /// `s8`, below zero while connect() alone gave the port out.
+    tb_fastreuse = "inet_bind_bucket.fastreuse";
+    /// The same for SO_REUSEPORT.
+    tb_fastreuseport = "inet_bind_bucket.fastreuseport";
     /// Segments sent again over the socket's life.
     total_retrans = "tcp_sock.total_retrans";
     /// Low half of the kernel's ticks when the last ACK came.

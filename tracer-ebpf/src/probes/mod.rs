@@ -3,6 +3,7 @@
 //! Above each probe stands the kernel prototype that it relies on (`match-proto`), its context, how
 //! often it runs and what it costs in helper calls (h) and map operations (m).
 
+pub mod bind;
 pub mod child;
 pub mod conn_request;
 pub mod connect;

@@ -37,21 +37,22 @@ pub extern "C" fn ports_by_netns(ctx: *mut c_void) -> i32 {
 fn visit(sk: *const u8, walk: &mut PortWalk) {
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let port = sock::local_port(Direct, sk);
+    if state == state::NEW_SYN_RECV || port < walk.first || port > walk.last {
+        return;
+    }
     let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
     if state == state::LISTEN {
         walk.listening[word] |= bit;
+        walk.bound[word] |= bit;
         return;
+    }
+    let Some(socket) = (if state == state::TIME_WAIT { in_time_wait(sk) } else { full(sk) }) else { return };
+    if socket.is_bound {
+        walk.bound[word] |= bit;
     }
     // A port that somebody listens on is never given to connect(): the socket came from the listener.
     // Nothing else tells it of a TIME_WAIT socket.
-    let is_ephemeral = port >= walk.first && port <= walk.last && walk.listening[word] & bit == 0;
-    if state == state::NEW_SYN_RECV || !is_ephemeral {
-        return;
-    }
-    let mut time_wait = 0;
-    if state == state::TIME_WAIT {
-        time_wait = u32::from(is_past_fin_wait2(sk));
-    } else if came_from_listener(sk) {
+    if socket.came_from_listener || walk.listening[word] & bit != 0 {
         return;
     }
     walk.counted += 1;
@@ -61,36 +62,71 @@ fn visit(sk: *const u8, walk: &mut PortWalk) {
         port: sock::remote_port(Direct, sk),
         zero: 0,
     };
-    count(&key, time_wait, walk);
+    count(&key, &socket, walk);
 }
 
-/// A child inherits the field from its listener, and a socket that connected never has one.
+/// What is to be known of a socket with a port of the range.
+#[derive(Clone, Copy)]
+struct Socket {
+    /// Whether its port is taken from every destination.
+    is_bound: bool,
+    /// Whether it is known for a listener's child.
+    came_from_listener: bool,
+    is_in_time_wait: bool,
+}
+
+/// A child inherits the backlog from its listener, and a socket that connected never has one.
 #[inline(always)]
-fn came_from_listener(sk: *const u8) -> bool {
+fn full(sk: *const u8) -> Option<Socket> {
     let tcp = Direct.tcp_sock(sk);
-    tcp.is_null() || Direct.load::<u32>(tcp, offset!(sk_max_ack_backlog)) > 0
+    if tcp.is_null() {
+        return None;
+    }
+    Some(Socket {
+        is_bound: excludes_connects(Direct.load(tcp, offset!(icsk_bind_hash))),
+        came_from_listener: Direct.load::<u32>(tcp, offset!(sk_max_ack_backlog)) > 0,
+        is_in_time_wait: false,
+    })
 }
 
-/// Whether a small socket is in `TIME_WAIT` itself, as `/proc/net/tcp` tells it.
+/// The small socket may be in `TIME_WAIT` itself, as `/proc/net/tcp` tells it, or before that in FIN_WAIT2.
 #[inline(always)]
-fn is_past_fin_wait2(sk: *const u8) -> bool {
+fn in_time_wait(sk: *const u8) -> Option<Socket> {
     // SAFETY: the helper checks the socket's state; the verifier checks `sk`.
     let tw: *const u8 = unsafe { bpf_skc_to_tcp_timewait_sock(sk.cast_mut().cast()) }.cast();
-    !tw.is_null() && Direct.load::<u8>(tw, offset!(tw_substate)) == state::TIME_WAIT
+    if tw.is_null() {
+        return None;
+    }
+    Some(Socket {
+        is_bound: excludes_connects(Direct.load(tw, offset!(tw_tb))),
+        came_from_listener: false,
+        is_in_time_wait: Direct.load::<u8>(tw, offset!(tw_substate)) == state::TIME_WAIT,
+    })
+}
+
+/// Whether connect() gives the port of this bucket (`struct inet_bind_bucket *`) to no other socket, as
+/// `__inet_hash_connect()` asks: it does where connect() alone gave it out.
+#[inline(always)]
+fn excludes_connects(bucket: *const u8) -> bool {
+    !bucket.is_null()
+        && (Direct.load::<i8>(bucket, offset!(tb_fastreuse)) >= 0
+            || Direct.load::<i8>(bucket, offset!(tb_fastreuseport)) >= 0)
 }
 
 /// A destination that finds no room is left to its slot: those that have room keep it, so that their
 /// numbers are whole.
 #[inline(always)]
-fn count(key: &DestinationKey, time_wait: u32, walk: &mut PortWalk) {
+fn count(key: &DestinationKey, socket: &Socket, walk: &mut PortWalk) {
+    let (time_wait, bound) = (u32::from(socket.is_in_time_wait), u32::from(socket.is_bound));
     if let Some(usage) = DESTINATIONS.get_ptr_mut(key) {
         // SAFETY: the look-up did not fail, and there is one walk at a time.
         let usage = unsafe { &mut *usage };
         usage.used += 1;
         usage.time_wait += time_wait;
+        usage.bound += bound;
         return;
     }
-    let usage = DestinationUse { used: 1, time_wait };
+    let usage = DestinationUse { used: 1, time_wait, bound };
     if DESTINATIONS.insert(key, &usage, u64::from(BPF_NOEXIST)).is_err() {
         walk.refused += 1;
         walk.refused_slots[slot(key)] += 1;

@@ -40,6 +40,9 @@ pub struct PortUse {
     netns: String,
     /// The busiest, first the one that uses most.
     pub destinations: Vec<Destination>,
+    /// Ports that `bind()` or `listen()` took from all destinations; an older agent does not say.
+    #[serde(default)]
+    pub bound: u32,
     /// That some were not counted apart.
     incomplete: Option<Incomplete>,
 }
@@ -84,12 +87,13 @@ impl Destinations {
         }
     }
 
-    /// The destinations of the namespace with this label: at least one, else why there is none.
+    /// The destinations of the namespace with this label, or the ports that are taken from all: at least one, else why there
+    /// is none.
     pub fn of(&self, netns: &str) -> Result<&PortUse, Cause> {
         match self {
             Self::Known(ports) => {
                 let found = ports.iter().find(|ports| ports.netns == netns);
-                found.filter(|found| !found.destinations.is_empty()).ok_or(Cause::NoneCounted)
+                found.filter(|found| !found.destinations.is_empty() || found.bound > 0).ok_or(Cause::NoneCounted)
             }
             Self::Unknown(cause) => Err(cause.clone()),
         }

@@ -36,6 +36,7 @@ names! { METRICS_USED: "Every metric that a rule or the head of the advice reads
     PORTS_USED "tracer_tcp_ephemeral_ports_used";
     PORTS_AVAILABLE "tracer_tcp_ephemeral_ports_available";
     CONNECT_FAILURES "tracer_tcp_connect_failures_total";
+    BIND_FAILURES "tracer_tcp_bind_failures_total";
     MEMORY "tracer_tcp_memory_bytes";
     MEMORY_LIMIT "tracer_tcp_memory_limit_bytes";
     MEMORY_PRESSURE "tracer_tcp_memory_pressure_total";

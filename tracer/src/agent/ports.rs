@@ -17,7 +17,10 @@ use crate::{
         maps::Fill,
         netns::{self, Discovery, VisitError},
     },
-    pipeline::ports::{Busiest, Candidate, PortUse, Ports, Walk},
+    pipeline::{
+        ports::{Busiest, Candidate, PortUse, Ports, Walk, bound_ports},
+        sysctls,
+    },
     view::Pass,
 };
 
@@ -102,24 +105,26 @@ impl Worker {
         let walked = netns::visit(namespace, |inside| {
             // The inode number may have found a new owner since it was read.
             if kernel.netns_id(inside)? != next.id {
-                return Err(io::ErrorKind::NotFound.into());
+                return Err(io::Error::from(io::ErrorKind::NotFound));
             }
-            kernel.walk("ports_by_netns")
+            // The walk writes nothing; what it counted is in its maps.
+            kernel.walk("ports_by_netns")?;
+            Ok(sysctls::reserved_ports())
         });
-        match walked {
-            // It writes nothing; what it counted is in its maps.
-            Ok(result) => drop(result?),
+        let reserved = match walked {
+            Ok(result) => result?,
             Err(error @ VisitError::Stranded { .. }) => {
                 self.stranded = Some(error);
                 return Err(io::Error::other("the worker cannot return to the host's namespace"));
             }
             Err(VisitError::Gone) => return Err(io::ErrorKind::NotFound.into()),
             Err(error) => return Err(io::Error::other(error)),
-        }
+        };
         let mut busiest = Busiest::default();
         let walked = self.maps.port_walk.collect(|key, usage| busiest.add(key, usage))?;
         self.ports.fill = Some(walked.fill);
-        Ok(PortUse::new(Instant::now(), next.range, busiest, walked.refused, walked.refused_most))
+        let bound = bound_ports(walked.bound.as_slice(), &reserved);
+        Ok(PortUse::new(Instant::now(), next.range, busiest, bound, [walked.refused, walked.refused_most]))
     }
 }
 

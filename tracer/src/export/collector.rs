@@ -200,6 +200,7 @@ pub(super) fn counter(
             let error = ConnectResult::from_u8(key.a).unwrap_or(ConnectResult::Other).name();
             rows.add(MetricId::TcpConnectFailures, &with(&values, &[&port, error]), number(n));
         }
+        Counter::BindFailure => rows.add(MetricId::TcpBindFailures, &with(&values, &[]), number(n)),
         Counter::TimeWaitOverflow => rows.add(MetricId::TcpTimeWaitOverflows, &with(&values, &[]), number(n)),
         Counter::ListenDrop => {
             let reason = DropReason::from_u8(key.a).unwrap_or(DropReason::Unknown).name();

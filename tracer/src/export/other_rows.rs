@@ -67,6 +67,9 @@ pub(super) fn add_workloads(rows: &mut Rows<'_>, report: &Report, view: &View) {
         if is_told(report, Signal::Connections) {
             add_connections(rows, &values);
         }
+        if is_told(report, Signal::BindFailures) {
+            rows.add(MetricId::TcpBindFailures, &values, 0.0);
+        }
         if is_told(report, Signal::TimeWaitOverflows) {
             rows.add(MetricId::TcpTimeWaitOverflows, &values, 0.0);
         }

@@ -39,6 +39,7 @@ fn of_namespace(namespace: &Namespace, found: &PortUse, now: Instant) -> Value {
         "netns": namespace.label,
         "range": found.range,
         "ports": found.ports(),
+        "bound": found.bound,
         "used": found.largest(),
         "age_seconds": now.saturating_duration_since(found.read).as_secs_f64(),
         "incomplete": incomplete,
@@ -75,9 +76,9 @@ mod tests {
     fn view(now: Instant) -> View {
         let mut busiest = Busiest::default();
         let key = DestinationKey { source: address(1), destination: address(2), port: 80, zero: 0 };
-        busiest.add(&key, DestinationUse { used: 90, time_wait: 80 });
+        busiest.add(&key, DestinationUse { used: 90, time_wait: 80, bound: 0 });
         let namespace = namespace("7");
-        let ports = BTreeMap::from([(namespace.id, PortUse::new(now, (40_000, 40_099), busiest, 600, 91))]);
+        let ports = BTreeMap::from([(namespace.id, PortUse::new(now, (40_000, 40_099), busiest, 3, [600, 91]))]);
         View { namespaces: vec![namespace], ports, ..View::default() }
     }
 
@@ -88,6 +89,7 @@ mod tests {
             "netns": "7",
             "range": [40_000, 40_099],
             "ports": 100,
+            "bound": 3,
             "used": null,
             "age_seconds": 2.0,
             "incomplete": { "sockets": 600, "used_at_most": 91 },

@@ -31,6 +31,8 @@ pub enum Signal {
     SocketPass,
     /// The walk over one namespace's sockets that counts ephemeral ports.
     EphemeralPorts,
+    /// Calls that asked for any port and were given none.
+    BindFailures,
     /// Errors of connects that the program read before it closed.
     ConnectErrors,
     /// Resets sent and received.
@@ -54,6 +56,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::BindFailures => "bind_failures",
             Self::ConnectErrors => "connect_errors",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",

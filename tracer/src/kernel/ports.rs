@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use tracer_ebpf::destination::{DestinationKey, DestinationUse, PortWalk};
+use tracer_ebpf::destination::{DestinationKey, DestinationUse, PORT_WORDS, PortWalk};
 use zerocopy::FromZeros as _;
 
 use super::{
@@ -24,12 +24,14 @@ pub struct PortMaps {
 }
 
 /// What a walk left beside the destinations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walked {
     /// Sockets of destinations that found no room.
     pub refused: u32,
     /// No such destination has more sockets than this.
     pub refused_most: u32,
+    /// A bit for each port that no connect() is given, as [`PortWalk::bound`] has it.
+    pub bound: Box<[u64; PORT_WORDS]>,
     /// How full the map was.
     pub fill: Fill,
 }
@@ -66,6 +68,7 @@ impl PortMaps {
         })?;
         let walk = self.map_walk()?.lookup(&0)?.ok_or_else(|| io::Error::other("an array without its entry"))?;
         Ok(Walked {
+            bound: Box::new(walk.bound),
             refused: walk.refused,
             refused_most: walk.refused_slots.into_iter().max().unwrap_or(0),
             fill: Fill { map: "destinations", entries, capacity: map.max_entries() },

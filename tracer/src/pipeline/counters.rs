@@ -189,6 +189,7 @@ impl Totals {
                 | Counter::ConnectFailure
                 | Counter::TimeWaitCandidate
                 | Counter::Accepted
+                | Counter::BindFailure
                 | Counter::Reset,
             )
             | None => {}

@@ -70,6 +70,16 @@ pub struct Destination {
     pub time_wait: u32,
 }
 
+/// How many ports a bitmap of them holds, those left out that are set aside (`ip_local_reserved_ports`): nobody may
+/// have those anyway.
+#[must_use]
+pub fn bound_ports(bitmap: &[u64], reserved: &[(u16, u16)]) -> u32 {
+    let is_set = |port: &u16| bitmap.get(usize::from(port >> 6)).is_some_and(|word| word >> (port & 63) & 1 == 1);
+    let all: u32 = bitmap.iter().map(|word| word.count_ones()).sum();
+    let set_aside = reserved.iter().flat_map(|&(first, last)| first..=last).filter(is_set);
+    set_aside.fold(all, |left, _| left - 1)
+}
+
 impl Destination {
     fn new(key: &DestinationKey, usage: DestinationUse) -> Self {
         Self {
@@ -92,18 +102,24 @@ fn address(words: [u32; 4]) -> IpAddr {
 
 /// The busiest destinations, kept while all are handed in.
 #[derive(Clone, Debug, Default)]
-pub struct Busiest(Vec<Destination>);
+pub struct Busiest {
+    destinations: Vec<Destination>,
+    /// Ports that one destination uses and that others may still be given, at most.
+    most_of_its_own: u32,
+}
 
 impl Busiest {
     /// Takes a destination in if it is among the busiest so far.
     pub fn add(&mut self, key: &DestinationKey, usage: DestinationUse) {
+        self.most_of_its_own = self.most_of_its_own.max(usage.used.saturating_sub(usage.bound));
         // By far the most are not, and cost a comparison each.
-        if self.0.len() == DESTINATIONS_KEPT && self.0.last().is_some_and(|least| least.used >= usage.used) {
+        let least = self.destinations.last().map_or(0, |least| least.used);
+        if self.destinations.len() == DESTINATIONS_KEPT && least >= usage.used {
             return;
         }
-        let place = self.0.partition_point(|other| other.used >= usage.used);
-        self.0.insert(place, Destination::new(key, usage));
-        self.0.truncate(DESTINATIONS_KEPT);
+        let place = self.destinations.partition_point(|other| other.used >= usage.used);
+        self.destinations.insert(place, Destination::new(key, usage));
+        self.destinations.truncate(DESTINATIONS_KEPT);
     }
 }
 
@@ -116,6 +132,10 @@ pub struct PortUse {
     pub range: (u16, u16),
     /// The busiest destinations, first the one that uses most.
     pub destinations: Vec<Destination>,
+    /// Ports that `bind()` or `listen()` took from all destinations.
+    pub bound: u32,
+    /// Ports that one destination uses beside those, at most.
+    most_of_its_own: u32,
     /// Sockets of destinations that found no room in the map.
     pub refused: u32,
     /// No destination without room uses more than this.
@@ -123,18 +143,19 @@ pub struct PortUse {
 }
 
 impl PortUse {
-    /// The result of a walk.
+    /// The result of a walk; `refused` are the sockets of destinations without room, and how many one of these has at most.
     #[must_use]
-    pub fn new(read: Instant, range: (u16, u16), busiest: Busiest, refused: u32, refused_most: u32) -> Self {
-        Self { read, range, destinations: busiest.0, refused, refused_most }
+    pub fn new(read: Instant, range: (u16, u16), busiest: Busiest, bound: u32, refused: [u32; 2]) -> Self {
+        let Busiest { destinations, most_of_its_own } = busiest;
+        let [refused, refused_most] = refused;
+        Self { read, range, destinations, bound, most_of_its_own, refused, refused_most }
     }
 
-    /// Ports that the busiest destination uses; `None` if that may be one without room, whose use
-    /// nobody knows.
+    /// Ports that the busiest destination cannot have any more: its own, and those that are taken from all. `None` if the
+    /// busiest may be one without room, whose use nobody knows.
     #[must_use]
     pub fn largest(&self) -> Option<u32> {
-        let largest = self.destinations.first().map_or(0, |busiest| busiest.used);
-        (largest >= self.refused_most).then_some(largest)
+        (self.most_of_its_own >= self.refused_most).then_some(self.bound + self.most_of_its_own)
     }
 
     /// Ports in the range at the time.

@@ -110,6 +110,8 @@ impl Value {
     }
 }
 
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
 /// Whose files are read: settings of the whole node stand beside those of its own namespace only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
@@ -150,7 +152,7 @@ impl Settings {
                 *value = text(dir, name).and_then(|text| Value::parse(&text));
             }
         }
-        let reserved = text(dir, "net.ipv4.ip_local_reserved_ports");
+        let reserved = text(dir, RESERVED_PORTS);
         settings.ephemeral_ports = settings
             .get("net.ipv4.ip_local_port_range")
             .zip(reserved)
@@ -197,10 +199,17 @@ fn ephemeral_ports(range: Value, reserved: &str) -> Option<u32> {
     Some(all - reserved_within(reserved, first, last)?)
 }
 
-/// How many ports from `first` to `last` a list such as `8080,9148-9200` names. The kernel writes it in
-/// ascending order, and nothing twice.
+/// How many ports from `first` to `last` a list names.
 fn reserved_within(list: &str, first: u16, last: u16) -> Option<u32> {
-    let mut count = 0;
+    let clipped = |(from, to): (u16, u16)| (from.max(first), to.min(last));
+    let count = |(from, to): (u16, u16)| u32::from(to).saturating_add(1).saturating_sub(u32::from(from));
+    Some(ranges(list)?.into_iter().map(clipped).map(count).sum())
+}
+
+/// The ranges of a list such as `8080,9148-9200`, both ends inclusive. The kernel writes it in ascending order, and
+/// nothing twice.
+fn ranges(list: &str) -> Option<Vec<(u16, u16)>> {
+    let mut ranges = Vec::new();
     let mut beyond = 0;
     for part in list.trim().split(',').filter(|part| !part.is_empty()) {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -209,8 +218,13 @@ fn reserved_within(list: &str, first: u16, last: u16) -> Option<u32> {
             return None;
         }
         beyond = u32::from(to) + 1;
-        let (from, to) = (from.max(first), to.min(last));
-        count += u32::from(to).saturating_add(1).saturating_sub(u32::from(from));
+        ranges.push((from, to));
     }
-    Some(count)
+    Some(ranges)
+}
+
+/// Ports that are set aside in the namespace that the calling thread is in (`ip_local_reserved_ports`).
+#[must_use]
+pub fn reserved_ports() -> Vec<(u16, u16)> {
+    text(Path::new(SYSCTL_DIR), RESERVED_PORTS).as_deref().and_then(ranges).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 //! count and whose do not. The truth is `/proc/net/tcp` and `/proc/net/tcp6` of the namespace.
 
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ const RANGE: &str = "40000 40099";
 const PORTS: usize = 100;
 const USED: &str = "tracer_tcp_ephemeral_ports_used";
 const AVAILABLE: &str = "tracer_tcp_ephemeral_ports_available";
+const BIND_FAILURES: &str = "tracer_tcp_bind_failures_total";
 const FAILURES: &str = "tracer_tcp_connect_failures_total";
 const LIMIT: Duration = Duration::from_secs(10);
 /// Walks keep to half of the passes' share of a core.
@@ -154,8 +155,99 @@ fn both_families_are_told_apart_and_mapped_addresses_are_not() {
     assert_closes(&agent, &[&watch]);
 }
 
-/// A server whose ports lie in the range, as node ports and passive FTP do: its sockets use no
-/// ephemeral port, in no state, with a queue or without.
+/// Sockets that are bound to an address and any port (port 0) before they connect: the kernel gives such a port to
+/// nobody else, whatever the destination, until TIME_WAIT is over as well.
+fn bind_takes_ports_from_all_destinations(address: IpAddr) {
+    const DESTINATIONS: u16 = 10;
+    let _lab = Lab::enter(&[Signal::EphemeralPorts, Signal::BindFailures, Signal::Connections]);
+    let netns = Netns::single();
+    netns.set_tcp("ip_local_port_range", RANGE);
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let anywhere = SocketAddr::new(address, 0);
+    let mut held = Vec::new();
+    let mut listeners = Vec::new();
+    for number in 0..DESTINATIONS {
+        let to = SocketAddr::new(address, PORT + number);
+        let listener = Listener::open(&netns, to, 128);
+        for _ in 0..PORTS / usize::from(DESTINATIONS) {
+            let client = Client::connect_bound(&netns, anywhere, to).unwrap().into_stream();
+            held.push((client, listener.accept_stream()));
+        }
+        listeners.push(listener);
+    }
+    let to = SocketAddr::new(address, PORT);
+    for _ in 0..3 {
+        assert_eq!(Client::connect_bound(&netns, anywhere, to).err(), Some(Errno::ADDRINUSE));
+    }
+    assert_eq!(Client::connect(&netns, to).outcome(LIMIT), Err(Errno::ADDRNOTAVAIL));
+    await_used(&agent, &watch, Some(PORTS));
+    let found = ports(&agent, &watch).unwrap();
+    assert_eq!(found["bound"], PORTS, "{found:#}");
+    let by_destination: Vec<_> = found["destinations"].as_array().unwrap().iter().map(|to| &to["used"]).collect();
+    assert_eq!(by_destination, [10; DESTINATIONS as usize]);
+    for (client, server) in held {
+        drop(client);
+        drop(server);
+    }
+    let all_closed = || equal("in TIME_WAIT", &servers_in_range(&netns, TIME_WAIT), &PORTS);
+    until("all closed", LIMIT, all_closed);
+    await_destinations_in_time_wait(&agent, &watch, DESTINATIONS.into());
+    await_used(&agent, &watch, Some(PORTS));
+    assert_eq!(Client::connect_bound(&netns, anywhere, to).err(), Some(Errno::ADDRINUSE));
+
+    assert_closes(&agent, &[&watch]);
+    let failed = agent.scrape().sum(BIND_FAILURES, &[("netns", &watch.inode)]);
+    assert_eq!(failed, if agent.rungs().sees_binds_in_vain() { 4 } else { 0 });
+    assert_eq!(agent.scrape().sum(FAILURES, &[("netns", &watch.inode), ("error", "no_port")]), 1);
+}
+
+/// Sockets whose local port lies in the range.
+fn servers_in_range(netns: &Netns, state: u8) -> usize {
+    netns.ephemeral_ports().map(|port| servers_in_state(netns, port, state)).sum()
+}
+
+fn await_destinations_in_time_wait(agent: &Agent, watch: &Watch<'_>, count: usize) {
+    until("destinations in TIME_WAIT", WALK_LIMIT, || {
+        let found = ports(agent, watch)?;
+        let of_ten = found["destinations"].as_array().unwrap().iter().filter(|to| to["time_wait"] == 10).count();
+        equal("destinations", &of_ten, &count)
+    });
+}
+
+#[test]
+fn bind_takes_ports_from_all_destinations_over_ipv4() {
+    bind_takes_ports_from_all_destinations(Ipv4Addr::LOCALHOST.into());
+}
+
+#[test]
+fn bind_takes_ports_from_all_destinations_over_ipv6() {
+    bind_takes_ports_from_all_destinations(Ipv6Addr::LOCALHOST.into());
+}
+
+/// Only a call that asks for any port can say that there is none: one that asks for a port in use says nothing of the range.
+#[test]
+fn a_port_that_is_asked_for_and_taken_is_no_lack_of_ports() {
+    let _lab = Lab::enter(&[Signal::BindFailures]);
+    let netns = Netns::single();
+    netns.set_tcp("ip_local_port_range", "40000 40001");
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let _listener = Listener::open(&netns, to, 16);
+    assert_eq!(Client::connect_bound(&netns, to, to).err(), Some(Errno::ADDRINUSE));
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let _clients = [(); 2].map(|()| Client::connect_bound(&netns, anywhere, to).unwrap());
+    // listen() asks for any port where bind() did not.
+    assert_eq!(Client::connect_bound(&netns, anywhere, to).err(), Some(Errno::ADDRINUSE));
+    assert_eq!(Listener::try_unbound(&netns, 16).err(), Some(Errno::ADDRINUSE));
+    assert_closes(&agent, &[&watch]);
+    let failed = agent.scrape().sum(BIND_FAILURES, &[("netns", &watch.inode)]);
+    assert_eq!(failed, if agent.rungs().sees_binds_in_vain() { 2 } else { 0 });
+}
+
+/// A server whose ports lie in the range, as node ports and passive FTP do: its sockets use no ephemeral port but
+/// those that it listens on, in no state, with a queue or without. Ports that are set aside are nobody's loss.
 #[test]
 fn sockets_of_listeners_do_not_count() {
     let _lab = Lab::enter(&[Signal::EphemeralPorts]);
@@ -175,8 +267,10 @@ fn sockets_of_listeners_do_not_count() {
         assert_eq!(servers_in_state(&pair.server, port, TIME_WAIT), 10);
         listeners.push(listener);
     }
-    await_used(&agent, &watch, Some(0));
+    await_used(&agent, &watch, Some(2));
     await_destinations(&agent, &watch, &[]);
+    pair.server.set_tcp("ip_local_reserved_ports", "40050-40051");
+    await_used(&agent, &watch, Some(0));
 
     // One that connects, on the same machine.
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));

@@ -27,6 +27,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ("retransmits", "Retransmits"),
     ("synack_retransmits", "SYN-ACKs again"),
     ("time_wait_overflows", "TIME_WAIT overflows"),
+    ("bind_failures", "Binds in vain"),
     ("connect_errors", "Errors of connects"),
     ("resets", "Resets"),
     ("listener_pass", "Listener pass"),

@@ -4,7 +4,9 @@ use super::super::amount::{Unit, plain};
 use super::super::destinations::{Cause, Destinations, PortUse, STATUS};
 use super::super::facts::{Facts, Need};
 use super::super::finding::{Finding, Severity, Step};
-use super::super::names::{CONNECT_FAILURES, PORT_RANGE, PORTS_AVAILABLE, PORTS_USED, TIME_WAIT, TIMESTAMPS, TW_REUSE};
+use super::super::names::{
+    BIND_FAILURES, CONNECT_FAILURES, PORT_RANGE, PORTS_AVAILABLE, PORTS_USED, TIME_WAIT, TIMESTAMPS, TW_REUSE,
+};
 use super::super::remedy::{look, set};
 use super::super::subject::{Scope, Subject};
 use super::{NEAR, Rule, fullness};
@@ -31,20 +33,24 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
     let used = facts.highest(PORTS_USED, Scope::Namespace, &[]);
     let available = facts.highest(PORTS_AVAILABLE, Scope::Namespace, &[]);
     let failed = facts.by_subject(CONNECT_FAILURES, Scope::Namespace, &[("error", "no_port")]);
-    let mut namespaces: Vec<&Subject> = used.keys().chain(failed.keys()).collect();
+    let in_vain = facts.by_subject(BIND_FAILURES, Scope::Namespace, &[]);
+    let mut namespaces: Vec<&Subject> = used.keys().chain(failed.keys()).chain(in_vain.keys()).collect();
     namespaces.sort_unstable();
     namespaces.dedup();
     let mut findings = Vec::new();
     for subject in namespaces {
         let (used, available) = (used.get(subject).copied(), available.get(subject).copied());
-        let failed = failed.get(subject).copied();
+        let (failed, in_vain) = (failed.get(subject).copied(), in_vain.get(subject).copied());
         let near = matches!((used, available), (Some(used), Some(available)) if fullness(used, available) >= NEAR);
         let (severity, summary) = if failed.unwrap_or(0.0) > 0.0 {
             (Severity::Binds, "connect() failed with EADDRNOTAVAIL: one destination used up the ephemeral ports.")
+        } else if in_vain.unwrap_or(0.0) > 0.0 {
+            (Severity::Binds, "bind() for any port failed with EADDRINUSE: the address used up the ephemeral ports.")
         } else if near {
             (
                 Severity::Risk,
-                "One destination uses nearly all ephemeral ports; beyond them connect() fails with EADDRNOTAVAIL.",
+                "One destination uses nearly all ephemeral ports; beyond them connect() fails with EADDRNOTAVAIL, and \
+                 bind() for any port with EADDRINUSE.",
             )
         } else {
             continue;
@@ -53,8 +59,9 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
         let range = |index| facts.setting_at(&subject.netns, PORT_RANGE, index);
         let time_wait = facts.highest(TIME_WAIT, Scope::Namespace, &[]).get(subject).copied();
         let finding = Finding::new(severity, subject, summary)
-            .weighing(failed.unwrap_or(0.0))
+            .weighing(failed.unwrap_or(0.0) + in_vain.unwrap_or(0.0))
             .seen_if("connects without a port", CONNECT_FAILURES, failed, Unit::Of("connections"))
+            .seen_if("binds without a port", BIND_FAILURES, in_vain, Unit::Of("calls"))
             .seen_if("ports used by one destination", PORTS_USED, used, Unit::Of("ports"))
             .seen_if("ports in the range", PORTS_AVAILABLE, available, Unit::Of("ports"));
         let finding = name_destinations(finding, &facts.destinations)
@@ -62,11 +69,22 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
             .set_to(TW_REUSE, setting(TW_REUSE))
             .set_to(TIMESTAMPS, setting(TIMESTAMPS));
         let finding = finding.say("Best: keep connections in a pool, so that none is opened for each request.");
+        let is_bound = in_vain.unwrap_or(0.0) > 0.0 || takes_from_all(&facts.destinations, subject, used);
+        let finding = if is_bound { finding.say(LATE_PORT) } else { finding };
         let steps = reuse(subject, setting(TW_REUSE), setting(TIMESTAMPS)).into_iter();
         let steps = steps.chain(wider(subject, range("0"), range("1")));
         findings.push(steps.fold(finding, Finding::advise));
     }
     findings
+}
+
+const LATE_PORT: &str = "Bind no port before connect(): bind() takes it from all destinations, and TIME_WAIT keeps it from \
+     them. With IP_BIND_ADDRESS_NO_PORT the address alone is bound, and connect() chooses the port.";
+
+/// Whether half of the ports in use are such as `bind()` or `listen()` took from all destinations.
+fn takes_from_all(destinations: &Destinations, subject: &Subject, used: Option<f64>) -> bool {
+    let bound = destinations.of(&subject.netns).map_or(0, |found| found.bound);
+    used.is_some_and(|used| bound > 0 && f64::from(bound) * 2.0 >= used)
 }
 
 /// Destinations that are named: the one that matters, and what tells that it stands out.
@@ -92,6 +110,8 @@ fn named(finding: Finding, found: &PortUse) -> Finding {
         finding.seen_towards(format!("now to {to}{from}"), destination)
     });
     let at_most = found.uncounted_at_most().map(f64::from);
+    let bound = (found.bound > 0).then(|| f64::from(found.bound));
+    let finding = finding.seen_if("now taken from all by bind() or listen()", STATUS, bound, Unit::Of("ports"));
     finding.seen_if("now to one not counted apart, at most", STATUS, at_most, Unit::Of("ports"))
 }
 
@@ -183,6 +203,28 @@ mod tests {
                 ("failures alone", &(ports(0, 0) + failures_alone), &[Binds]),
             ],
         );
+    }
+
+    /// Who binds before it connects is told so, by the calls that failed or by what the ports are taken for.
+    #[test]
+    fn ports_that_bind_took() {
+        let in_vain = "tracer_tcp_bind_failures_total{netns=\"host\",unit=\"a\"} 4\n";
+        let status = |bound: u32| {
+            let row = json!({ "netns": "host", "bound": bound, "destinations": [] });
+            Destinations::parse(&json!({ "ports": [row] }).to_string())
+        };
+        for (text, destinations, severity, summary, is_told) in [
+            (ports(0, 0) + in_vain, Destinations::default(), Binds, "bind() for any port failed", true),
+            (ports(23_000, 0), status(11_500), Risk, "nearly all", true),
+            (ports(23_000, 0), status(11_499), Risk, "nearly all", false),
+        ] {
+            let finding = &findings_beside(&EPHEMERAL_PORTS, &text, destinations)[0];
+            assert!(finding.severity == severity && finding.summary.contains(summary), "{finding:?}");
+            let told = finding.remedy.iter().any(|step| step.text.contains("IP_BIND_ADDRESS_NO_PORT"));
+            assert_eq!(told, is_told, "{:?}", finding.remedy);
+        }
+        let found = &findings_beside(&EPHEMERAL_PORTS, &ports(23_000, 0), status(7))[0];
+        assert_eq!(named(found), [("now taken from all by bind() or listen()", "7 ports".to_owned())]);
     }
 
     /// `/status` with these destinations of the host's namespace: from, to, ports used.

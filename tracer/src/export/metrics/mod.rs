@@ -94,6 +94,8 @@ pub enum Origin {
     Resets,
     /// The hooks of the `TIME_WAIT` ladder.
     TimeWait,
+    /// `inet_csk_get_port`.
+    Binds,
     /// `inet_sock_set_state`.
     Transitions,
     /// `/proc`, of each network namespace and of the node.
@@ -116,6 +118,7 @@ impl Origin {
             Self::Retransmits => "retransmits",
             Self::Resets => "resets",
             Self::TimeWait => "TIME_WAIT overflow",
+            Self::Binds => "binds",
             Self::Transitions => "state transitions",
             Self::Proc => "/proc",
             Self::Reconcile => "reconciliation",

@@ -87,7 +87,7 @@ metrics! {
     TcpCloseWaitOldest Gauge "tracer_tcp_close_wait_oldest_seconds" [OWNER] "seconds" SocketPass
         "How long the owner's oldest socket had been in CLOSE_WAIT at the last socket pass, 0 if none is: at least so long, counted from the last ACK before a pass first saw it there, which is the FIN unless data or keepalives followed.";
     TcpEphemeralPortsUsed Gauge "tracer_tcp_ephemeral_ports_used" [NAMESPACE] "ports" PortPass
-        "Ephemeral ports that the busiest destination (an address and port, from one source address) used at the namespace's last walk, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again: absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
+        "Ephemeral ports that no connect() to the busiest destination (an address and port, from one source address) could have at the namespace's last walk (its own, TIME_WAIT among them though tcp_tw_reuse lets the kernel give such a port again, and those that bind() or listen() took from all): absent while all sockets of the namespace are fewer than an eighth of ip_local_port_range, and where destinations beyond the map's room may use more.";
     TcpEphemeralPortsAvailable Gauge "tracer_tcp_ephemeral_ports_available" [NAMESPACE] "ports" Proc
         "Ports that connect() may choose from for one destination: those of net.ipv4.ip_local_port_range that are not among net.ipv4.ip_local_reserved_ports.";
     TcpOrphanSockets Gauge "tracer_tcp_orphan_sockets" [NODE] "sockets" Proc
@@ -112,6 +112,8 @@ metrics! {
         "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions
         "Calls of connect() that ended without a connection, by what ended them; differs by nature from AttemptFails of /proc/net/snmp, which counts half-open scans and misses calls without a port.";
+    TcpBindFailures Counter "tracer_tcp_bind_failures_total" [OWNER] "calls" Binds
+        "Calls of bind() for any port (port 0), or of listen() without one, that failed with EADDRINUSE because every port of net.ipv4.ip_local_port_range was in use at the address: absent where functions cannot be hooked.";
     TcpConnectSynRetries Histogram "tracer_tcp_connect_syn_retries" [OWNER + RESULT] "retries" Transitions
         "SYNs that connect() had to send again before it ended, in retries for each call.";
     TcpConnectionTimeouts Counter "tracer_tcp_connection_timeouts_total" [OWNER + ROLE + PORT + TIMEOUT_CAUSE] "connections" Transitions

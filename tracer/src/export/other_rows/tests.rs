@@ -67,6 +67,7 @@ fn row(counter: Counter, a: u8, b: u8) -> (CounterKey, u64) {
 /// What the programs of the best rungs count for workloads without room.
 fn of_workloads() -> Vec<(CounterKey, u64)> {
     let mut counted = vec![row(Counter::RetransmitFailed, 0, 0), row(Counter::TimeWaitOverflow, 0, 0)];
+    counted.push(row(Counter::BindFailure, 0, 0));
     counted.extend(retransmits());
     for result in 0..u8::try_from(ConnectResult::COUNT).unwrap() {
         counted.push(row(Counter::ConnectRetries, result, 3));

@@ -95,6 +95,15 @@ const ICMP_ERRORS: &[Point] = &[
     optional(entry_twins!("ipv6_icmp_error", "ipv6_icmp_error_entry", "ipv6_icmp_error_kprobe")),
 ];
 
+/// Where a socket is given its port.
+const BINDS: &[Point] = &[point(&[
+    &[hook_when("inet_csk_get_port_exit", Attach::Fexit("inet_csk_get_port"), When::FunctionArgs(2))],
+    &[
+        hook("inet_csk_get_port_kprobe", Attach::Kprobe("inet_csk_get_port")),
+        hook("inet_csk_get_port_kretprobe", Attach::Kretprobe("inet_csk_get_port")),
+    ],
+])];
+
 const RECEIVED_RESETS: Point = point(&[&[hook("tcp_receive_reset", Attach::BtfTracepoint("tcp_receive_reset"))]]);
 
 /// `tcp_send_reset` with so many arguments.
@@ -248,6 +257,13 @@ pub const LADDERS: &[Ladder] = &[
             points: &[point(&[&[hook("ports_by_netns", Attach::Iterator("tcp"))]])],
         }],
         fallback: "no use of ephemeral ports; connects that found none are counted all the same",
+        fallback_cost: "",
+        required: false,
+    },
+    Ladder {
+        signal: Signal::BindFailures,
+        rungs: &[Rung { name: "outcomes", cost: "", points: BINDS }],
+        fallback: "none are counted: a call of bind() for any port that fails with EADDRINUSE is not seen",
         fallback_cost: "",
         required: false,
     },

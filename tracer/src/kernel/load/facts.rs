@@ -18,7 +18,12 @@ const OPTIONAL_OFFSETS: &[&str] = &[
     "tw_count",
     "sk_reuseport_cb",
     "reuse_synq_overflow_ts",
-    // Of the errors of connects alone, which the kernel refuses without them.
+    // Of the port pass alone, which the kernel refuses without them.
+    "icsk_bind_hash",
+    "tw_tb",
+    "tb_fastreuse",
+    "tb_fastreuseport",
+    // Of the errors of connects alone, likewise.
     "sk_lock_owned",
     "sk_error_queue_prev",
     "cb_extended_error",

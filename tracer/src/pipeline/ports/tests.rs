@@ -17,8 +17,8 @@ fn key(last: u8, port: u16) -> DestinationKey {
 
 fn found(read: Instant, busiest: u32, refused_most: u32) -> PortUse {
     let mut list = Busiest::default();
-    list.add(&key(2, 80), DestinationUse { used: busiest, time_wait: 0 });
-    PortUse::new(read, RANGE, list, refused_most, refused_most)
+    list.add(&key(2, 80), DestinationUse { used: busiest, time_wait: 0, bound: 0 });
+    PortUse::new(read, RANGE, list, 0, [refused_most; 2])
 }
 
 /// Walks what is next, which takes no time but processor time.
@@ -100,11 +100,11 @@ fn the_pass_is_as_old_as_its_oldest_result() {
 fn the_busiest_are_kept_in_order() {
     let mut busiest = Busiest::default();
     for used in [3_u16, 50, 7, 1, 9, 2, 8, 60, 4, 6, 5, 10, 11] {
-        busiest.add(&key(2, used), DestinationUse { used: used.into(), time_wait: 1 });
+        busiest.add(&key(2, used), DestinationUse { used: used.into(), time_wait: 1, bound: 0 });
     }
-    let kept: Vec<u32> = busiest.0.iter().map(|destination| destination.used).collect();
+    let kept: Vec<u32> = busiest.destinations.iter().map(|destination| destination.used).collect();
     assert_eq!(kept, [60, 50, 11, 10, 9, 8, 7, 6, 5, 4]);
-    let first = busiest.0[0];
+    let first = busiest.destinations[0];
     assert_eq!((first.source.to_string(), first.destination.to_string()), ("10.0.0.1".into(), "10.0.0.2:60".into()));
 }
 
@@ -114,6 +114,29 @@ fn the_largest_is_told_only_if_none_without_room_can_be_larger() {
     assert_eq!(found(now, 40, 0).largest(), Some(40));
     assert_eq!(found(now, 40, 40).largest(), Some(40));
     assert_eq!(found(now, 40, 41).largest(), None);
-    let nothing = PortUse::new(now, RANGE, Busiest::default(), 0, 0);
+    let nothing = PortUse::new(now, RANGE, Busiest::default(), 0, [0, 0]);
     assert_eq!((nothing.largest(), nothing.ports()), (Some(0), 100));
+}
+
+#[test]
+fn ports_that_bind_took_count_for_every_destination() {
+    let mut busiest = Busiest::default();
+    // Ten of its ports are among those that are bound, and the other destination has fewer sockets and more to itself.
+    busiest.add(&key(2, 80), DestinationUse { used: 12, time_wait: 0, bound: 10 });
+    busiest.add(&key(3, 80), DestinationUse { used: 5, time_wait: 0, bound: 0 });
+    let found = PortUse::new(Instant::now(), RANGE, busiest, 30, [0, 0]);
+    assert_eq!((found.destinations[0].used, found.largest()), (12, Some(35)));
+    let nobody_connects = PortUse::new(Instant::now(), RANGE, Busiest::default(), 30, [0, 0]);
+    assert_eq!(nobody_connects.largest(), Some(30));
+}
+
+#[test]
+fn bound_ports_that_are_set_aside_do_not_count() {
+    let mut bitmap = [0; 1024];
+    for port in [0_u16, 63, 64, 40_050, 65_535] {
+        bitmap[usize::from(port >> 6)] |= 1_u64 << (port & 63);
+    }
+    for (reserved, expected) in [(&[][..], 5), (&[(64, 64), (40_000, 40_049)], 4), (&[(0, 65_535)], 0)] {
+        assert_eq!(bound_ports(&bitmap, reserved), expected, "{reserved:?}");
+    }
 }

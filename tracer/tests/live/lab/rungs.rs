@@ -18,6 +18,7 @@ pub(crate) enum Signal {
     ListenerPass,
     SocketPass,
     EphemeralPorts,
+    BindFailures,
     ConnectErrors,
     Resets,
     MapRows,
@@ -35,6 +36,7 @@ impl Signal {
             Self::ListenerPass => "listener_pass",
             Self::SocketPass => "socket_pass",
             Self::EphemeralPorts => "ephemeral_ports",
+            Self::BindFailures => "bind_failures",
             Self::ConnectErrors => "connect_errors",
             Self::Resets => "resets",
             Self::MapRows => "map_rows",
@@ -94,6 +96,11 @@ impl Rungs {
         SeenIcmp { over_ipv4: over_ipv6 || in_force.starts_with("error queue"), over_ipv6 }
     }
 
+    /// Whether calls of `bind()` that are given no port are counted.
+    pub(crate) fn sees_binds_in_vain(&self) -> bool {
+        self.ladders[&Signal::BindFailures].in_force.starts_with("outcomes")
+    }
+
     /// Whether a namespace is told from one that had its inode number before.
     pub(crate) fn tells_lives_apart(&self) -> bool {
         !self.ladders[&Signal::Namespaces].in_force.starts_with("inode numbers")
@@ -137,6 +144,7 @@ pub(crate) fn expected(machine: &Machine, without: &BTreeSet<String>) -> Rungs {
         (Signal::ListenerPass, listener_pass(machine, has("iterator"), has("sock_diag"))),
         (Signal::SocketPass, walk(machine, has("iterator"), "no sockets by state, no age of CLOSE_WAIT")),
         (Signal::EphemeralPorts, ephemeral_ports(has("iterator"))),
+        (Signal::BindFailures, bind_failures(&kinds)),
         (Signal::ConnectErrors, connect_errors(machine, &kinds)),
         (Signal::Resets, resets(machine)),
         (Signal::MapRows, map_rows(has("iterator"))),
@@ -217,6 +225,17 @@ fn time_wait_overflows(kinds: &Kinds) -> Rung {
         (true, _) => Rung::new("outcomes (fentry)", hooks(&["fexit"])),
         (false, true) => Rung::new("outcomes (kprobe)", hooks(&["kprobe", "kretprobe"])),
         (false, false) => Rung::new("candidates", []),
+    }
+}
+
+fn bind_failures(kinds: &Kinds) -> Rung {
+    let hooks = |ways: &[&str]| ways.iter().map(|way| format!("{way}/inet_csk_get_port")).collect::<Vec<_>>();
+    match (kinds.fentry, kinds.kprobe) {
+        (true, _) => Rung::new("outcomes (fentry)", hooks(&["fexit"])),
+        (false, true) => Rung::new("outcomes (kprobe)", hooks(&["kprobe", "kretprobe"])),
+        (false, false) => {
+            Rung::new("none are counted: a call of bind() for any port that fails with EADDRINUSE is not seen", [])
+        }
     }
 }
 

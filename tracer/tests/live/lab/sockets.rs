@@ -39,9 +39,14 @@ impl Listener {
 
     /// Listens without having bound an address.
     pub(crate) fn unbound(netns: &Netns, backlog: i32) -> Self {
+        Self::try_unbound(netns, backlog).unwrap()
+    }
+
+    /// The same, where there may be no port to listen on.
+    pub(crate) fn try_unbound(netns: &Netns, backlog: i32) -> Result<Self, Errno> {
         let fd = netns.run(|| stream_socket(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
-        listen(&fd, backlog).unwrap();
-        Self { fd }
+        listen(&fd, backlog)?;
+        Ok(Self { fd })
     }
 
     /// One socket of a `SO_REUSEPORT` group.
