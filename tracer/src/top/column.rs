@@ -101,6 +101,8 @@ pub struct Table<R: 'static> {
     pub name: &'static str,
     /// From left to right.
     pub columns: &'static [Column<R>],
+    /// Whether a row says anything. Each namespace has one for what no listener or workload could be named for, mostly zero.
+    pub is_shown: fn(&R) -> bool,
     /// The column that sorts at first, then those that decide between equals.
     pub order: &'static [&'static str],
 }
@@ -131,9 +133,10 @@ const HAPPENS: Alarm = Alarm::Nonzero(Tone::Bad);
 pub static LISTENERS: Table<Listener> = Table {
     name: "listeners",
     order: &["drops/s", "full", "drops"],
+    is_shown: Listener::is_shown,
     columns: columns! { Listener:
         "listener" 21 true 0 Alarm::None, |row| Value::Text(&row.address),
-            "Address and port it is bound to; – in the row of what no listener could be named for.";
+            "Address and port it is bound to; – in the row of what no listener could be named for, which is there once something was counted.";
         "process" 16 false 2 Alarm::None, |row| Value::Text(&row.process),
             "Name of the process that holds it.";
         "owner" 16 true 5 Alarm::None, |row| Value::Text(&row.owner.name),
@@ -163,6 +166,7 @@ pub static LISTENERS: Table<Listener> = Table {
 pub static WORKLOADS: Table<Workload> = Table {
     name: "workloads",
     order: &["share", "retr/s", "retrans"],
+    is_shown: Workload::is_shown,
     columns: columns! { Workload:
         "workload" 20 true 0 Alarm::None, |row| Value::Text(&row.owner.name),
             "namespace/pod/container, or the systemd unit; – for what has neither, _other for what found no room.";
@@ -197,6 +201,7 @@ pub static WORKLOADS: Table<Workload> = Table {
 pub static NAMESPACES: Table<Namespace> = Table {
     name: "namespaces",
     order: &["tw%", "port%", "tw over"],
+    is_shown: |_| true,
     columns: columns! { Namespace:
         "netns" 14 true 0 Alarm::None, |row| Value::Text(&row.owner.netns_name),
             "host, the namespace's name, or its inode number.";

@@ -31,6 +31,7 @@ const HELP: &[(&str, &str)] = &[
     ("p, blank", "stand still; what is shown ages meanwhile"),
     ("?, h", "this page"),
     ("q, Escape, Ctrl-C", "leave"),
+    ("Ctrl-Z", "stop, as any job of the shell; fg goes on"),
 ];
 
 /// What is drawn.

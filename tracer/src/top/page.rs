@@ -62,7 +62,8 @@ impl Page {
     #[must_use]
     pub fn of<R: Default>(table: &Table<R>, rows: &[R], wish: Wish<'_>) -> Self {
         let needle = wish.filter.to_lowercase();
-        let mut found: Vec<&R> = rows.iter().filter(|row| needle.is_empty() || has(table, row, &needle)).collect();
+        let shown = || rows.iter().filter(|row| (table.is_shown)(row));
+        let mut found: Vec<&R> = shown().filter(|row| needle.is_empty() || has(table, row, &needle)).collect();
         sort(table, &mut found, wish);
         let first = wish.first.min(found.len().saturating_sub(wish.rows));
         let seen = &found[first..found.len().min(first.saturating_add(wish.rows))];
@@ -78,7 +79,7 @@ impl Page {
             rows: seen.iter().map(|row| line(table, row, &columns)).collect(),
             first,
             matching: found.len(),
-            total: rows.len(),
+            total: shown().count(),
         }
     }
 }

@@ -125,6 +125,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether it is a listener, or something was counted that has none.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        !self.address.is_empty() || counted(&[self.drops.total, self.accepted.total])
+    }
+
     /// How full the accept queue is. The kernel queues one more than the limit, and drops what follows.
     #[must_use]
     pub fn full(&self) -> Option<f64> {
@@ -163,6 +169,20 @@ pub struct Workload {
     pub timeouts: Tally,
     /// Sockets that found no TIME_WAIT bucket.
     pub overflows: Tally,
+}
+
+impl Workload {
+    /// Whether it has a name, or something was counted that has none.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        let tallies = [self.retransmits, self.connect_failures, self.timeouts, self.overflows].map(|tally| tally.total);
+        !self.owner.name.is_empty() || counted(&tallies) || counted(&[self.established, self.close_wait])
+    }
+}
+
+/// Whether any number is known and not zero.
+fn counted(numbers: &[Option<f64>]) -> bool {
+    numbers.iter().flatten().any(|number| *number != 0.0)
 }
 
 /// One network namespace.

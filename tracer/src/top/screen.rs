@@ -48,13 +48,13 @@ impl Tab {
         }
     }
 
-    /// How many rows a reading has for it.
+    /// How many rows of a reading it shows.
     #[must_use]
     pub fn rows(self, reading: &Reading) -> usize {
         match self {
-            Self::Listeners => reading.listeners.all().len(),
-            Self::Workloads => reading.workloads.all().len(),
-            Self::Namespaces => reading.namespaces.all().len(),
+            Self::Listeners => shown(&LISTENERS, reading.listeners.all()),
+            Self::Workloads => shown(&WORKLOADS, reading.workloads.all()),
+            Self::Namespaces => shown(&NAMESPACES, reading.namespaces.all()),
         }
     }
 
@@ -65,6 +65,10 @@ impl Tab {
             Self::Namespaces => NAMESPACES.default_sort(),
         }
     }
+}
+
+fn shown<R>(table: &Table<R>, rows: &[R]) -> usize {
+    rows.iter().filter(|row| (table.is_shown)(row)).count()
 }
 
 /// A key, whatever the terminal calls it.

@@ -1,7 +1,7 @@
 //! A pseudo-terminal with the binary on it, as a user has it: keys go in, and what comes out is what a terminal
 //! would show. Belongs here: the terminal; what the binary shows is in the tests.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use assert_cmd::cargo::cargo_bin;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 /// A busy machine takes its time.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -113,6 +113,33 @@ impl Terminal {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Waits until the process is stopped.
+    #[track_caller]
+    pub fn until_stopped(&mut self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let state = || fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.starts_with('T');
+        let limit = Instant::now() + LIMIT;
+        while !state() {
+            assert!(Instant::now() < limit, "it does not stop; on the screen:\n{}", self.screen());
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// The terminal must be as it was before the start.
+    #[track_caller]
+    pub fn assert_restored(&self) {
+        assert_eq!(tcgetattr(&self.slave).unwrap().local_modes, self.before, "keys are read as before");
+        self.until_restored(Instant::now() + LIMIT);
+    }
+
+    /// Sets the terminal and writes on it as a shell does that has got it.
+    pub fn as_a_shell_has_it(&mut self) {
+        let mut modes = tcgetattr(&self.slave).unwrap();
+        modes.local_modes = self.before;
+        tcsetattr(&self.slave, OptionalActions::Now, &modes).unwrap();
+        File::from(self.slave.try_clone().unwrap()).write_all(b"\r\n[1]+  Stopped\r\n$ fg\r\n").unwrap();
+    }
+
     /// Waits for the end. The terminal must be as it was, and what stays on it is given back.
     #[track_caller]
     pub fn end(mut self) -> (ExitStatus, String) {
@@ -124,8 +151,7 @@ impl Terminal {
             assert!(Instant::now() < limit, "it does not end; on the screen:\n{}", self.screen());
             thread::sleep(PAUSE);
         };
-        assert_eq!(tcgetattr(&self.slave).unwrap().local_modes, self.before, "keys are read as before");
-        self.until_restored(limit);
+        self.assert_restored();
         (status, self.screen())
     }
 

@@ -187,6 +187,40 @@ fn rates_follow_what_is_counted_and_an_agent_that_begins_anew() {
     assert_eq!(terminal.end().0.code(), Some(0));
 }
 
+type Stop = fn(&mut Terminal);
+
+/// Ctrl-Z as a key, the same as a signal, and SIGSTOP, of which nobody hears: then the shell sets the terminal itself.
+#[test]
+fn a_stop_gives_the_terminal_to_the_shell_and_fg_takes_it_again() {
+    let agent = FakeAgent::start(metrics(CALM));
+    let mut terminal = start(&agent);
+    let stops: [(&str, Stop); 3] = [
+        ("Ctrl-Z", |terminal| terminal.press("\x1a")),
+        ("SIGTSTP", |terminal| terminal.signal(Signal::TSTP)),
+        ("SIGSTOP", |terminal| terminal.signal(Signal::STOP)),
+    ];
+    for (what, stop) in stops {
+        terminal.until("the listeners", |screen| ports(screen).len() == 3);
+        stop(&mut terminal);
+        terminal.until_stopped();
+        if what != "SIGSTOP" {
+            terminal.assert_restored();
+        }
+        terminal.as_a_shell_has_it();
+        terminal.signal(Signal::CONT);
+        terminal.until("all of the screen", |screen| {
+            screen.starts_with("tracer 0.1.0 ") && ports(screen).len() == 3 && !screen.contains("Stopped")
+        });
+        // No line ends here: keys must come one by one.
+        terminal.press("/REDIS");
+        terminal.until("the keys", |screen| ports(screen) == [8003]);
+        terminal.press("\x1b");
+        terminal.until(what, |screen| ports(screen).len() == 3);
+    }
+    terminal.press("q");
+    assert_eq!(terminal.end().0.code(), Some(0));
+}
+
 #[test]
 fn values_stay_while_an_agent_is_gone() {
     let agent = FakeAgent::start(metrics(CALM));

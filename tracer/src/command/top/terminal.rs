@@ -21,9 +21,10 @@ use ratatui::{
         cursor,
         event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
         execute,
-        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+        terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
 };
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{color, feed::Feed};
@@ -53,6 +54,10 @@ enum Message {
     Read(Result<Option<Arc<Reading>>, Failure>),
     /// A signal asks to leave.
     Leave,
+    /// Ctrl-Z, as a key or a signal.
+    Suspend,
+    /// The process was stopped, by Ctrl-Z or from outside, and runs again.
+    Continued,
     /// The terminal gives no more keys.
     InputEnded(io::Error),
 }
@@ -113,8 +118,10 @@ struct Live {
 impl Live {
     fn run(mut self, mut taken: Taken, messages: &Receiver<Message>) -> Result<(), Failure> {
         loop {
-            self.draw(&mut taken.terminal)
-                .map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
+            if taken.is_ours {
+                self.draw(&mut taken.terminal)
+                    .map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
+            }
             let mut message = match messages.recv_timeout(TICK) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -122,8 +129,14 @@ impl Live {
             };
             // Everything that is there already, and then one frame.
             loop {
-                if self.take(message)? == Next::Quit {
-                    return Ok(());
+                match message {
+                    Message::Suspend => taken.suspend()?,
+                    Message::Continued => taken.again()?,
+                    message => {
+                        if self.take(message)? == Next::Quit {
+                            return Ok(());
+                        }
+                    }
                 }
                 match messages.try_recv() {
                     Ok(next) => message = next,
@@ -144,7 +157,7 @@ impl Live {
                 }
                 return Ok(next);
             }
-            Message::Resized => {}
+            Message::Resized | Message::Suspend | Message::Continued => {}
             Message::Leave => return Ok(Next::Quit),
             Message::Read(Ok(None)) => self.trouble = None,
             Message::Read(Ok(Some(reading))) => {
@@ -194,6 +207,8 @@ fn clock(time: SystemTime) -> String {
 /// A terminal that is given back when this goes.
 struct Taken {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// False from a suspension until the process is continued.
+    is_ours: bool,
 }
 
 impl Taken {
@@ -209,10 +224,31 @@ impl Taken {
             hook(panic);
             std::process::abort();
         }));
-        enable_raw_mode().map_err(failed)?;
-        execute!(io::stdout(), EnterAlternateScreen, cursor::Hide).map_err(failed)?;
-        Ok(Self { terminal: Terminal::new(CrosstermBackend::new(io::stdout())).map_err(failed)? })
+        Ok(Self { terminal: enter().map_err(failed)?, is_ours: true })
     }
+
+    /// Gives the terminal back and stops this process, as Ctrl-Z does where no screen has taken the keys. The shell has
+    /// the terminal until SIGCONT comes.
+    fn suspend(&mut self) -> Result<(), Failure> {
+        give_back();
+        self.is_ours = false;
+        kill_process(getpid(), Signal::STOP).map_err(|error| Failure::other(format!("cannot stop: {error}")))
+    }
+
+    /// Takes the terminal after a stop. Whoever had it meanwhile has set it and written on it as they liked.
+    fn again(&mut self) -> Result<(), Failure> {
+        give_back();
+        self.is_ours = true;
+        self.terminal = enter().map_err(|error| Failure::other(format!("cannot use the terminal again: {error}")))?;
+        Ok(())
+    }
+}
+
+/// Keys one by one, and a screen of its own with nothing on it.
+fn enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    enable_raw_mode()?;
+    execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All), cursor::Hide)?;
+    Terminal::new(CrosstermBackend::new(io::stdout()))
 }
 
 impl Drop for Taken {
@@ -237,27 +273,36 @@ fn spawn<T: Send + 'static>(
         .map_err(|error| Failure::other(format!("cannot start the thread of {name}: {error}")))
 }
 
-/// SIGINT from elsewhere, SIGTERM, and the hang-up of a terminal that is closed.
+/// SIGINT from elsewhere, SIGTERM, and the hang-up of a terminal that is closed end the screen. A stop gives the terminal
+/// back, and SIGCONT takes it again: SIGSTOP tells nobody, so only its end is heard of.
 fn watch_signals(messages: SyncSender<Message>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::other(format!("cannot catch signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let caught = {
         let _inside = runtime.enter();
-        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal)
+        let [stop, resume] = [libc::SIGTSTP, libc::SIGCONT].map(SignalKind::from_raw);
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), stop, resume].map(signal)
     };
-    let [interrupt, terminate, hangup] = caught;
+    let [interrupt, terminate, hangup, stop, resume] = caught;
     let (mut interrupt, mut terminate, mut hangup) =
         (interrupt.map_err(failed)?, terminate.map_err(failed)?, hangup.map_err(failed)?);
+    let (mut stop, mut resume) = (stop.map_err(failed)?, resume.map_err(failed)?);
     spawn("signals", move || {
         runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+            loop {
+                let message = tokio::select! {
+                    _ = interrupt.recv() => Message::Leave,
+                    _ = terminate.recv() => Message::Leave,
+                    _ = hangup.recv() => Message::Leave,
+                    _ = stop.recv() => Message::Suspend,
+                    _ = resume.recv() => Message::Continued,
+                };
+                // Nobody listens any more once the screen is gone.
+                if messages.send(message).is_err() {
+                    return;
+                }
             }
         });
-        // Nobody listens any more once the screen is gone.
-        let _ = messages.send(Message::Leave);
     })?;
     Ok(())
 }
@@ -266,6 +311,7 @@ fn watch_keys(messages: SyncSender<Message>) -> Result<(), Failure> {
     spawn("keys", move || {
         loop {
             let message = match event::read() {
+                Ok(Event::Key(event)) if is_suspension(event) => Message::Suspend,
                 Ok(Event::Key(event)) => match key(event) {
                     Some(key) => Message::Key(key),
                     None => continue,
@@ -281,6 +327,13 @@ fn watch_keys(messages: SyncSender<Message>) -> Result<(), Failure> {
         }
     })?;
     Ok(())
+}
+
+/// Ctrl-Z, which a terminal whose keys are taken makes no signal of.
+fn is_suspension(event: KeyEvent) -> bool {
+    event.kind != KeyEventKind::Release
+        && event.code == KeyCode::Char('z')
+        && event.modifiers.contains(KeyModifiers::CONTROL)
 }
 
 fn key(event: KeyEvent) -> Option<Key> {

@@ -120,3 +120,24 @@ fn numbers_stand_right_and_have_their_tone() {
     assert_eq!((page.rows[0][full].text.as_str(), page.rows[0][full].tone), (" 100%", Tone::Bad));
     assert_eq!(page.rows[3][full].text, "    –");
 }
+
+#[test]
+fn what_is_nobodys_is_shown_once_something_was_counted() {
+    let rows =
+        |drops| vec![listener("0.0.0.0:80", "nginx", Some(5.0), Some(0.0), None), listener("", "", None, drops, None)];
+    let seen = |drops| {
+        let page = Page::of(&LISTENERS, &rows(drops), wish("full"));
+        (page.rows.len(), page.total)
+    };
+    assert_eq!([seen(None), seen(Some(0.0)), seen(Some(2.0))], [(1, 1), (1, 1), (2, 2)]);
+    let workload = |name: &str, established| Workload {
+        owner: Owner { name: name.into(), ..Owner::default() },
+        established,
+        ..Workload::default()
+    };
+    for (of, is_shown) in
+        [(workload("", Some(0.0)), false), (workload("", Some(1.0)), true), (workload("a", None), true)]
+    {
+        assert_eq!(of.is_shown(), is_shown, "{of:?}");
+    }
+}
