@@ -27,6 +27,8 @@ mod constants;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
+mod final_ack;
+#[cfg(target_arch = "bpf")]
 mod listener;
 #[cfg(target_arch = "bpf")]
 mod maps;

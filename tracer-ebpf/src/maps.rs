@@ -97,7 +97,11 @@ pub static CONN_REQUEST: PerCpuArray<ConnRequest> = PerCpuArray::with_max_entrie
 
 /// Arguments that a later hook of the same call needs, by [`Saved`].
 #[map]
-pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(5, 0);
+pub static SAVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+/// The last ACK of a handshake that this CPU judges. BH is off there, so it cannot nest.
+#[map]
+pub static FINAL_ACK: PerCpuArray<FinalAck> = PerCpuArray::with_max_entries(1, 0);
 
 /// The handshake whose outcome the packet rung still waits for on this CPU.
 #[map]
@@ -151,6 +155,24 @@ pub struct ConnRequest {
     pub open: u32,
     /// Marks set on the way, see `probes::conn_request`.
     pub marks: u32,
+    /// 1 if a TIME_WAIT socket gave way on this CPU since the last SYN.
+    pub met_time_wait: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Value of [`FINAL_ACK`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FinalAck {
+    /// The listener, `struct sock *`; 0 = no ACK is judged.
+    pub listener: u64,
+    /// The child that was made for the ACK, `struct sock *`; 0 = none yet.
+    pub child: u64,
+    /// 1 if the accept queue clearly had room before the kernel looked.
+    pub had_room: u32,
+    /// 1 if the child's end is all that tells of a drop.
+    pub end_tells: u32,
 }
 
 /// Value of [`LAST_CHILD`].
@@ -201,14 +223,10 @@ pub struct ConnectError {
 #[repr(u32)]
 #[derive(Clone, Copy)]
 pub enum Saved {
-    /// Listener of `tcp_v4_syn_recv_sock`.
-    V4SynRecvSock = 0,
-    /// Listener of `tcp_v6_syn_recv_sock`.
-    V6SynRecvSock = 1,
     /// Socket of `inet_twsk_alloc`.
-    TwskAlloc = 2,
+    TwskAlloc = 0,
     /// Request that `tcp_req_err` is about.
-    RequestError = 3,
+    RequestError = 1,
     /// Argument of `tcp_send_reset` that may be NULL.
-    ResetArgument = 4,
+    ResetArgument = 2,
 }

@@ -160,6 +160,10 @@ pub fn listener_key<R: Reader>(r: R, sk: *const u8, netns: Netns) -> ListenerKey
     }
 }
 
+/// Children that other CPUs may add to an accept queue between our look at it and the kernel's, some hundred nanoseconds
+/// apart. More would take drops by other causes for overflows.
+const RACING_CHILDREN: u32 = 2;
+
 /// Lengths and limit of a listener's queues, in connections.
 #[derive(Clone, Copy)]
 pub struct Queues {
@@ -178,6 +182,12 @@ impl Queues {
         self.accept > self.limit
     }
 
+    /// Whether the accept queue cannot be full at the kernel's look either, a moment before or after this one.
+    #[inline(always)]
+    pub fn accept_has_room(self) -> bool {
+        self.accept.saturating_add(RACING_CHILDREN) <= self.limit
+    }
+
     /// `inet_csk_reqsk_queue_is_full()`, whose comparison changed in January 2025.
     #[inline(always)]
     pub fn syn_full(self) -> bool {
@@ -189,6 +199,12 @@ impl Queues {
     pub fn syn_full_with_one_more(self) -> bool {
         self.syn > 0 && Self { syn: self.syn.saturating_add(1), ..self }.syn_full()
     }
+}
+
+/// The same of a listener given as `struct sock *`, without the SYN queue.
+#[inline(always)]
+pub fn accept_queue<R: Reader>(r: R, sk: *const u8) -> Queues {
+    Queues { accept: r.load(sk, offset!(sk_ack_backlog)), limit: r.load(sk, offset!(sk_max_ack_backlog)), syn: 0 }
 }
 
 /// Reads the queues of a listener given as `struct tcp_sock *`.

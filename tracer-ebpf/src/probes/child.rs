@@ -14,6 +14,7 @@ use tracer_ebpf::{
 use super::packet;
 use crate::{
     constants::{offset, present},
+    final_ack,
     listener::{self, count_without_row},
     maps::{ConnectionKey, LAST_CHILD, LISTENERS, LastChild, REDIRECTED, switched_on},
     reader::{Direct, Reader},
@@ -26,6 +27,7 @@ use crate::{
 pub fn born(sk: *const u8, netns: Netns) {
     let (port, remote_port) = (sock::local_port(Direct, sk), sock::remote_port(Direct, sk));
     packet::child_born(port, remote_port);
+    final_ack::child_born(sk);
     let Some(last) = LAST_CHILD.get_ptr_mut(0) else { return };
     // SAFETY: the look-up did not fail; the value is this CPU's own.
     let last = unsafe { &mut *last };

@@ -2,15 +2,16 @@
 //!
 //! The entry hook opens a per-CPU slot, marks are set in it on the way, the exit hook closes it: no
 //! mark of an answer means that the SYN was dropped. The reason follows by elimination from how far
-//! the SYN came. fentry and kprobe twins share the slot, so they can be mixed hook by hook.
+//! the SYN came and from two looks at the queues. fentry and kprobe twins share the slot, so they can be mixed hook by hook.
 
 use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::counter::DropReason;
+use tracer_ebpf::{counter::DropReason, state};
 
 use crate::{
+    constants::offset,
     listener::{Client, drop_at},
     maps::{CONN_REQUEST, ConnRequest},
     reader::{Direct, Probe, Reader},
@@ -23,6 +24,10 @@ const ANSWERED: u32 = 1;
 const ROUTED: u32 = 2;
 /// At entry the SYN queue was full and cookies were off.
 const SYN_QUEUE_FULL: u32 = 4;
+/// At entry the accept queue clearly had room.
+const ACCEPT_HAD_ROOM: u32 = 8;
+/// A Fast Open child was made.
+const FAST_OPEN: u32 = 16;
 
 #[inline(always)]
 fn enter<R: Reader>(r: R, sk: *const u8) {
@@ -30,12 +35,18 @@ fn enter<R: Reader>(r: R, sk: *const u8) {
     if tcp.is_null() {
         return;
     }
-    let refused = sock::syncookies(r, sk) == 0 && sock::queues(r, tcp).syn_full();
-    if let Some(slot) = CONN_REQUEST.get_ptr_mut(0) {
-        let marks = if refused { SYN_QUEUE_FULL } else { 0 };
-        // SAFETY: the look-up did not fail; the value is this CPU's own and BH is off.
-        unsafe { *slot = ConnRequest { sk: sk as u64, open: 1, marks } };
+    let Some(slot) = CONN_REQUEST.get_ptr_mut(0) else { return };
+    // SAFETY: the look-up did not fail; the value is this CPU's own and BH is off.
+    let slot = unsafe { &mut *slot };
+    let queues = sock::queues(r, tcp);
+    let mut marks = 0;
+    if slot.met_time_wait == 0 && sock::syncookies(r, sk) == 0 && queues.syn_full() {
+        marks |= SYN_QUEUE_FULL;
     }
+    if queues.accept_has_room() {
+        marks |= ACCEPT_HAD_ROOM;
+    }
+    *slot = ConnRequest { sk: sk as u64, open: 1, marks, met_time_wait: 0, zero: 0 };
 }
 
 /// Sets a mark, if the caller is inside `tcp_conn_request`: timers call these functions too.
@@ -50,9 +61,9 @@ fn mark(mark: u32) {
     }
 }
 
-/// Closes the slot; the listener and the reason if the SYN was dropped.
+/// Closes the slot; the listener and the marks, unless the SYN was answered for certain.
 #[inline(always)]
-fn leave() -> Option<(u64, DropReason)> {
+fn leave() -> Option<(u64, u32)> {
     let slot = CONN_REQUEST.get_ptr_mut(0)?;
     // SAFETY: as in `enter`.
     let slot = unsafe { &mut *slot };
@@ -60,17 +71,39 @@ fn leave() -> Option<(u64, DropReason)> {
         return None;
     }
     slot.open = 0;
-    if slot.marks & ANSWERED != 0 {
-        return None;
+    if slot.marks & (ANSWERED | FAST_OPEN) == ANSWERED { None } else { Some((slot.sk, slot.marks)) }
+}
+
+/// Counts the SYN if it was dropped at the listener `tcp`.
+#[inline(always)]
+fn left<R: Reader>(r: R, tcp: *const u8, marks: u32) {
+    if let Some(reason) = reason(r, tcp, marks) {
+        drop_at(r, tcp, reason, Client::UNSEEN);
     }
-    let reason = if slot.marks & ROUTED != 0 {
-        DropReason::Other
-    } else if slot.marks & SYN_QUEUE_FULL != 0 {
-        DropReason::SynQueueFull
-    } else {
-        DropReason::AcceptQueueFullSyn
-    };
-    Some((slot.sk, reason))
+}
+
+/// Why the SYN was dropped; `None` if it was not.
+#[inline(always)]
+fn reason<R: Reader>(r: R, tcp: *const u8, marks: u32) -> Option<DropReason> {
+    if marks & FAST_OPEN != 0 {
+        // A listener that is closing takes no child any more.
+        let is_closing = r.load::<u8>(tcp, offset!(skc_state)) != state::LISTEN;
+        return if is_closing { Some(DropReason::Other) } else { None };
+    }
+    if marks & ROUTED != 0 {
+        return Some(DropReason::Other);
+    }
+    if marks & SYN_QUEUE_FULL != 0 {
+        return Some(DropReason::SynQueueFull);
+    }
+    let queues = sock::queues(r, tcp);
+    if marks & ACCEPT_HAD_ROOM == 0 || !queues.accept_has_room() {
+        return Some(DropReason::AcceptQueueFullSyn);
+    }
+    // Another CPU may have filled the SYN queue since the entry. Otherwise there was no memory, the listener is closing,
+    // or (before 5.11) a security module said no.
+    let is_syn_queue = sock::syncookies(r, tcp) == 0 && queues.syn_full_with_one_more();
+    Some(if is_syn_queue { DropReason::SynQueueFull } else { DropReason::Other })
 }
 
 // match-proto: 5.10- int tcp_conn_request(struct request_sock_ops *rsk_ops, const struct tcp_request_sock_ops *af_ops, struct sock *sk, struct sk_buff *skb)
@@ -96,10 +129,10 @@ pub fn tcp_conn_request_kprobe(ctx: ProbeContext) -> u32 {
 #[fexit(function = "tcp_conn_request")]
 pub fn tcp_conn_request_exit(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
-    if let Some((_, reason)) = leave() {
+    if let Some((_, marks)) = leave() {
         let tcp = Direct.tcp_sock(sk);
         if !tcp.is_null() {
-            drop_at(Direct, tcp, reason, Client::UNSEEN);
+            left(Direct, tcp, marks);
         }
     }
     0
@@ -109,9 +142,34 @@ pub fn tcp_conn_request_exit(ctx: FExitContext) -> i32 {
 /// Twin of the above; takes the listener from the slot.
 #[kretprobe(function = "tcp_conn_request")]
 pub fn tcp_conn_request_kretprobe(_ctx: RetProbeContext) -> u32 {
-    if let Some((sk, reason)) = leave() {
-        drop_at(Probe, sk as *const u8, reason, Client::UNSEEN);
+    if let Some((sk, marks)) = leave() {
+        left(Probe, sk as *const u8, marks);
     }
+    0
+}
+
+/// A TIME_WAIT socket gives way. If it does so to a SYN, `tcp_conn_request` follows on this CPU, and asks no SYN queue.
+#[inline(always)]
+fn time_wait_ended() {
+    if let Some(slot) = CONN_REQUEST.get_ptr_mut(0) {
+        // SAFETY: as in `enter`.
+        unsafe { (*slot).met_time_wait = 1 };
+    }
+}
+
+// match-proto: 5.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
+/// Context: softirq or process. Frequency: each TIME_WAIT socket that ends before its time. Cost: 1 m.
+#[fentry(function = "inet_twsk_deschedule_put")]
+pub fn inet_twsk_deschedule_put_entry(_ctx: FEntryContext) -> i32 {
+    time_wait_ended();
+    0
+}
+
+// match-proto: 5.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
+/// Twin of the above.
+#[kprobe(function = "inet_twsk_deschedule_put")]
+pub fn inet_twsk_deschedule_put_kprobe(_ctx: ProbeContext) -> u32 {
+    time_wait_ended();
     0
 }
 
@@ -172,7 +230,7 @@ mark_at_entry!(
 pub fn tcp_try_fastopen_exit(ctx: FExitContext) -> i32 {
     // Five arguments, then the return value.
     if ctx.arg::<u64>(5) != 0 {
-        mark(ANSWERED);
+        mark(ANSWERED | FAST_OPEN);
     }
     0
 }
@@ -182,7 +240,7 @@ pub fn tcp_try_fastopen_exit(ctx: FExitContext) -> i32 {
 #[kretprobe(function = "tcp_try_fastopen")]
 pub fn tcp_try_fastopen_kretprobe(ctx: RetProbeContext) -> u32 {
     if ctx.ret::<u64>() != 0 {
-        mark(ANSWERED);
+        mark(ANSWERED | FAST_OPEN);
     }
     0
 }

@@ -1,5 +1,5 @@
-//! Rungs 1 and 2 of the listener drops, ACK stage (`*_syn_recv_sock` returning NULL) and ICMP
-//! (`tcp_req_err`); and the exact part of the packet rung on Linux ≥ 6.15 (`kfree_skb`).
+//! Rungs 1 and 2 of the listener drops, ACK stage (`*_syn_recv_sock` returning NULL, for a reason that `final_ack` tells)
+//! and ICMP (`tcp_req_err`); and the exact part of the packet rung on Linux ≥ 6.15 (`kfree_skb`).
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe},
@@ -9,6 +9,7 @@ use tracer_ebpf::counter::DropReason;
 
 use crate::{
     constants::{offset, setting},
+    final_ack,
     listener::{Client, drop_at},
     maps::{SAVED, Saved},
     probes::child,
@@ -16,15 +17,28 @@ use crate::{
     sock,
 };
 
-/// `htons(ETH_P_IP)`: the IPv6 function hands mapped clients to the IPv4 one, which counts them.
+/// `htons(ETH_P_IP)`
 const ETH_P_IP_BE: u16 = 0x0800_u16.to_be();
+
+/// Whether an IPv4 client comes to an IPv6 listener: the IPv6 function hands it to the IPv4 one.
+#[inline(always)]
+fn is_mapped<R: Reader>(r: R, skb: *const u8) -> bool {
+    r.load::<u16>(skb, offset!(skb_protocol)) == ETH_P_IP_BE
+}
+
+/// The kernel is about to look at the accept queue of `sk`.
+#[inline(always)]
+fn ack_came<R: Reader>(r: R, sk: *const u8) {
+    final_ack::open(sk as u64, sock::accept_queue(r, sk).accept_has_room(), false);
+}
 
 /// A handshake's last ACK was dropped at `sk`; `req` names the client.
 #[inline(always)]
 fn ack_dropped<R: Reader>(r: R, sk: *const u8, client: Client) {
     let tcp = r.tcp_sock(sk);
     if !tcp.is_null() {
-        drop_at(r, tcp, DropReason::AcceptQueueFullAck, client);
+        let reason = final_ack::reason(tcp, sock::queues(r, tcp));
+        drop_at(r, tcp, reason, client);
     }
 }
 
@@ -46,12 +60,29 @@ fn v4_exit(ctx: &FExitContext, child: *const u8) {
 fn v6_exit(ctx: &FExitContext, child: *const u8) {
     if !child.is_null() {
         child::made(Direct, ctx.arg(0), child);
-        return;
-    }
-    let skb: *const u8 = ctx.arg(1);
-    if Direct.load::<u16>(skb, offset!(skb_protocol)) != ETH_P_IP_BE {
+    } else if !is_mapped(Direct, ctx.arg(1)) {
         ack_dropped(Direct, ctx.arg(0), client_of(ctx.arg(2)));
     }
+}
+
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
+/// Context: softirq. Frequency: each handshake's last ACK. Cost: 1 m.
+#[fentry(function = "tcp_v4_syn_recv_sock")]
+pub fn tcp_v4_syn_recv_sock_entry(ctx: FEntryContext) -> i32 {
+    ack_came(Direct, ctx.arg(0));
+    0
+}
+
+// match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+// match-proto: 6.1.188-6.1,6.12.110-6.12,6.18.44-6.18,7.0- struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req, void (*opt_child_init)(struct sock *newsk, const struct sock *sk))
+/// As for IPv4, without mapped clients.
+#[fentry(function = "tcp_v6_syn_recv_sock")]
+pub fn tcp_v6_syn_recv_sock_entry(ctx: FEntryContext) -> i32 {
+    if !is_mapped(Direct, ctx.arg(1)) {
+        ack_came(Direct, ctx.arg(0));
+    }
+    0
 }
 
 // match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
@@ -102,15 +133,8 @@ fn saved(slot: Saved) -> u64 {
 }
 
 #[inline(always)]
-fn take(slot: Saved) -> u64 {
-    let Some(saved) = SAVED.get_ptr_mut(slot as u32) else { return 0 };
-    // SAFETY: as in `save`.
-    unsafe { core::ptr::replace(saved, 0) }
-}
-
-#[inline(always)]
-fn kretprobe_exit(slot: Saved, ctx: &RetProbeContext) {
-    let (listener, child) = (take(slot) as *const u8, ctx.ret::<u64>() as *const u8);
+fn kretprobe_exit(ctx: &RetProbeContext) {
+    let (listener, child) = (final_ack::listener() as *const u8, ctx.ret::<u64>() as *const u8);
     if listener.is_null() {
         return;
     }
@@ -119,6 +143,7 @@ fn kretprobe_exit(slot: Saved, ctx: &RetProbeContext) {
     } else {
         child::made(Probe, listener, child);
     }
+    final_ack::close();
 }
 
 // match-proto: 5.10-5.14,5.16-6.1.187,6.2-6.5,6.7-6.12.109,6.13-6.18.15 struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
@@ -126,7 +151,7 @@ fn kretprobe_exit(slot: Saved, ctx: &RetProbeContext) {
 /// Entry of the kprobe twin: a kretprobe no longer has the arguments. Cost: 1 m.
 #[kprobe(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
-    save(Saved::V4SynRecvSock, ctx.arg(0).unwrap_or(0));
+    ack_came(Probe, ctx.arg(0).unwrap_or_default());
     0
 }
 
@@ -135,7 +160,7 @@ pub fn tcp_v4_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
 /// Exit of the kprobe twin. Cost: 1 m; on a drop as above.
 #[kretprobe(function = "tcp_v4_syn_recv_sock")]
 pub fn tcp_v4_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
-    kretprobe_exit(Saved::V4SynRecvSock, &ctx);
+    kretprobe_exit(&ctx);
     0
 }
 
@@ -144,9 +169,9 @@ pub fn tcp_v4_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
 /// Entry of the kprobe twin; mapped clients are left to the IPv4 one. Cost: 1 m, 1 h.
 #[kprobe(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
-    let skb: *const u8 = ctx.arg(1).unwrap_or_default();
-    let mapped = Probe.load::<u16>(skb, offset!(skb_protocol)) == ETH_P_IP_BE;
-    save(Saved::V6SynRecvSock, if mapped { 0 } else { ctx.arg(0).unwrap_or(0) });
+    if !is_mapped(Probe, ctx.arg(1).unwrap_or_default()) {
+        ack_came(Probe, ctx.arg(0).unwrap_or_default());
+    }
     0
 }
 
@@ -155,7 +180,7 @@ pub fn tcp_v6_syn_recv_sock_kprobe(ctx: ProbeContext) -> u32 {
 /// Exit of the kprobe twin. Cost as for IPv4.
 #[kretprobe(function = "tcp_v6_syn_recv_sock")]
 pub fn tcp_v6_syn_recv_sock_kretprobe(ctx: RetProbeContext) -> u32 {
-    kretprobe_exit(Saved::V6SynRecvSock, &ctx);
+    kretprobe_exit(&ctx);
     0
 }
 
@@ -211,8 +236,8 @@ pub fn tcp_req_err_exit(_ctx: FExitContext) -> i32 {
 
 // match-proto: 6.15-6.18 void kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, struct sock *rx_sk)
 // match-proto: 7.2- void kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, const struct sock *rx_sk)
-/// Packet rung: a last ACK without cookie, dropped because the accept queue was full; `rx_sk` is
-/// the listener. Context: softirq. Frequency: every dropped packet of the host, one comparison;
+/// Packet rung: a last ACK without cookie was dropped, which the kernel puts down to a full accept queue whatever the
+/// reason was; `rx_sk` is the listener. Context: softirq. Frequency: every dropped packet of the host, one comparison;
 /// 2 m, 3 h and one ring record for a match.
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {

@@ -23,6 +23,7 @@ use tracer_ebpf::{
 
 use crate::{
     constants::{offset, present},
+    final_ack,
     listener::{Client, Seen, count_drop, emit_drop},
     maps::{EGRESS_SEEN, LAST_PACKET, LastPacket, PENDING, switched_on},
     packet::{ACK, FIN, Packet, RST, SYN, Tuple},
@@ -36,10 +37,6 @@ const PASS: i32 = 1;
 const CURRENT_NETNS: u64 = u64::MAX;
 /// Two minutes, in jiffies of the fastest clock (HZ = 1000): a cookie is not valid for longer.
 const COOKIE_VALID_JIFFIES_MAX: u32 = 120_000;
-
-/// Children that other CPUs may add to a queue between our look at it and the kernel's, some hundred
-/// nanoseconds later. More would take drops by other causes for overflows.
-const RACING_CHILDREN: u32 = 2;
 
 // match-proto: 4.10- BPF_CGROUP_INET_INGRESS, struct __sk_buff with `sk` = the receiving socket
 /// Context: softirq. Frequency: every packet for a local socket; two loads and out for all but a
@@ -96,6 +93,7 @@ fn received(ctx: &SkBuffContext, tcp: *const u8) {
     let Some(pending) = PENDING.get_ptr_mut(0) else { return };
     resolve_as_dropped(pending);
     note_listener(tcp, &packet);
+    final_ack::close();
     match packet.flags & (SYN | ACK | RST | FIN) {
         SYN => syn(ctx, tcp, &packet, pending),
         flags if flags & (ACK | SYN | RST) == ACK => ack(ctx, tcp, &packet, pending),
@@ -167,11 +165,10 @@ fn syn(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     }
     // If no answer comes the SYN was dropped, and the reason is told from this look at the queue:
     // another CPU may fill the last places before the kernel looks.
-    let nearly_full = queues.accept > 0 && queues.accept.saturating_add(RACING_CHILDREN) > queues.limit;
     let reason = match reason {
         // The kernel looks at the SYN queue first.
         DropReason::Other if cookies == 0 && queues.syn_full_with_one_more() => DropReason::SynQueueFull,
-        DropReason::Other if nearly_full => DropReason::AcceptQueueFullSyn,
+        DropReason::Other if queues.accept > 0 && !queues.accept_has_room() => DropReason::AcceptQueueFullSyn,
         reason => reason,
     };
     leave_pending(tcp, packet, pending, reason, queues);
@@ -183,8 +180,15 @@ fn ack(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     let request = request_of(ctx, tcp, packet);
     let queues = sock::queues(Direct, tcp);
     match request {
-        Request::Completes if !switched_on(switch::ACK_DROPS_BY_KFREE_SKB) => {
-            leave_pending(tcp, packet, pending, DropReason::AcceptQueueFullAck, queues);
+        Request::Completes => {
+            let kernel_tells = switched_on(switch::ACK_DROPS_BY_KFREE_SKB);
+            final_ack::open(tcp as u64, queues.accept_has_room(), !kernel_tells);
+            if !kernel_tells {
+                // A child makes this forgotten; if the child is given up, its end tells.
+                let has_room = queues.accept_has_room();
+                let reason = if has_room { DropReason::Other } else { DropReason::AcceptQueueFullAck };
+                leave_pending(tcp, packet, pending, reason, queues);
+            }
         }
         Request::None if queues.accept_full() && cookies_were_sent(tcp) => {
             leave_pending(tcp, packet, pending, DropReason::AcceptQueueFullAck, queues);
@@ -354,4 +358,19 @@ pub fn listener_of(remote_port: u16) -> Option<ListenerKey> {
     // SAFETY: a map value of this CPU's own.
     let last = unsafe { &*LAST_PACKET.get_ptr(0)? };
     (last.remote_port == remote_port && last.listener.port != 0).then_some(last.listener)
+}
+
+/// Called by set_state: a child was closed before its handshake ended. If the kernel did so because it had no use for
+/// it, the ACK that the child was made for is dropped, and for no want of room.
+#[inline(always)]
+pub fn child_given_up(sk: *const u8) {
+    if !final_ack::was_dropped_with(sk) {
+        return;
+    }
+    let Some(pending) = PENDING.get_ptr_mut(0) else { return };
+    // SAFETY: a map value of this CPU's own; no other packet for a listener came since it was left.
+    let handshake = unsafe { &mut *pending };
+    handshake.reason = DropReason::Other as u8;
+    handshake.since_ns = sock::now_ns();
+    resolve_as_dropped(pending);
 }

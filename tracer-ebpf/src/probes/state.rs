@@ -17,7 +17,7 @@ use crate::{
     emit::{emit, wanted},
     listener,
     maps::{LISTENERS, switched_on},
-    probes::{child, connect, timeout},
+    probes::{child, connect, packet, timeout},
     reader::{Direct, Reader},
     sock::{self, Netns},
     workload::{self, add},
@@ -145,6 +145,8 @@ fn left_syn_recv(sk: *const u8, netns: Netns, new: u8) {
         connect::ended(tcp, netns, new);
     } else if new == state::ESTABLISHED {
         child::established(sk, netns);
+    } else if new == state::CLOSE {
+        packet::child_given_up(sk);
     }
 }
 

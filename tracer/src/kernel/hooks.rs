@@ -164,6 +164,8 @@ pub enum When {
     FunctionArgs(usize),
     /// `enum skb_drop_reason` knows `TCP_LISTEN_OVERFLOW` for a listener (Linux ≥ 6.15).
     ListenOverflowReason,
+    /// A SYN that meets a TIME_WAIT socket skips the check of the SYN queue, as it was meant to (Linux ≥ 6.10).
+    TimeWaitSkipsSynQueue,
 }
 
 /// One program and where it goes.

@@ -100,6 +100,8 @@ impl Shapes {
 fn fits(btf: &Btf, facts: &Facts, hook: &Hook) -> bool {
     match (hook.attach, hook.when) {
         (_, When::ListenOverflowReason) => facts.listen_overflow_reason.is_some(),
+        // The function hands the sequence number over since then, which says that the check is to be skipped.
+        (_, When::TimeWaitSkipsSynQueue) => btf.func_args("tcp_timewait_state_process").is_some_and(|args| args >= 4),
         (Attach::BtfTracepoint(name), When::TracepointArgs(n)) => btf.tracepoint_args(name) == Some(n),
         (Attach::BtfTracepoint(name), _) => btf.tracepoint_args(name).is_some(),
         (Attach::Fentry(name) | Attach::Fexit(name), When::FunctionArgs(n)) => btf.func_args(name) == Some(n),

@@ -2,7 +2,9 @@
 //! The kernel counts them in `ListenDrops` alone. Also what looks like one and is none: a SYN-ACK
 //! that the server's own host discards.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::lab::Lab;
@@ -11,7 +13,7 @@ use crate::lab::closing::{Closing, account_of_drops, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::drops::{OTHER, assert_drops};
 use crate::lab::firewall::Firewall;
-use crate::lab::netns::{Pair, SERVER_V4};
+use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN};
 use crate::lab::results::note_difference;
 use crate::lab::rungs::{Drops, Signal};
@@ -20,6 +22,9 @@ use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8095;
 const LIMIT: Duration = Duration::from_secs(5);
+/// Ports of the clients whose ACKs are held, and the rule that holds ACKs without data.
+const LATE: RangeInclusive<u16> = 7001..=7005;
+const HELD: &str = "tcp sport 7001-7005 tcp flags & (syn | ack) == ack meta length < 100 drop";
 
 fn server() -> (SocketAddr, SocketAddrV4) {
     let IpAddr::V4(address) = SERVER_V4 else { panic!("an IPv4 address expected") };
@@ -48,6 +53,50 @@ fn syns_without_a_way_back() {
     assert_eq!((watch.delta("ListenDrops"), watch.delta("ListenOverflows")), (5, 0));
     assert_closes(&agent, &[&watch]);
     assert_others(&agent, &watch, 5);
+}
+
+/// The server loses its route to the clients between the SYN-ACKs and the ACKs. The kernel drops these ACKs as it drops
+/// those that meet a full accept queue, but this queue is empty.
+fn last_acks_without_a_way_back(to: SocketAddr, route: &[&str]) {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let pair = Pair::new();
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let _listener = Listener::open(&pair.server, to, 16);
+    let firewall = Firewall::install(&pair.client, "output", HELD);
+    let clients = Client::connect_from(&pair.client, LATE, to);
+    let mut clients: Vec<_> = clients.into_iter().map(Client::into_stream).collect();
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), clients.len());
+    // A SYN-ACK that cannot be sent again ends its handshake. After the second time there is none for four seconds.
+    until("SYN-ACKs to be sent again", LIMIT, || match watch.delta("TCPSynRetrans") {
+        10.. => Ok(()),
+        again => Err(format!("TCPSynRetrans {again}")),
+    });
+    pair.server.command("ip", route);
+    for client in &mut clients {
+        client.write_all(&[b'x'; 100]).unwrap();
+    }
+    until("drops of last ACKs", LIMIT, || match watch.delta("ListenDrops") {
+        drops if drops >= 5 => Ok(()),
+        drops => Err(format!("ListenDrops {drops}")),
+    });
+    // The clients send again and again: hold them, so that the counters stand still.
+    firewall.add("output", "tcp sport 7001-7005 drop");
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("ListenOverflows"), 0);
+    assert_others(&agent, &watch, watch.delta("ListenDrops"));
+}
+
+#[test]
+fn last_acks_without_a_way_back_over_ipv4() {
+    let route = ["route", "del", "10.77.0.0/16", "dev", "eth0"];
+    last_acks_without_a_way_back(SocketAddr::from((SERVER_V4, PORT)), &route);
+}
+
+#[test]
+fn last_acks_without_a_way_back_over_ipv6() {
+    let route = ["-6", "route", "del", "fd00:77::/64", "dev", "eth0"];
+    last_acks_without_a_way_back(SocketAddr::from((SERVER_V6, PORT)), &route);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Full SYN queues: `tcp_syncookies` 0, 1 and 2, a small `tcp_max_syn_backlog`, spoofed SYNs that
 //! nobody answers for. Each reason equals the kernel's counter for it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
@@ -14,9 +15,10 @@ use crate::lab::firewall::Firewall;
 use crate::lab::machine::machine;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN, spoofed};
-use crate::lab::rungs::Signal;
-use crate::lab::sockets::{Client, Listener, SYN_RECV, servers_in_state};
-use crate::lab::wait::until;
+use crate::lab::results::note_difference;
+use crate::lab::rungs::{Drops, Signal};
+use crate::lab::sockets::{Client, Listener, SYN_RECV, TIME_WAIT, servers_in_state};
+use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8084;
 const LIMIT: Duration = Duration::from_secs(5);
@@ -155,6 +157,47 @@ fn without_cookies_the_syn_queue_comes_first() {
 fn with_cookies_the_accept_queue_decides() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
     assert_eq!(both_queues_full("1"), ([0, 6, 0], 6));
+}
+
+/// Both queues are full, and clients come again from the ports of connections that the server has in TIME_WAIT. From 6.10
+/// on the kernel asks no SYN queue then, so that the accept queue turns them away.
+#[test]
+fn syns_that_meet_time_wait_skip_the_syn_queue() {
+    const PORTS: RangeInclusive<u16> = 7101..=7103;
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let pair = pair("0", "2048");
+    // The requests must stay while the test looks.
+    pair.server.set_tcp("tcp_synack_retries", "5");
+    let watch = Watch::from_now(&pair.server);
+    let agent = Agent::start();
+    let (address, to) = server();
+    let listener = Listener::open(&pair.server, address, 9);
+    for client in Client::connect_from(&pair.client, PORTS, address) {
+        let mut client = client.into_stream();
+        drop(listener.accept_stream());
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "the server closes first");
+    }
+    until("TIME_WAIT", LIMIT, || equal("sockets", &servers_in_state(&pair.server, PORT, TIME_WAIT), &3));
+    let queued: Vec<_> = Client::connect_many(&pair.client, address, 5).into_iter().map(Client::into_stream).collect();
+    let room = machine().syn_queue_room(9);
+    RawSender::open(&pair.client).flood(to, room);
+    assert_eq!(servers_in_state(&pair.server, PORT, SYN_RECV), usize::from(room));
+    listener.listen_again(4);
+    // Closed clients do not send their SYNs again: by then nothing is in TIME_WAIT any more.
+    drop(Client::connect_from(&pair.client, PORTS, address));
+    let skips = machine().kernel >= (6, 10, 0);
+    assert_eq!(by_kernel(&watch), (if skips { [0, 3, 0] } else { [3, 0, 0] }, 3));
+    if skips && agent.rungs().drops == Drops::Packets {
+        // Packets do not show what their SYN met, so the SYN queue gets the blame.
+        Closing::of(&agent, &[&watch]).without("listen_overflows").without("syn_queue_full_drops").check();
+        assert_reasons(&agent, &watch, [3, 0, 0]);
+        note_difference("listen_overflows", 3);
+        note_difference("syn_queue_full_drops", -3);
+    } else {
+        assert_closes(&agent, &[&watch]);
+        assert_reasons_are_the_kernels(&agent, &watch);
+    }
+    drop(queued);
 }
 
 #[test]

@@ -25,12 +25,18 @@ macro_rules! entry_twins {
     };
 }
 
-/// Exit of a `*_syn_recv_sock`, which has six or seven arguments; the kprobe twin takes either.
+/// Entry and exit of a `*_syn_recv_sock`, which has six or seven arguments; the kprobe twins take either.
 macro_rules! syn_recv_sock {
-    ($function:literal, $exit6:literal, $exit7:literal, $kprobe:literal, $kretprobe:literal) => {
+    ($function:literal, $entry:literal, $exit6:literal, $exit7:literal, $kprobe:literal, $kretprobe:literal) => {
         &[
-            &[hook_when($exit6, Attach::Fexit($function), When::FunctionArgs(6))],
-            &[hook_when($exit7, Attach::Fexit($function), When::FunctionArgs(7))],
+            &[
+                hook($entry, Attach::Fentry($function)),
+                hook_when($exit6, Attach::Fexit($function), When::FunctionArgs(6)),
+            ],
+            &[
+                hook($entry, Attach::Fentry($function)),
+                hook_when($exit7, Attach::Fexit($function), When::FunctionArgs(7)),
+            ],
             &[hook($kprobe, Attach::Kprobe($function)), hook($kretprobe, Attach::Kretprobe($function))],
         ]
     };
@@ -58,6 +64,7 @@ const LISTEN_OUTCOMES: &[Point] = &[
     ]),
     point(syn_recv_sock!(
         "tcp_v4_syn_recv_sock",
+        "tcp_v4_syn_recv_sock_entry",
         "tcp_v4_syn_recv_sock_exit6",
         "tcp_v4_syn_recv_sock_exit7",
         "tcp_v4_syn_recv_sock_kprobe",
@@ -65,11 +72,24 @@ const LISTEN_OUTCOMES: &[Point] = &[
     )),
     optional(syn_recv_sock!(
         "tcp_v6_syn_recv_sock",
+        "tcp_v6_syn_recv_sock_entry",
         "tcp_v6_syn_recv_sock_exit6",
         "tcp_v6_syn_recv_sock_exit7",
         "tcp_v6_syn_recv_sock_kprobe",
         "tcp_v6_syn_recv_sock_kretprobe"
     )),
+    optional(&[
+        &[hook_when(
+            "inet_twsk_deschedule_put_entry",
+            Attach::Fentry("inet_twsk_deschedule_put"),
+            When::TimeWaitSkipsSynQueue,
+        )],
+        &[hook_when(
+            "inet_twsk_deschedule_put_kprobe",
+            Attach::Kprobe("inet_twsk_deschedule_put"),
+            When::TimeWaitSkipsSynQueue,
+        )],
+    ]),
     // The kprobe first: it costs nothing until there is an ICMP error, and one of the trampolines runs
     // for each accepted connection.
     point(&[

@@ -157,7 +157,7 @@ fn listen_drops(machine: &Machine, kinds: &Kinds) -> (Drops, Rung) {
     // Where trampolines do not take all arguments of the functions that make children, kprobes must.
     let children_by_fentry = kinds.fentry && machine.syn_recv_sock_arguments <= arguments_max(machine);
     if children_by_fentry || kinds.kprobe {
-        return (Drops::Outcomes, outcomes(kinds, children_by_fentry));
+        return (Drops::Outcomes, outcomes(machine, kinds, children_by_fentry));
     }
     if kinds.packet {
         let packets = ["cgroup_skb/ingress", "cgroup_skb/egress"].map(str::to_owned);
@@ -197,13 +197,16 @@ const ENTERED: [&str; 6] = [
 const LEFT: [&str; 2] = ["tcp_conn_request", "tcp_try_fastopen"];
 const CHILDREN: [&str; 2] = ["tcp_v4_syn_recv_sock", "tcp_v6_syn_recv_sock"];
 
-fn outcomes(kinds: &Kinds, children_by_fentry: bool) -> Rung {
+fn outcomes(machine: &Machine, kinds: &Kinds, children_by_fentry: bool) -> Rung {
     let [entry, exit] = if kinds.fentry { ["fentry", "fexit"] } else { ["kprobe", "kretprobe"] };
     let mut hooks: Vec<String> = ENTERED.iter().map(|function| format!("{entry}/{function}")).collect();
     hooks.extend(LEFT.iter().map(|function| format!("{exit}/{function}")));
-    // A kprobe at a function with the arguments at hand needs a second one at its exit.
-    let ways: &[&str] = if children_by_fentry { &["fexit"] } else { &["kprobe", "kretprobe"] };
+    let ways: &[&str] = if children_by_fentry { &["fentry", "fexit"] } else { &["kprobe", "kretprobe"] };
     hooks.extend(ways.iter().flat_map(|way| CHILDREN.map(|function| format!("{way}/{function}"))));
+    // A SYN that meets TIME_WAIT skips the SYN queue from then on.
+    if machine.kernel >= (6, 10, 0) {
+        hooks.push(format!("{entry}/inet_twsk_deschedule_put"));
+    }
     // ICMP errors are rare: a kprobe costs nothing until one comes.
     let icmp: &[&str] = if kinds.kprobe {
         &["kprobe/tcp_req_err"]
@@ -373,7 +376,7 @@ mod tests {
         assert_eq!(by_kprobe(&debian((5, 10, 262), 6)), 1);
         assert_eq!(by_kprobe(&debian((6, 1, 192), 7)), 1 + 4);
         assert_eq!(by_kprobe(&debian((7, 2, 13), 7)), 1);
-        assert_eq!(hooks(&debian((7, 2, 13), 7)).len(), 6 + 2 + 2 + 1);
+        assert_eq!(hooks(&debian((7, 2, 13), 7)).len(), 6 + 2 + 4 + 1 + 1);
     }
 
     #[test]

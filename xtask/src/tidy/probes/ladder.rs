@@ -43,6 +43,8 @@ pub(super) enum When {
     Arguments(usize),
     /// There is a reason for drops by a full accept queue, and an argument with the listener.
     ListenOverflowReason,
+    /// TIME_WAIT sockets hand a sequence number over.
+    TimeWaitSkipsSynQueue,
 }
 
 impl Attach {
@@ -85,6 +87,10 @@ impl When {
             Self::ListenOverflowReason => {
                 btf.has_enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW")
                     && real.parameters.len() >= 4
+            }
+            Self::TimeWaitSkipsSynQueue => {
+                let process = btf.function("tcp_timewait_state_process");
+                process.is_ok_and(|process| process.is_some_and(|process| process.parameters.len() >= 4))
             }
         }
     }
@@ -237,6 +243,7 @@ fn when(argument: &[TokenTree]) -> Option<When> {
         "Always" => When::Always,
         "FunctionArgs" | "TracepointArgs" => When::Arguments(count()?),
         "ListenOverflowReason" => When::ListenOverflowReason,
+        "TimeWaitSkipsSynQueue" => When::TimeWaitSkipsSynQueue,
         _ => return None,
     })
 }
