@@ -27,7 +27,7 @@ wire_enum! {
 wire_enum! {
     /// What made the kernel send a segment again.
     RetransmitCause {
-        /// A SYN in SYN_SENT. (SYN-ACKs count at their listener.)
+        /// A segment that carries SYN. (SYN-ACKs count at their listener.)
         Syn = 0, "syn";
         /// The retransmission timer.
         Rto = 1, "rto";
@@ -103,7 +103,7 @@ wire_enum! {
         Transition = 0, "transition";
         /// Retransmitted segments; `a` = [`RetransmitCause`]; role and port set.
         Retransmit = 1, "retransmit";
-        /// The retransmitted segments that did not leave the host (`TCPRetransFail`).
+        /// The retransmitted segments that did not leave the host (`TCPRetransFail`); `a` = [`RetransmitCause`].
         RetransmitFailed = 2, "retransmit_failed";
         /// `connect()` calls by SYN retries; `a` = [`ConnectResult`], `b` = bucket of [`CONNECT_RETRY_BUCKETS`].
         ConnectRetries = 3, "connect_retries";

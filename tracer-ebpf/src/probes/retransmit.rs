@@ -104,13 +104,13 @@ fn retransmitted(sk: *const u8, skb: *const u8, err: i32) {
     let cgroup = sock::cgroup_id(Direct, sk);
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let segments = segments(skb);
-    let cause = cause(sk, skb, state);
+    let cause = cause(sk, skb);
     let (role, port) = role_and_port(sk, netns, state, sock::local_port(Direct, sk));
     let key =
         CounterKey { port, role: role as u8, ..workload::key(netns, cgroup, Counter::Retransmit, cause as u8, 0) };
     workload::count(netns, &key, u64::from(segments));
     if err != 0 {
-        let failed = workload::key(netns, cgroup, Counter::RetransmitFailed, 0, 0);
+        let failed = workload::key(netns, cgroup, Counter::RetransmitFailed, cause as u8, 0);
         workload::count(netns, &failed, u64::from(segments));
     }
     let record = Retransmit {
@@ -139,10 +139,12 @@ fn segments(skb: *const u8) -> u32 {
 }
 
 #[inline(always)]
-fn cause(tcp: *const u8, skb: *const u8, state: u8) -> RetransmitCause {
+fn cause(tcp: *const u8, skb: *const u8) -> RetransmitCause {
     let cb = offset!(skb_cb);
     let flags: u8 = Direct.load(skb, cb + offset!(cb_tcp_flags));
-    if state == state::SYN_SENT || flags & TCPHDR_SYN != 0 {
+    // The kernel goes by the flag too. A state would not do: with TCP Fast Open, data that came with the SYN and was not
+    // acknowledged with it is sent again before the socket leaves SYN_SENT.
+    if flags & TCPHDR_SYN != 0 {
         return RetransmitCause::Syn;
     }
     let sequence: u32 = Direct.load(skb, cb + offset!(cb_seq));

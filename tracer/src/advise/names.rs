@@ -50,6 +50,7 @@ names! { METRICS_USED: "Every metric that a rule or the head of the advice reads
     ORPHANS_LIMIT "tracer_tcp_orphan_limit";
     ABORTS "tracer_tcp_aborts_total";
     RETRANSMITS "tracer_tcp_retransmitted_segments_total";
+    RETRANSMITS_FAILED "tracer_tcp_retransmits_failed_total";
     SEGMENTS_SENT "tracer_tcp_segments_sent_total";
     COUNT_DIFFERENCE "tracer_count_difference";
     COUNTS_LOST "tracer_counts_lost_total";
@@ -110,6 +111,7 @@ mod tests {
             ),
             (CONNECT_FAILURES, "error", &["no_port", "timed_out"]),
             (RETRANSMITS, "cause", &["syn", "rto", "fast", "tail_loss_probe", "unknown"]),
+            (RETRANSMITS_FAILED, "cause", &["unknown"]),
             (SYN_COOKIES, "result", &["sent", "received", "failed"]),
             (ABORTS, "reason", &["data", "memory", "timeout"]),
             (ZERO_WINDOW, "direction", &["to_zero"]),

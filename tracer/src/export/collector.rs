@@ -192,10 +192,11 @@ pub(super) fn counter(
     match kind {
         Counter::Retransmit => {
             let role = Role::from_u8(key.role & !ROLE_PORT_OTHER).unwrap_or(Role::Unknown).name();
-            let cause = RetransmitCause::from_u8(key.a).unwrap_or(RetransmitCause::Unknown).name();
-            rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &[role, &port, cause]), number(n));
+            rows.add(MetricId::TcpRetransmittedSegments, &with(&values, &[role, &port, cause(key)]), number(n));
         }
-        Counter::RetransmitFailed => rows.add(MetricId::TcpRetransmitsFailed, &with(&values, &[]), number(n)),
+        Counter::RetransmitFailed => {
+            rows.add(MetricId::TcpRetransmitsFailed, &with(&values, &[cause(key)]), number(n));
+        }
         Counter::ConnectFailure => {
             let error = ConnectResult::from_u8(key.a).unwrap_or(ConnectResult::Other).name();
             rows.add(MetricId::TcpConnectFailures, &with(&values, &[&port, error]), number(n));
@@ -219,6 +220,11 @@ pub(super) fn counter(
         // Histograms are made from several rows; candidates count once they are confirmed.
         Counter::ConnectRetries | Counter::ConnectRetriesSum | Counter::TimeWaitCandidate | Counter::Transition => {}
     }
+}
+
+/// The cause of retransmits, sent or refused.
+fn cause(key: &CounterKey) -> &'static str {
+    RetransmitCause::from_u8(key.a).unwrap_or(RetransmitCause::Unknown).name()
 }
 
 fn port_label(key: &CounterKey) -> String {
@@ -312,7 +318,8 @@ fn unknown(rows: &mut Rows<'_>, sources: &mut Sources<'_>, namespace: &Namespace
     }
     reset_rows::add_unknown(rows, namespace);
     timeout_rows::add_unknown(rows, namespace);
-    rows.add(MetricId::TcpRetransmitsFailed, &nobody, number(books.unknown(Closing::RetransmitsFailed)));
+    let refused = with(&nobody, &[RetransmitCause::Unknown.name()]);
+    rows.add(MetricId::TcpRetransmitsFailed, &refused, number(books.unknown(Closing::RetransmitsFailed)));
     rows.add(MetricId::TcpTimeWaitOverflows, &nobody, number(books.unknown(Closing::TimeWaitOverflows)));
     for (cgroup, n) in books.time_wait_confirmed() {
         if let Some(owner) = sources.labels.workload(cgroup, namespace, sources.now) {

@@ -59,10 +59,7 @@ pub(super) fn add_workloads(rows: &mut Rows<'_>, report: &Report, view: &View) {
     for namespace in living(view) {
         let values = workload(namespace);
         if is_told(report, Signal::Retransmits) {
-            add_retransmits(rows, &values);
-        }
-        if report.stands_on(Signal::Retransmits, "attempts") {
-            rows.add(MetricId::TcpRetransmitsFailed, &values, 0.0);
+            add_retransmits(rows, &values, report.stands_on(Signal::Retransmits, "attempts"));
         }
         if is_told(report, Signal::Connections) {
             add_connections(rows, &values);
@@ -83,10 +80,13 @@ fn living(view: &View) -> impl Iterator<Item = &Namespace> {
     view.namespaces.iter().filter(|namespace| namespace.alive)
 }
 
-fn add_retransmits(rows: &mut Rows<'_>, values: &[&str; 5]) {
+fn add_retransmits(rows: &mut Rows<'_>, values: &[&str; 5], sees_refused: bool) {
     for cause in RetransmitCause::ALL.iter().filter(|cause| **cause != RetransmitCause::Unknown) {
         let own = [Role::Unknown.name(), "", cause.name()];
         rows.add(MetricId::TcpRetransmittedSegments, &with(values, &own), 0.0);
+        if sees_refused {
+            rows.add(MetricId::TcpRetransmitsFailed, &with(values, &[cause.name()]), 0.0);
+        }
     }
 }
 

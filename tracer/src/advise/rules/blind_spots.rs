@@ -4,7 +4,8 @@ use super::super::amount::Unit;
 use super::super::facts::{Facts, Need};
 use super::super::finding::{Finding, Severity};
 use super::super::names::{
-    COUNT_DIFFERENCE, COUNTS_LOST, HOOK_ATTACHED, LISTEN_DROPS, PASS_AGE, PASS_INTERVAL, RETRANSMITS, SERIES_SUPPRESSED,
+    COUNT_DIFFERENCE, COUNTS_LOST, HOOK_ATTACHED, LISTEN_DROPS, PASS_AGE, PASS_INTERVAL, RETRANSMITS,
+    RETRANSMITS_FAILED, SERIES_SUPPRESSED,
 };
 use super::super::subject::Subject;
 use super::Rule;
@@ -48,7 +49,9 @@ fn unhooked(facts: &Facts) -> Option<Finding> {
 /// Counts that have no owner.
 fn unattributed(facts: &Facts) -> Option<Finding> {
     let drops = facts.sum(LISTEN_DROPS, &[("reason", "unknown"), ("process", "")]);
-    let segments = facts.sum(RETRANSMITS, &[("cause", "unknown")]);
+    // What the host itself refused to send again no hook is shown before Linux 6.17, and nobody is at fault.
+    let refused = facts.sum(RETRANSMITS_FAILED, &[("cause", "unknown")]).unwrap_or(0.0);
+    let segments = facts.sum(RETRANSMITS, &[("cause", "unknown")]).map(|segments| (segments - refused).max(0.0));
     if drops.unwrap_or(0.0) + segments.unwrap_or(0.0) == 0.0 {
         return None;
     }
@@ -145,6 +148,19 @@ mod tests {
                     "no cause",
                     "tracer_tcp_retransmitted_segments_total{netns=\"host\",cause=\"unknown\"} \
                  3\n",
+                    &[Note],
+                ),
+                (
+                    "refused by the host before 6.17",
+                    "tracer_tcp_retransmitted_segments_total{netns=\"host\",cause=\"unknown\"} 3\n\
+                     tracer_tcp_retransmits_failed_total{netns=\"host\",cause=\"unknown\"} 3\n",
+                    &[],
+                ),
+                (
+                    "refused, and one more",
+                    "tracer_tcp_retransmitted_segments_total{netns=\"host\",cause=\"unknown\"} 4\n\
+                     tracer_tcp_retransmits_failed_total{netns=\"host\",cause=\"unknown\"} 3\n\
+                     tracer_tcp_retransmits_failed_total{netns=\"host\",cause=\"syn\"} 9\n",
                     &[Note],
                 ),
                 ("a difference", "tracer_count_difference{netns=\"host\",signal=\"listen_drops\"} -3\n", &[Note]),

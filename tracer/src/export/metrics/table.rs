@@ -70,8 +70,8 @@ metrics! {
         "SYN-ACKs that the listener sent again for want of the client's ACK, in segments, which tracer_tcp_retransmitted_segments_total counts too: a part of RetransSegs of /proc/net/snmp and of TCPSynRetrans of /proc/net/netstat.";
     TcpRetransmittedSegments Counter "tracer_tcp_retransmitted_segments_total" [OWNER + ROLE + PORT + CAUSE] "segments" Retransmits
         "Segments that the kernel sent again or tried to, SYN-ACKs among them (role server, cause syn): a namespace's sum equals RetransSegs of /proc/net/snmp, that of cause syn TCPSynRetrans of /proc/net/netstat.";
-    TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER] "segments" Retransmits
-        "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory; before Linux 6.17 by network namespace alone), in segments: equals TCPRetransFail of /proc/net/netstat.";
+    TcpRetransmitsFailed Counter "tracer_tcp_retransmits_failed_total" [OWNER + CAUSE] "segments" Retransmits
+        "The part of tracer_tcp_retransmitted_segments_total that the host itself refused to send (a rule, a queue, memory), in segments: equals TCPRetransFail of /proc/net/netstat; before Linux 6.17 by network namespace alone and with cause unknown, as they are there.";
     TcpSegmentsSent Counter "tracer_tcp_segments_sent_total" [NAMESPACE] "segments" Proc
         "Segments the namespace sent since the agent's baseline, all retransmits but those of SYN-ACKs left out, as OutSegs of /proc/net/snmp counts them: with tracer_tcp_retransmitted_segments_total, all that a share of retransmits is of.";
     TcpSegmentsReceived Counter "tracer_tcp_segments_received_total" [NAMESPACE] "segments" Proc
@@ -165,7 +165,7 @@ metrics! {
     ProgramRuns Counter "tracer_program_runs_total" [NODE + PROGRAM] "runs" Agent
         "How often the BPF program ran, while the kernel's bpf_stats_enabled is on.";
     ProgramMissedRuns Counter "tracer_program_missed_runs_total" [NODE + PROGRAM] "runs" Agent
-        "Events that the kernel did not show to the BPF program because an interrupt brought them in the middle of another one on that CPU (recursion_misses, from 5.12); what they would have counted is in the unknown rows.";
+        "Events that the kernel did not show to the BPF program because an interrupt brought them in the middle of another one on that CPU (recursion_misses, from 5.12); what they would have counted is in the unknown rows, but for accepted connections, ends of connect(), peaks and resets received, which have none.";
     PassDuration Gauge "tracer_pass_duration_seconds" [NODE + PASS] "seconds" Agent
         "Time that the last pass took.";
     PassAge Gauge "tracer_pass_age_seconds" [NODE + PASS] "seconds" Agent
