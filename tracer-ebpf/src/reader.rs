@@ -2,8 +2,8 @@
 //!
 //! [`Direct`] serves programs whose pointers carry a BTF type (tp_btf, fentry, fexit, iter,
 //! cgroup_skb): plain loads that the verifier checks and the kernel guards against faults.
-//! [`Probe`] serves the kprobe twins, whose pointers are bare numbers. A probe's body is generic
-//! over the two, so that twins cannot differ.
+//! [`Probe`] serves the kprobe twins, whose pointers are bare numbers, and the headers of packets. A probe's body is
+//! generic over the two, so that twins cannot differ.
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,

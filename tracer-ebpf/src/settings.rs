@@ -199,6 +199,12 @@ offsets! {
     snd_wnd = "tcp_sock.snd_wnd";
     /// `struct net_device *` that the packet came by.
     skb_dev = "sk_buff.dev";
+    /// Where the packet's buffer begins.
+    skb_head = "sk_buff.head";
+    /// Where in it the IP header begins.
+    skb_network_header = "sk_buff.network_header";
+    /// Where in it the TCP header begins.
+    skb_transport_header = "sk_buff.transport_header";
     /// `struct net *`.
     dev_net = "net_device.nd_net.net" | "net_device.nd_net";
 }

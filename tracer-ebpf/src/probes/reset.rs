@@ -1,4 +1,7 @@
 //! Resets sent and received, by the workload of the socket or, without one, by namespace.
+//!
+//! A segment that met no socket, or only a listener, tells whom the reset goes to. Its headers have no BTF type, so
+//! reading them takes `bpf_probe_read_kernel`: a program of its own does that, and lockdown takes away no more than it.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_ebpf::{
@@ -13,17 +16,30 @@ use crate::{
     constants::{SETTINGS, constant, offset},
     emit::emit,
     maps::{SAVED, Saved},
-    reader::{Direct, Reader},
+    reader::{Direct, Probe, Reader},
     sock,
     workload::{self, lose},
 };
+
+/// Where the source's address begins in the IP header; the destination's follows it.
+const IPV4_ADDRESSES: u32 = 12;
+const IPV6_ADDRESSES: u32 = 8;
 
 // match-proto: 5.10-6.9 void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb)
 /// Fires for full sockets alone: what has none is in `OutRsts` and nowhere else. Context: softirq or
 /// process. Frequency: each reset. Cost: 2 m, 2 h, one ring record.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    sent(ctx.arg(0), ctx.arg(1), Reason::Unknown as u8);
+    sent(ctx.arg(0), ctx.arg(1), Reason::Unknown as u8, false);
+    0
+}
+
+// match-proto: 6.10- void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)
+/// As [`tcp_send_reset_reason`], with the addresses of the segment that is answered. Cost: as there, and 4 h where there is
+/// no socket or it listens.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset_segment(ctx: BtfTracePointContext) -> i32 {
+    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)), true);
     0
 }
 
@@ -33,7 +49,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
 /// is answered. Context and frequency as above. Cost: 2 or 3 m, 2 h, one ring record.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset_reason(ctx: BtfTracePointContext) -> i32 {
-    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)));
+    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)), false);
     0
 }
 
@@ -43,7 +59,7 @@ pub fn tcp_send_reset_reason(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
-    at_socket(sk, Direction::Received, ended(Direct.load(sk, offset!(skc_state))) as u8);
+    at_socket(sk, Ends::UNSEEN, Direction::Received, ended(Direct.load(sk, offset!(skc_state))) as u8);
     0
 }
 
@@ -67,11 +83,18 @@ fn ended(state: u8) -> Reason {
 }
 
 #[inline(always)]
-fn sent(sk: *const u8, skb: *const u8, reason: u8) {
+fn sent(sk: *const u8, skb: *const u8, reason: u8, reads_segment: bool) {
     if !is_null(sk) && !sk.is_null() {
-        at_socket(sk, Direction::Sent, reason);
+        let listens = || Direct.load::<u8>(sk, offset!(skc_state)) == state::LISTEN;
+        let ends = if reads_segment && listens() && !is_null(skb) && !skb.is_null() {
+            Ends::of_answer(skb)
+        } else {
+            Ends::UNSEEN
+        };
+        at_socket(sk, ends, Direction::Sent, reason);
     } else if !is_null(skb) && !skb.is_null() {
-        without_socket(skb, reason);
+        let ends = if reads_segment { Ends::of_answer(skb) } else { Ends::UNSEEN };
+        without_socket(skb, ends, reason);
     } else {
         // Not even the namespace can be told.
         lose(Counter::Reset as u8, 1);
@@ -92,10 +115,51 @@ fn is_null(argument: *const u8) -> bool {
     unsafe { core::ptr::read_volatile(slot) == 0 }
 }
 
+/// The two ends of an answer to a received segment.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// Address family; 0 where they were not seen.
+    family: u8,
+    connection: Connection,
+}
+
+impl Ends {
+    const UNSEEN: Self = Self {
+        family: 0,
+        connection: Connection { local: [0; 4], remote: [0; 4], local_port: 0, remote_port: 0, zero: 0 },
+    };
+
+    /// Where the segment went is this end, where it came from the other.
+    #[inline(always)]
+    fn of_answer(skb: *const u8) -> Self {
+        let head: *const u8 = Direct.load(skb, offset!(skb_head));
+        let ip = head.wrapping_add(usize::from(Direct.load::<u16>(skb, offset!(skb_network_header))));
+        let tcp = head.wrapping_add(usize::from(Direct.load::<u16>(skb, offset!(skb_transport_header))));
+        let [source_port, destination_port]: [u16; 2] = Probe.load(tcp, 0);
+        let is_v4 = Probe.load::<u8>(ip, 0) >> 4 == 4;
+        let [source, destination] = if is_v4 {
+            let [source, destination]: [u32; 2] = Probe.load(ip, IPV4_ADDRESSES);
+            [sock::v4_mapped(source), sock::v4_mapped(destination)]
+        } else {
+            Probe.load(ip, IPV6_ADDRESSES)
+        };
+        Self {
+            family: (if is_v4 { sock::AF_INET } else { sock::AF_INET6 }) as u8,
+            connection: Connection {
+                local: destination,
+                remote: source,
+                local_port: u16::from_be(destination_port),
+                remote_port: u16::from_be(source_port),
+                zero: 0,
+            },
+        }
+    }
+}
+
 /// Sockets in TIME_WAIT and requests are cut short: behind what all kinds have in common lies
 /// something else.
 #[inline(always)]
-fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
+fn at_socket(sk: *const u8, ends: Ends, direction: Direction, reason: u8) {
     let netns = sock::netns(Direct, sk);
     let state: u8 = Direct.load(sk, offset!(skc_state));
     let mut connection = sock::connection(Direct, sk);
@@ -108,6 +172,9 @@ fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
         }
     }
     workload::count(netns, &workload::key(netns, cgroup, Counter::Reset, direction as u8, reason), 1);
+    if ends.family != 0 {
+        connection = ends.connection;
+    }
     let record = Reset {
         header: sock::header(Direct, sk, netns, cgroup, Kind::Reset, state),
         connection,
@@ -120,7 +187,7 @@ fn at_socket(sk: *const u8, direction: Direction, reason: u8) {
 
 /// The namespace is that of the device by which the packet came that is answered.
 #[inline(always)]
-fn without_socket(skb: *const u8, reason: u8) {
+fn without_socket(skb: *const u8, ends: Ends, reason: u8) {
     let device: *const u8 = Direct.load(skb, offset!(skb_dev));
     let netns = sock::identity(Direct, Direct.load(device, offset!(dev_net)));
     if netns.inum == 0 {
@@ -136,12 +203,12 @@ fn without_socket(skb: *const u8, reason: u8) {
             netns: netns.id,
             cgroup: 0,
             kind: Kind::Reset as u8,
-            family: 0,
+            family: ends.family,
             state: 0,
             zero: 0,
             netns_inum: netns.inum,
         },
-        connection: Connection { local: [0; 4], remote: [0; 4], local_port: 0, remote_port: 0, zero: 0 },
+        connection: ends.connection,
         direction,
         reason,
         zero: [0; 6],

@@ -2,7 +2,7 @@
 //! it, and what is lost on the way is said.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,7 +12,8 @@ use crate::lab::counters::Watch;
 use crate::lab::firewall::Firewall;
 use crate::lab::load::{Connection, FirstClose, open_and_close};
 use crate::lab::machine::machine;
-use crate::lab::netns::{Netns, Pair, SERVER_V4};
+use crate::lab::netns::{CLIENT_V4, CLIENT_V6, Netns, Pair, SERVER_V4, SERVER_V6};
+use crate::lab::raw::{ACK, RawSender, spoofed};
 use crate::lab::rungs::{Drops, Signal, resets_have_reasons};
 use crate::lab::setting::{agent_command, patient};
 use crate::lab::sockets::{Client, Listener};
@@ -21,6 +22,7 @@ use crate::lab::watch::{Seen, Watching};
 use crate::lab::{Lab, own_process_name};
 
 const PORT: u16 = 8120;
+const LISTENS: u16 = 8121;
 const BACKLOG: i32 = 5;
 const CLIENTS: usize = 20;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -127,6 +129,40 @@ fn failed_connects_and_the_resets_they_meet() {
     let sent = if resets_have_reasons(machine()) { 3 } else { 0 };
     let is_sent = |event: &&Value| event["direction"] == "sent" && event["reason"] == "no_socket";
     assert_eq!((seen.events.iter().filter(is_sent).count(), seen.events.len()), (sent, sent), "{:?}", seen.events);
+}
+
+/// A SYN for a closed port meets no socket, and a lone ACK for a listener meets only that: the segment tells both ends.
+#[test]
+fn resets_that_answer_a_segment_show_both_its_ends() {
+    let _lab = Lab::enter(&[Signal::Resets]);
+    let pair = Pair::new();
+    let listener = Listener::open(&pair.server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, LISTENS)), BACKLOG);
+    let watching = Watching::start(&["--kind", "reset", "--netns", pair.server.name()]);
+    for server in [SERVER_V4, SERVER_V6] {
+        let mut client = Client::connect(&pair.client, SocketAddr::from((server, PORT)));
+        assert_eq!(client.outcome(LIMIT), Err(Errno::CONNREFUSED));
+    }
+    let IpAddr::V4(server) = SERVER_V4 else { unreachable!("the name says so") };
+    RawSender::open(&pair.client).send(spoofed(1), SocketAddrV4::new(server, LISTENS), ACK);
+    if !resets_have_reasons(machine()) {
+        assert!(watching.end().events.iter().all(|event| event["local_port"] == LISTENS), "sockets' alone are shown");
+        return;
+    }
+    until("three resets", LIMIT, || equal("events", &watching.events().len(), &3));
+    drop(listener);
+    let seen = watching.end().events;
+    let ends = |event: &Value| {
+        let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+        (text("local_address"), event["local_port"].as_u64(), text("remote_address"))
+    };
+    let expected = [(SERVER_V4, PORT, CLIENT_V4), (SERVER_V6, PORT, CLIENT_V6)];
+    for (event, (server, port, client)) in seen.iter().zip(expected) {
+        assert_eq!(ends(event), (server.to_string(), Some(port.into()), client.to_string()), "{event}");
+        assert!(event["remote_port"].as_u64().is_some_and(|port| port > 0), "{event}");
+    }
+    let (from, stray) = (spoofed(1), &seen[2]);
+    assert_eq!(ends(stray), (SERVER_V4.to_string(), Some(LISTENS.into()), from.ip().to_string()), "{stray}");
+    assert_eq!(stray["remote_port"], from.port(), "{stray}");
 }
 
 #[test]
