@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
@@ -16,6 +17,7 @@ use crate::lab::netns::{CLIENT_V4, Netns, Pair, SERVER_V4};
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::until;
+use crate::lab::watch::Watching;
 
 const PORT: u16 = 8140;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -76,6 +78,23 @@ fn turned_away_over_ipv6() {
 fn turned_away_over_ipv4_on_an_ipv6_socket() {
     let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
     turned_away(mapped, |agent| agent.rungs().sees_icmp_of_connects().over_ipv4);
+}
+
+#[test]
+fn events_say_what_the_program_was_told() {
+    let _lab = Lab::enter(&SIGNALS);
+    let netns = Netns::single();
+    let watching = Watching::start(&["--kind", "connect", "--netns", &netns.inode()]);
+    let _firewall =
+        Firewall::install(&netns, "output", &format!("tcp dport {PORT} reject with icmpx port-unreachable"));
+    let client = Client::connect(&netns, SocketAddr::new(LOCALHOST_V4, PORT));
+    assert_eq!(read_error(&client), Errno::CONNREFUSED);
+    drop(client);
+    let is_seen = watching.rungs.sees_icmp_of_connects().over_ipv4;
+    let seen = watching.end();
+    let told: Vec<_> = seen.events.iter().map(|event| (&event["result"], &event["errno"])).collect();
+    let expected = if is_seen { (&"refused".into(), &111.into()) } else { (&"abandoned".into(), &Value::Null) };
+    assert_eq!(told, [expected], "{}", seen.summary());
 }
 
 /// A program that does not read the error leaves it to the kernel, which keeps it to the end.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
@@ -17,6 +18,7 @@ use crate::lab::netns::{CLIENT_V4, CLIENT_V6, Netns, Pair, SERVER_V4, SERVER_V6}
 use crate::lab::rungs::Signal;
 use crate::lab::sockets::{Client, ESTABLISHED, Listener, SYN_RECV, SYN_SENT, clients_in_state, servers_in_state};
 use crate::lab::wait::{equal, until};
+use crate::lab::watch::Watching;
 
 /// The port of the end that stays in SYN_SENT until an answer comes.
 const PORT: u16 = 8130;
@@ -190,11 +192,16 @@ fn reset_by_the_other_end() {
     let pair = Pair::new();
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();
+    let watching = Watching::start(&["--kind", "connect", "--netns", &watch.inode]);
     let crossing = Crossing::over_ipv6(&pair);
     let (firewall, mut crossed, other) = crossing.stand();
     drop((other, firewall));
     // The next SYN-ACK finds nobody.
     assert_eq!(crossed.outcome(LIMIT), Err(Errno::CONNRESET));
+    let seen = watching.end();
+    let ends = |event: &Value| (event["result"].clone(), event["errno"].clone(), event["local_port"].clone());
+    let told: Vec<_> = seen.events.iter().map(ends).collect();
+    assert_eq!(told, [("reset".into(), 104.into(), CROSSED_PORT.into())], "{}", seen.summary());
     assert_closes(&agent, &[&watch]);
     assert_eq!(watch.delta("AttemptFails"), 1);
     assert_eq!(ended(&agent, &watch), [("reset".to_owned(), 1)]);
