@@ -264,7 +264,9 @@ fn sockets_of_listeners_do_not_count() {
         held.extend(connect(&pair, &listener, to, 10));
         open_and_close(&pair.client, &listener, to, 10, FirstClose::Server);
         assert_eq!(servers_in_state(&pair.server, port, ESTABLISHED), 10);
-        assert_eq!(servers_in_state(&pair.server, port, TIME_WAIT), 10);
+        // The last one may have a moment to go.
+        let in_time_wait = || equal("in TIME_WAIT", &servers_in_state(&pair.server, port, TIME_WAIT), &10);
+        until("all closed", LIMIT, in_time_wait);
         listeners.push(listener);
     }
     await_used(&agent, &watch, Some(2));
