@@ -3,7 +3,7 @@
 //!
 //! Owns what is said to the user and when it ends. Changes nothing: see lab.rs for what is started.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -72,11 +72,11 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     introduce(&lab);
     let mut pictures = opts.pictures.then(|| Pictures { page, directory: files, due: Instant::now() + DRAW_INTERVAL });
     let end = opts.duration.map(|duration| Instant::now() + duration);
-    let mut told = BTreeSet::new();
+    let mut firing = Firing::default();
     while signals.pending().next().is_none() && end.is_none_or(|end| Instant::now() < end) {
         lab.check_runs()?;
-        for alert in lab.prometheus.alerts()?.iter().filter(|alert| alert.is_firing()) {
-            tell(alert, &mut told);
+        for line in firing.changes(&lab.prometheus.alerts()?) {
+            println!("{line}");
         }
         if let Some(pictures) = &mut pictures {
             pictures.draw_when_due(lab.prometheus.address())?;
@@ -99,13 +99,32 @@ fn introduce(lab: &Lab) {
     println!("\nCtrl-C ends it. Alerts that fire:");
 }
 
-/// Says each alert once.
-fn tell(alert: &Alert, told: &mut BTreeSet<String>) {
-    let summary = alert.annotations.get("summary").map_or("", String::as_str);
-    let line = format!("  {:28}  {summary}", alert.name());
-    if !told.contains(&line) {
-        println!("{line}");
-        told.insert(line);
+/// The alerts that fire, by their labels: what an alert says of itself changes with its value.
+#[derive(Default)]
+struct Firing(BTreeMap<BTreeMap<String, String>, String>);
+
+impl Firing {
+    /// A line for each alert that begins to fire, and one for each that ends.
+    fn changes(&mut self, alerts: &[Alert]) -> Vec<String> {
+        let mut lines = Vec::new();
+        let now: Vec<&Alert> = alerts.iter().filter(|alert| alert.is_firing()).collect();
+        self.0.retain(|labels, summary| {
+            let fires = now.iter().any(|alert| alert.labels == *labels);
+            if !fires {
+                let name = labels.get("alertname").map_or("", String::as_str);
+                lines.push(format!("  {name:28}  ended: {summary}"));
+            }
+            fires
+        });
+        for alert in now {
+            if self.0.contains_key(&alert.labels) {
+                continue;
+            }
+            let summary = alert.annotations.get("summary").cloned().unwrap_or_default();
+            lines.push(format!("  {:28}  {summary}", alert.name()));
+            self.0.insert(alert.labels.clone(), summary);
+        }
+        lines
     }
 }
 
@@ -124,5 +143,35 @@ impl Pictures {
             self.due = Instant::now() + DRAW_INTERVAL;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alert(pod: &str, state: &str, summary: &str) -> Alert {
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Alert {
+            state: state.to_owned(),
+            labels: BTreeMap::from([text("alertname", "Queue"), text("pod", pod)]),
+            annotations: BTreeMap::from([text("summary", summary)]),
+        }
+    }
+
+    #[test]
+    fn an_alert_is_said_when_it_begins_and_when_it_ends_whatever_its_value_does_meanwhile() {
+        let mut firing = Firing::default();
+        let mut said = |alerts: &[Alert]| firing.changes(alerts).join("|");
+        let line = |summary: &str| format!("  {:28}  {summary}", "Queue");
+        assert_eq!(said(&[alert("a", "pending", "81 %")]), "");
+        assert_eq!(
+            said(&[alert("a", "firing", "82 %"), alert("b", "firing", "90 %")]),
+            line("82 %") + "|" + &line("90 %")
+        );
+        assert_eq!(said(&[alert("a", "firing", "97 %"), alert("b", "firing", "99 %")]), "");
+        assert_eq!(said(&[alert("b", "firing", "99 %")]), line("ended: 82 %"));
+        assert_eq!(said(&[alert("b", "pending", "99 %")]), line("ended: 90 %"));
+        assert_eq!(said(&[alert("a", "firing", "85 %")]), line("85 %"), "it fires again");
     }
 }

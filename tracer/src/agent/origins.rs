@@ -121,7 +121,9 @@ impl Origins {
             return self.ask_again(key, now);
         };
         let is_host = found.inum == self.found.host;
-        let named = Namespace { inode: found.inum, is_host, name: found.name.clone().unwrap_or_default() };
+        let mut names = found.names.iter().cloned();
+        let name = names.next().unwrap_or_default();
+        let named = Namespace { inode: found.inum, is_host, name, other_names: names.collect() };
         let tenant = match found.lowest_pid.filter(|_| !is_host) {
             Some(pid) => match self.attributor.tenant(pid, now) {
                 Some(tenant) => tenant.owner,

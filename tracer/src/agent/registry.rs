@@ -68,6 +68,8 @@ pub struct Evidence {
 
 struct Entry {
     inum: u32,
+    /// Its name: the first that was found, for as long as it has that one.
+    name: String,
     books: Books,
     counters: KernelCounters,
     segments: Segments,
@@ -169,6 +171,9 @@ impl Registry {
         let counted = after.totals();
         self.note_seen_by_hooks(after, &counted);
         self.note_missing(discovery, readings, &counted, now);
+        for entry in self.entries.values_mut() {
+            entry.name_by(discovery);
+        }
     }
 
     /// A listener may live in a namespace that neither a path leads to nor a hook has met.
@@ -286,6 +291,7 @@ impl Entry {
     fn new(inum: u32, books: Books) -> Self {
         Self {
             inum,
+            name: String::new(),
             books,
             counters: KernelCounters::default(),
             segments: Segments::default(),
@@ -336,6 +342,16 @@ impl Entry {
         self.alive = true;
     }
 
+    /// Keeps the name while it is one of the namespace's: a second one is no reason for another series.
+    fn name_by(&mut self, discovery: &Discovery) {
+        // One that is dead or unread may have lost its number to the one that was found.
+        let found = discovery.namespaces.get(&self.inum).filter(|_| self.alive);
+        let names = found.map(|found| found.names.as_slice()).unwrap_or_default();
+        if !names.contains(&self.name) {
+            self.name = names.first().cloned().unwrap_or_default();
+        }
+    }
+
     fn view(&self, id: u64, discovery: &Discovery) -> Namespace {
         let is_host = self.inum == discovery.host;
         // One that is dead or unread may have lost its number to the one that was found.
@@ -344,7 +360,7 @@ impl Entry {
             id,
             inum: self.inum,
             label: if is_host { "host".to_owned() } else { self.inum.to_string() },
-            name: found.and_then(|found| found.name.clone()).unwrap_or_default(),
+            name: self.name.clone(),
             is_host,
             lowest_pid: found.and_then(|found| found.lowest_pid),
             life: self.life,

@@ -113,7 +113,7 @@ impl Watch {
     /// Names of the network namespaces under /run/netns.
     #[must_use]
     pub fn namespace_names(&self) -> Vec<String> {
-        self.origins.namespaces().filter_map(|namespace| namespace.name.clone()).collect()
+        self.origins.namespaces().flat_map(|namespace| namespace.names.iter().cloned()).collect()
     }
 
     /// Hands the audience what comes until it wants no more.

@@ -98,7 +98,7 @@ impl Netns {
         match self {
             Self::Host => origin.namespace.is_some_and(|namespace| namespace.is_host),
             Self::Inode(inode) => origin.inode == *inode,
-            Self::Name(name) => origin.namespace.is_some_and(|namespace| namespace.name == *name),
+            Self::Name(name) => origin.namespace.is_some_and(|namespace| namespace.is_named(name)),
         }
     }
 }
@@ -170,7 +170,7 @@ mod tests {
     #[track_caller]
     fn check(filter: &Filter, expected: bool) {
         let owner = Owner { namespace: "shop".into(), pod: "web-0".into(), ..Owner::default() };
-        let namespace = Namespace { inode: 99, is_host: false, name: "blue".into() };
+        let namespace = Namespace { inode: 99, is_host: false, name: "blue".into(), other_names: vec!["azure".into()] };
         let origin = Origin { inode: 99, namespace: Some(&namespace), owner: Some(&owner), process: Some("nginx") };
         assert_eq!(filter.passes(&event(), &origin), expected, "{filter:?}");
         // Of what is not known nothing fits.
@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn a_namespace_is_its_name_or_its_number() {
-        for (netns, expected) in [("blue", true), ("99", true), ("98", false), ("host", false), ("red", false)] {
+        for (netns, expected) in
+            [("blue", true), ("azure", true), ("99", true), ("98", false), ("host", false), ("red", false)]
+        {
             check(&Filter { namespaces: list(&[netns]), ..Filter::default() }, expected);
         }
         let host = Namespace { is_host: true, ..Namespace::default() };

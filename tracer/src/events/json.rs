@@ -206,7 +206,7 @@ mod tests {
             syn_queue_length: 0,
         };
         let owner = Owner { namespace: "shop".into(), pod: "web-0".into(), ..Owner::default() };
-        let namespace = Namespace { inode: 9, is_host: false, name: "blue".into() };
+        let namespace = Namespace { inode: 9, name: "blue".into(), ..Namespace::default() };
         let origin = Origin { inode: 9, namespace: Some(&namespace), owner: Some(&owner), process: Some("we\"b") };
         assert_eq!(
             written(&event(drop), &origin),

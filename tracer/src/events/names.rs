@@ -62,6 +62,17 @@ pub struct Namespace {
     /// Name under /run/netns, empty if it has none.
     #[serde(default)]
     pub name: String,
+    /// Further names of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_names: Vec<String>,
+}
+
+impl Namespace {
+    /// Whether this is one of its names.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.other_names.iter().any(|other| other == name)
+    }
 }
 
 /// A process that listens.

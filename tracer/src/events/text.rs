@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn the_owner_is_the_most_that_is_known() {
-        let host = Namespace { inode: 1, is_host: true, name: String::new() };
-        let named = Namespace { inode: 9, is_host: false, name: "blue".into() };
+        let host = Namespace { inode: 1, is_host: true, ..Namespace::default() };
+        let named = Namespace { inode: 9, name: "blue".into(), ..Namespace::default() };
         let text = |text: &str| text.to_owned();
         let pod = Owner { namespace: text("shop"), pod: text("web-0"), container: text("app"), unit: text("u") };
         let unit = Owner { unit: text("a.service"), ..Owner::default() };

@@ -32,6 +32,9 @@ const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 /// process behind the first ends before the visit.
 const PATHS_MAX: usize = 4;
 
+/// How many names are kept for one namespace.
+const NAMES_MAX: usize = 4;
+
 /// How many namespaces are kept: far more than the few hundred pods of a node, and a few MB at most.
 const NAMESPACES_MAX: usize = 16_384;
 
@@ -60,8 +63,9 @@ pub struct NetnsRef {
     pub inum: u32,
     /// Files that open it, the most durable first (a mount outlives processes). Never empty, at most four.
     pub paths: Vec<PathBuf>,
-    /// The name of its mounted file, such as one given to `ip netns add`.
-    pub name: Option<String>,
+    /// The names of its mounted files, such as one given to `ip netns add`: those of the first directory first, then
+    /// from A. At most four.
+    pub names: Vec<String>,
     /// The lowest PID of a process inside; `None` when only a mount keeps the namespace.
     pub lowest_pid: Option<u32>,
 }
@@ -116,8 +120,10 @@ impl Discovery {
             Ok(entries) => entries,
             Err(error) => return self.passed_over(&error),
         };
-        for entry in entries.flatten() {
-            let path = entry.path();
+        // A directory lists in an order of its own, which changes when files come.
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort_unstable();
+        for path in paths {
             match mount_inum(&path) {
                 Ok(Some(inum)) => self.saw_mount(inum, path),
                 Ok(None) => {}
@@ -151,10 +157,14 @@ impl Discovery {
         let Some(netns) = self.namespace(inum) else {
             return;
         };
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { return };
         // `/var/run` is mostly a link to `/run`: the second sighting adds nothing.
-        if netns.name.is_none() {
-            netns.name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            netns.paths.push(path);
+        if netns.names.len() < NAMES_MAX && !netns.names.contains(&name) {
+            netns.names.push(name);
+            // One of them leads there as well as the others.
+            if netns.paths.is_empty() {
+                netns.paths.push(path);
+            }
         }
     }
 
@@ -178,7 +188,7 @@ impl Discovery {
         Some(self.namespaces.entry(inum).or_insert_with(|| NetnsRef {
             inum,
             paths: Vec::new(),
-            name: None,
+            names: Vec::new(),
             lowest_pid: None,
         }))
     }

@@ -2,8 +2,10 @@
 //! count may land in the wrong life, nor with the owner of another.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -15,12 +17,13 @@ use crate::lab::closing::assert_closes;
 use crate::lab::counters::{Counters, Watch};
 use crate::lab::equations::DROPS;
 use crate::lab::foreign::{ForeignListener, Plan};
-use crate::lab::netns::Netns;
+use crate::lab::netns::{Netns, Pair};
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::scrape::Scrape;
 use crate::lab::setting::patient;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
+use crate::lab::watch::Watching;
 
 const PORT: u16 = 8092;
 const SIGNAL: [(&str, &str); 1] = [("signal", "listen_drops")];
@@ -172,4 +175,58 @@ fn owners_of_two_lives_with_the_same_inode() {
     });
     assert_closes(&agent, &[&watch]);
     listener.exit();
+}
+
+/// Another name of a namespace under /run/netns.
+struct SecondName(String);
+
+impl SecondName {
+    fn of(netns: &Netns, name: String) -> Self {
+        let path = format!("/run/netns/{name}");
+        fs::write(&path, "").unwrap();
+        let first = format!("/run/netns/{}", netns.name());
+        let mounted = Command::new("mount").args(["--bind", &first, &path]).status().unwrap();
+        assert!(mounted.success(), "{mounted}");
+        Self(name)
+    }
+}
+
+impl Drop for SecondName {
+    fn drop(&mut self) {
+        let path = format!("/run/netns/{}", self.0);
+        // What is left of it the machine's owner would see.
+        let _ = Command::new("umount").arg(&path).status();
+        let _ = fs::remove_file(&path);
+    }
+}
+
+/// One that would come before the first name in any list, and one that would come after it.
+#[test]
+fn a_namespace_of_several_names_is_found_by_each_and_keeps_its_row() {
+    let _lab = Lab::enter(&[]);
+    let pair = Pair::new();
+    let (netns, inode) = (&pair.server, pair.server.inode());
+    let agent = Agent::start();
+    let named = || {
+        let scrape = agent.scrape();
+        let of_it = [("netns", inode.as_str())];
+        let rows = scrape.rows("tracer_netns_info", &of_it);
+        rows.map(|row| row.label("name").to_owned()).collect::<Vec<_>>()
+    };
+    until("the first name", LIMIT, || equal("names", &named(), &vec![netns.name().to_owned()]));
+    let others = ["0before", "zafter"].map(|word| SecondName::of(netns, format!("{word}{}", netns.name())));
+    for _ in 0..3 {
+        agent.await_two_passes();
+        assert_eq!(named(), [netns.name()]);
+    }
+    for name in [netns.name(), &others[0].0, &others[1].0] {
+        let watching = Watching::start(&["--kind", "state", "--netns", name]);
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        drop(Listener::open(netns, address, 1));
+        until(&format!("its events by {name}"), LIMIT, || match watching.events().len() {
+            0 => Err("no event".to_owned()),
+            _ => Ok(()),
+        });
+        drop(watching.end());
+    }
 }

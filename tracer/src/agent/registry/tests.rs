@@ -9,8 +9,10 @@ const HOST: u32 = 1;
 const RETAIN: Duration = Duration::from_secs(10);
 
 fn discovery(inums: &[u32]) -> Discovery {
-    let namespaces =
-        inums.iter().map(|&inum| (inum, NetnsRef { inum, paths: vec![], name: None, lowest_pid: None })).collect();
+    let namespaces = inums
+        .iter()
+        .map(|&inum| (inum, NetnsRef { inum, paths: vec![], names: Vec::new(), lowest_pid: None }))
+        .collect();
     Discovery { host: HOST, namespaces, denied: 0, beyond_limit: 0 }
 }
 
@@ -220,16 +222,32 @@ fn the_dead_do_not_take_the_name_and_process_of_who_has_their_number() {
     let mut registry = Registry::default();
     let now = Instant::now();
     pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
-    pass(&mut registry, &[70], &[reading(8, 70, 0)], &counts(7, 3), now);
     let mut found = discovery(&[70]);
     let netns = found.namespaces.get_mut(&70).unwrap();
-    (netns.name, netns.lowest_pid) = (Some("blue".into()), Some(5));
+    (netns.names, netns.lowest_pid) = (vec!["blue".into()], Some(5));
+    let counts = counts(7, 3);
+    registry.enter(&found, &[reading(8, 70, 0)], &counts, &counts, &Evidence::default(), now);
     let seen = |id| {
         let namespace = registry.view(&found).into_iter().find(|namespace| namespace.id == id).unwrap();
         (namespace.name, namespace.lowest_pid)
     };
     assert_eq!(seen(7), (String::new(), None));
     assert_eq!(seen(8), ("blue".into(), Some(5)));
+}
+
+/// The info row is a series: another name beside the first must not begin another.
+#[test]
+fn a_namespace_keeps_its_name_while_it_has_it() {
+    let mut registry = Registry::default();
+    let mut name = |names: &[&str]| {
+        let mut found = discovery(&[70]);
+        found.namespaces.get_mut(&70).unwrap().names = names.iter().map(|name| (*name).to_owned()).collect();
+        let none = Counts::default();
+        registry.enter(&found, &[reading(7, 70, 0)], &none, &none, &Evidence::default(), Instant::now());
+        registry.view(&found).remove(0).name
+    };
+    let seen = [&[][..], &["green"], &["blue", "green"], &["blue"], &[]].map(&mut name);
+    assert_eq!(seen, ["", "green", "green", "blue", ""]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl ScratchNetns {
     pub(crate) fn find(&self) -> NetnsRef {
         let found = discover(&Roots::default()).unwrap();
         let mut named = found.namespaces.into_values();
-        named.find(|netns| netns.name.as_ref() == Some(&self.name)).unwrap()
+        named.find(|netns| netns.names.contains(&self.name)).unwrap()
     }
 }
 

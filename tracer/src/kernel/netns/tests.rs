@@ -77,8 +77,22 @@ fn a_mount_names_its_namespace_and_comes_first() {
     let found = discover(&roots).unwrap();
 
     let netns = &found.namespaces[&found.host];
-    assert_eq!(netns.name.as_deref(), Some("blue"));
+    assert_eq!(netns.names, ["blue", "green"]);
     assert_eq!(netns.paths, [roots.netns_dirs[0].join("blue"), roots.proc.join("1/ns/net")]);
+}
+
+/// Ten names, made in no order: file systems list them in orders of their own.
+#[test]
+fn names_come_in_one_order_whatever_order_a_directory_lists_them_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = roots(dir.path());
+    for name in ["e", "b", "j", "a", "h", "c", "i", "d", "g", "f"] {
+        symlink("/proc/self/ns/net", roots.netns_dirs[0].join(name)).unwrap();
+    }
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    process(&roots.proc, 1, own.to_str().unwrap());
+    let found = discover(&roots).unwrap();
+    assert_eq!(found.namespaces[&found.host].names, ["a", "b", "c", "d"]);
 }
 
 #[test]
@@ -113,7 +127,7 @@ fn a_path_that_leads_elsewhere_is_not_entered() {
         // The inode number of a real namespace, but not of this one.
         inum: own_inum ^ 1,
         paths: vec!["/proc/self/ns/net".into(), file, dir.path().join("vanished")],
-        name: None,
+        names: Vec::new(),
         lowest_pid: None,
     };
     let mut entered = false;
@@ -128,7 +142,7 @@ fn a_file_with_the_right_inode_on_another_file_system_is_not_entered() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let inum = u32::try_from(file.as_file().metadata().unwrap().ino()).unwrap();
     let paths = vec![file.path().to_owned()];
-    let netns = NetnsRef { inum, paths, name: None, lowest_pid: None };
+    let netns = NetnsRef { inum, paths, names: Vec::new(), lowest_pid: None };
     assert!(matches!(visit(&netns, |_| ()), Err(VisitError::Gone)));
 }
 
