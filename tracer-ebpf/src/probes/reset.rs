@@ -1,7 +1,7 @@
 //! Resets sent and received, by the workload of the socket or, without one, by namespace.
 //!
 //! A segment that met no socket, or only a listener, tells whom the reset goes to. Its headers have no BTF type, so
-//! reading them takes `bpf_probe_read_kernel`: a program of its own does that, and lockdown takes away no more than it.
+//! reading them takes `bpf_probe_read_kernel`, and where lockdown refuses that the record shows no ends.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tracer_ebpf::{
@@ -13,7 +13,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    constants::{SETTINGS, constant, offset},
+    constants::{SETTINGS, constant, offset, setting},
     emit::emit,
     maps::{SAVED, Saved},
     reader::{Direct, Probe, Reader},
@@ -35,21 +35,13 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
 }
 
 // match-proto: 6.10- void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)
-/// As [`tcp_send_reset_reason`], with the addresses of the segment that is answered. Cost: as there, and 4 h where there is
-/// no socket or it listens.
-#[btf_tracepoint(function = "tcp_send_reset")]
-pub fn tcp_send_reset_segment(ctx: BtfTracePointContext) -> i32 {
-    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)), true);
-    0
-}
-
-// match-proto: 6.10- void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)
 /// Fires for all that `OutRsts` counts, but where an active reset finds no memory; and for one more: a
 /// reset over IPv6 to which no route leads. `sk` is NULL where there is no socket, `skb` where no packet
-/// is answered. Context and frequency as above. Cost: 2 or 3 m, 2 h, one ring record.
+/// is answered. Context and frequency as above. Cost: 2 or 3 m, 2 h, one ring record; 4 h more for the ends of a
+/// segment that met no socket or a listener.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset_reason(ctx: BtfTracePointContext) -> i32 {
-    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)), false);
+    sent(ctx.arg(0), ctx.arg(1), reason(ctx.arg(2)), setting!(may_probe_read) == 1);
     0
 }
 

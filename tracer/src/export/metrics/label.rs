@@ -137,8 +137,10 @@ pub(super) const ERROR: Label = one_of("error", ERRORS);
 pub(super) const FROM: Label = one_of("from", &FROM_STATES);
 pub(super) const TO: Label = one_of("to", &STATES);
 pub(super) const STATE: Label = one_of("state", &STATES);
-pub(super) const NAME: Label =
-    text("name", "name of the network namespace in `/run/netns` or of its runtime, of several the one that was found first; empty where there is none");
+pub(super) const NAME: Label = text(
+    "name",
+    "name of the network namespace in `/run/netns` or of its runtime, of several the one that was found first; empty where there is none",
+);
 pub(super) const SIGNAL: Label = text("signal", "what is counted, as `/status` and `tracer doctor` list it");
 pub(super) const HOOK: Label = text("hook", "the kernel hook, as `tracer doctor` lists it");
 pub(super) const EVENT: Label = one_of("kind", &EVENTS);

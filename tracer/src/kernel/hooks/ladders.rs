@@ -133,12 +133,6 @@ macro_rules! sent_resets {
     };
 }
 
-/// The first also reads the addresses of segments that met no socket, which lockdown forbids.
-const SENT_RESETS_WITH_REASONS: Point = point(&[
-    &[hook_when("tcp_send_reset_segment", Attach::BtfTracepoint("tcp_send_reset"), When::TracepointArgs(3))],
-    &[hook_when("tcp_send_reset_reason", Attach::BtfTracepoint("tcp_send_reset"), When::TracepointArgs(3))],
-]);
-
 /// `tcp_retransmit_skb` with so many arguments.
 macro_rules! retransmitted {
     ($program:literal, $arguments:literal) => {
@@ -311,7 +305,7 @@ pub const LADDERS: &[Ladder] = &[
     Ladder {
         signal: Signal::Resets,
         rungs: &[
-            Rung { name: "reasons", cost: "", points: &[SENT_RESETS_WITH_REASONS, RECEIVED_RESETS] },
+            Rung { name: "reasons", cost: "", points: &[sent_resets!("tcp_send_reset_reason", 3), RECEIVED_RESETS] },
             Rung {
                 name: "sockets",
                 cost: "resets are sent for no known reason; those without a socket, as a closed port sends them, \
