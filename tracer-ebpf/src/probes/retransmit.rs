@@ -142,8 +142,8 @@ fn segments(skb: *const u8) -> u32 {
 fn cause(tcp: *const u8, skb: *const u8) -> RetransmitCause {
     let cb = offset!(skb_cb);
     let flags: u8 = Direct.load(skb, cb + offset!(cb_tcp_flags));
-    // The kernel goes by the flag too. A state would not do: with TCP Fast Open, data that came with the SYN and was not
-    // acknowledged with it is sent again before the socket leaves SYN_SENT.
+    // The kernel goes by the flag too, whatever the socket's state: with TCP Fast Open a socket in SYN_SENT has data to
+    // send again as well.
     if flags & TCPHDR_SYN != 0 {
         return RetransmitCause::Syn;
     }

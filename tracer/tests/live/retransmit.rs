@@ -14,7 +14,6 @@ use crate::lab::counters::Watch;
 use crate::lab::equations::{RETRANSMITS, RETRANSMITS_FAILED, as_value};
 use crate::lab::firewall::Firewall;
 use crate::lab::load::{Connection, Direction};
-use crate::lab::machine::machine;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::results::note_difference;
 use crate::lab::rungs::Signal;
@@ -170,44 +169,6 @@ fn fast_open_syn_acks_sent_again_count_at_their_listener() {
     });
 }
 
-/// A router says that a SYN with data is too long for the next link, and the client sends again at once, in `SYN_SENT`:
-/// before 5.11 the data alone, which is no SYN, and since then the SYN alone.
-fn data_of_a_syn_meets_a_narrow_link(to: SocketAddr, network: &str, mtu: &str) {
-    let _lab = Lab::enter(&[Signal::Retransmits]);
-    let pair = Pair::new();
-    pair.client.set_tcp("tcp_fastopen", "5");
-    let watch = Watch::from_now(&pair.client);
-    let agent = Agent::start();
-    let router = |command: &str| _ = pair.server.command("ip", &command.split(' ').collect::<Vec<_>>());
-    router(&format!("link add narrow mtu {mtu} type veth peer name far"));
-    router("link set narrow up");
-    router("link set far up");
-    router(&format!("route add {network} dev narrow"));
-    pair.server.set_tcp("ip_forward", "1");
-    pair.server.set_tcp("../ipv6/conf/all/forwarding", "1");
-    let via = if to.is_ipv6() { SERVER_V6 } else { SERVER_V4 }.to_string();
-    pair.client.command("ip", &["route", "add", network, "via", &via]);
-    let client = Client::fast_open(&pair.client, to, &[b'x'; 1400]);
-    wait_for_retransmits(&watch, 1);
-    drop(client);
-    assert_closes(&agent, &[&watch]);
-    let data = watch.delta("RetransSegs") - watch.delta("TCPSynRetrans");
-    assert_eq!(data > 0, machine().kernel < (5, 11, 0), "{data} segments of data");
-    let syns = retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", "syn")]);
-    assert_eq!(syns, watch.delta("TCPSynRetrans"));
-}
-
-#[test]
-fn data_of_a_syn_meets_a_narrow_link_over_ipv4() {
-    data_of_a_syn_meets_a_narrow_link(SocketAddr::from(([10, 98, 0, 9], PORT)), "10.98.0.0/24", "600");
-}
-
-#[test]
-fn data_of_a_syn_meets_a_narrow_link_over_ipv6() {
-    let to = SocketAddr::from(([0xfd00, 0x98, 0, 0, 0, 0, 0, 9], PORT));
-    data_of_a_syn_meets_a_narrow_link(to, "fd00:98::/64", "1280");
-}
-
 /// How often a namespace with `tcp_syn_retries=2` sends a SYN again: the kernel gives up when as
 /// many are out as retries and linear time-outs together, or when the time of two doublings (7 s)
 /// has passed. With the usual four linear time-outs that is 1, 2, 3, 4 and 5 s; before 6.5 it is
@@ -273,8 +234,8 @@ fn syns_that_never_leave_balance_against_retrans_fail() {
     assert_eq!((refused(&[netns]), refused(&[netns, ("cause", cause)])), (retries, retries));
 }
 
-/// A server without TCP Fast Open acknowledges a SYN and not the data that came with it. The client sends the data again,
-/// and that is no SYN, whatever the client's state is then.
+/// A server without TCP Fast Open acknowledges a SYN and not the data that came with it. The client sends the data again
+/// when the answer to its SYN comes, and that is no SYN.
 fn data_of_a_syn_is_sent_again(to: SocketAddr) {
     let _lab = Lab::enter(&[Signal::Retransmits]);
     let pair = Pair::new();
