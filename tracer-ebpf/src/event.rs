@@ -163,7 +163,7 @@ pub struct Connect {
     pub connection: Connection,
     /// SYNs sent again before this end.
     pub retries: u32,
-    /// `sk_err`, 0 for none.
+    /// What the program was told or is to be told, 0 for nothing.
     pub error: u16,
     /// [`crate::counter::ConnectResult`].
     pub result: u8,

@@ -21,7 +21,7 @@ use crate::{
 
 /// Whether a socket that leaves SYN_RECV called `connect()` and met another SYN there: a simultaneous open, or a
 /// socket that connected to itself. A child of a listener has no descriptor in that state, but for one of TCP Fast Open
-/// that was accepted before its handshake's end: and a child never bound its port, while its listener is open.
+/// that was accepted before its handshake's end. Such a child never bound its port, and its listener is open.
 #[inline(always)]
 pub fn is_crossed(sk: *const u8, netns: Netns) -> bool {
     !Direct.load::<*const u8>(sk, offset!(sk_socket)).is_null()
