@@ -17,6 +17,7 @@ use crate::lab::equations::as_value;
 use crate::lab::load::{FirstClose, open_and_close};
 use crate::lab::netns::{CLIENT_V4, CLIENT_V6, Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::rungs::Signal;
+use crate::lab::script::Script;
 use crate::lab::sockets::{Client, ESTABLISHED, Listener, TIME_WAIT, clients_in_state, servers_in_state};
 use crate::lab::wait::{equal, until};
 
@@ -223,6 +224,37 @@ fn bind_takes_ports_from_all_destinations_over_ipv4() {
 #[test]
 fn bind_takes_ports_from_all_destinations_over_ipv6() {
     bind_takes_ports_from_all_destinations(Ipv6Addr::LOCALHOST.into());
+}
+
+/// Twenty connections to each port of 127.0.0.1, from an address that is bound without a port.
+const WITHOUT_PORT: &str = r#"
+use constant IP_BIND_ADDRESS_NO_PORT => 24;
+my $localhost = inet_aton("127.0.0.1"); my @held;
+for my $port (@ARGV) { for (1 .. 20) {
+    socket(my $client, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
+    setsockopt($client, 0, IP_BIND_ADDRESS_NO_PORT, 1) or die "setsockopt: $!";
+    bind($client, sockaddr_in(0, $localhost)) or die "bind: $!";
+    connect($client, sockaddr_in($port, $localhost)) or die "connect: $!";
+    push @held, $client;
+} }
+print "ready\n"; <STDIN>;
+"#;
+
+/// connect() chooses the port then, and gives it to other destinations too.
+#[test]
+fn an_address_that_is_bound_without_a_port_takes_none_from_other_destinations() {
+    let _lab = Lab::enter(&[Signal::EphemeralPorts]);
+    let netns = Netns::single();
+    netns.set_tcp("ip_local_port_range", RANGE);
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let [to, other] = [PORT, OTHER_PORT].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let _listeners = [to, other].map(|to| Listener::open(&netns, to, 128));
+    let _clients = Script::start(&netns, WITHOUT_PORT, &[&PORT.to_string(), &OTHER_PORT.to_string()]);
+    await_used(&agent, &watch, Some(20));
+    let found = ports(&agent, &watch).unwrap();
+    assert_eq!((&found["bound"], found["destinations"].as_array().map(Vec::len)), (&0.into(), Some(2)), "{found:#}");
+    assert_closes(&agent, &[&watch]);
 }
 
 /// Only a call that asks for any port can say that there is none: one that asks for a port in use says nothing of the range.
