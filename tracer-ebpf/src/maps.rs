@@ -151,6 +151,8 @@ pub fn switched_on(switch: u64) -> bool {
 pub struct ConnRequest {
     /// The listener, `struct sock *`.
     pub sk: u64,
+    /// The SYN, `struct sk_buff *`.
+    pub skb: u64,
     /// 1 while inside `tcp_conn_request`.
     pub open: u32,
     /// Marks set on the way, see `probes::conn_request`.

@@ -286,6 +286,8 @@ pub mod switch {
     pub const CHILDREN_BY_EXIT: u64 = 4;
     /// A pass has given a row to every listener that is older than the agent.
     pub const LISTED: u64 = 8;
+    /// The outcome of a SYN over IPv6 cannot be told, since functions of IPv6 are not hooked.
+    pub const OUTCOMES_OF_IPV4_ALONE: u64 = 16;
 }
 
 const _: () = assert!(size_of::<Settings>() == 128);

@@ -8,15 +8,17 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::{counter::DropReason, state};
+use tracer_ebpf::{counter::DropReason, settings::switch, state};
 
 use crate::{
     constants::offset,
     listener::{Client, drop_at},
-    maps::{CONN_REQUEST, ConnRequest},
+    maps::{CONN_REQUEST, ConnRequest, switched_on},
     reader::{Direct, Probe, Reader},
     sock,
 };
+
+const ETH_P_IPV6: u16 = 0x86dd;
 
 /// The SYN was answered, or a request or child made for it.
 const ANSWERED: u32 = 1;
@@ -30,7 +32,7 @@ const ACCEPT_HAD_ROOM: u32 = 8;
 const FAST_OPEN: u32 = 16;
 
 #[inline(always)]
-fn enter<R: Reader>(r: R, sk: *const u8) {
+fn enter<R: Reader>(r: R, sk: *const u8, skb: *const u8) {
     let tcp = r.tcp_sock(sk);
     if tcp.is_null() {
         return;
@@ -46,7 +48,7 @@ fn enter<R: Reader>(r: R, sk: *const u8) {
     if queues.accept_has_room() {
         marks |= ACCEPT_HAD_ROOM;
     }
-    *slot = ConnRequest { sk: sk as u64, open: 1, marks, met_time_wait: 0, zero: 0 };
+    *slot = ConnRequest { sk: sk as u64, skb: skb as u64, open: 1, marks, met_time_wait: 0, zero: 0 };
 }
 
 /// Sets a mark, if the caller is inside `tcp_conn_request`: timers call these functions too.
@@ -61,9 +63,25 @@ fn mark(mark: u32) {
     }
 }
 
-/// Closes the slot; the listener and the marks, unless the SYN was answered for certain.
+/// A call of `tcp_conn_request` that may have answered nothing.
+struct Unanswered {
+    /// The listener, `struct sock *`.
+    sk: u64,
+    /// The SYN, `struct sk_buff *`, which the caller frees later.
+    skb: u64,
+    marks: u32,
+}
+
+/// Whether the outcome of this SYN can be told: without the functions of IPv6 an answer over IPv6 looks like none.
 #[inline(always)]
-fn leave() -> Option<(u64, u32)> {
+fn is_told<R: Reader>(r: R, skb: *const u8) -> bool {
+    let is_v6 = || r.load::<u16>(skb, offset!(skb_protocol)) == ETH_P_IPV6.to_be();
+    !(switched_on(switch::OUTCOMES_OF_IPV4_ALONE) && is_v6())
+}
+
+/// Closes the slot; what is known, unless the SYN was answered for certain.
+#[inline(always)]
+fn leave() -> Option<Unanswered> {
     let slot = CONN_REQUEST.get_ptr_mut(0)?;
     // SAFETY: as in `enter`.
     let slot = unsafe { &mut *slot };
@@ -71,7 +89,8 @@ fn leave() -> Option<(u64, u32)> {
         return None;
     }
     slot.open = 0;
-    if slot.marks & (ANSWERED | FAST_OPEN) == ANSWERED { None } else { Some((slot.sk, slot.marks)) }
+    let is_answered = slot.marks & (ANSWERED | FAST_OPEN) == ANSWERED;
+    (!is_answered).then_some(Unanswered { sk: slot.sk, skb: slot.skb, marks: slot.marks })
 }
 
 /// Counts the SYN if it was dropped at the listener `tcp`.
@@ -110,7 +129,7 @@ fn reason<R: Reader>(r: R, tcp: *const u8, marks: u32) -> Option<DropReason> {
 /// Context: softirq. Frequency: each SYN that reaches a listener. Cost: 1 m, 1 h.
 #[fentry(function = "tcp_conn_request")]
 pub fn tcp_conn_request_entry(ctx: FEntryContext) -> i32 {
-    enter(Direct, ctx.arg(2));
+    enter(Direct, ctx.arg(2), ctx.arg(3));
     0
 }
 
@@ -118,8 +137,8 @@ pub fn tcp_conn_request_entry(ctx: FEntryContext) -> i32 {
 /// Twin of the above.
 #[kprobe(function = "tcp_conn_request")]
 pub fn tcp_conn_request_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(2) {
-        enter(Probe, sk);
+    if let (Some(sk), Some(skb)) = (ctx.arg(2), ctx.arg(3)) {
+        enter(Probe, sk, skb);
     }
     0
 }
@@ -129,9 +148,9 @@ pub fn tcp_conn_request_kprobe(ctx: ProbeContext) -> u32 {
 #[fexit(function = "tcp_conn_request")]
 pub fn tcp_conn_request_exit(ctx: FExitContext) -> i32 {
     let sk: *const u8 = ctx.arg(2);
-    if let Some((_, marks)) = leave() {
+    if let Some(Unanswered { marks, .. }) = leave() {
         let tcp = Direct.tcp_sock(sk);
-        if !tcp.is_null() {
+        if !tcp.is_null() && is_told(Direct, ctx.arg(3)) {
             left(Direct, tcp, marks);
         }
     }
@@ -142,7 +161,9 @@ pub fn tcp_conn_request_exit(ctx: FExitContext) -> i32 {
 /// Twin of the above; takes the listener from the slot.
 #[kretprobe(function = "tcp_conn_request")]
 pub fn tcp_conn_request_kretprobe(_ctx: RetProbeContext) -> u32 {
-    if let Some((sk, marks)) = leave() {
+    if let Some(Unanswered { sk, skb, marks }) = leave()
+        && is_told(Probe, skb as *const u8)
+    {
         left(Probe, sk as *const u8, marks);
     }
     0

@@ -3,6 +3,7 @@
 //! before anything is attached.
 
 pub mod descriptors;
+pub mod late_ipv6;
 pub mod legacy;
 mod listening;
 pub mod origins;
@@ -34,6 +35,7 @@ use tracer_ebpf::settings::KINDS_OF_AGENT;
 
 use self::{
     descriptors::Descriptors,
+    late_ipv6::LateIpv6,
     legacy::Legacy,
     outage::Outage,
     ports::PortPass,
@@ -55,7 +57,7 @@ use crate::{
     kernel::{
         btf::Btf,
         hooks::{Report, Signal, Verdict},
-        load::{Kernel, LoadOptions},
+        load::{Kernel, LoadOptions, ipv6_is_loaded},
         maps::Maps,
         netns::{Roots, VisitError},
         preflight::{Preflight, kernel_version, lift_memlock_limit},
@@ -177,6 +179,7 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
         descriptors: Descriptors::new("/proc"),
         unlisted: HashSet::new(),
         turn: None,
+        late_ipv6: LateIpv6::after(&shared.report, ipv6_is_loaded()),
         outage: Outage::default(),
         walk_failed: None,
         stranded: None,

@@ -13,6 +13,7 @@ use tracer_ebpf::counter::ListenerKey;
 
 use super::{
     descriptors::{self, Descriptors},
+    late_ipv6::LateIpv6,
     legacy::Legacy,
     listening,
     outage::{self, Outage},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
-        load::Kernel,
+        load::{Kernel, ipv6_is_loaded},
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
         walk::Walks,
@@ -77,6 +78,8 @@ pub struct Worker {
     pub unlisted: HashSet<u64>,
     /// Passes made, by which namespaces have their settings read; `None` while baselines are.
     pub turn: Option<u64>,
+    /// Whether IPv6 may still be loaded, after the hooks.
+    pub late_ipv6: LateIpv6,
     /// Why a pass failed, as far as that was said.
     pub outage: Outage,
     /// Why the sockets of some namespace could not be walked in this pass.
@@ -111,6 +114,12 @@ impl Worker {
     pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
         loop {
             let (started, cpu) = (Instant::now(), thread_cpu_time());
+            if self.late_ipv6.came(ipv6_is_loaded) {
+                tracing::warn!(
+                    remedy = "start the agent again",
+                    "IPv6 was loaded after the hooks were attached: drops over IPv6 have no owner and no reason"
+                );
+            }
             match self.pass(cpu) {
                 Ok(()) if self.outage.ends() => tracing::info!("passes end well again"),
                 Ok(()) => {}

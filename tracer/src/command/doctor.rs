@@ -16,7 +16,7 @@ use crate::{
     failure::Failure,
     kernel::{
         hooks::{Report, Verdict},
-        preflight::Preflight,
+        preflight::{Preflight, preempts_softirqs},
     },
     progress::Progress,
     terminal::unless_reader_left,
@@ -40,6 +40,10 @@ enum Output {
     /// For scripts: one object.
     Json,
 }
+
+/// What a kernel that preempts softirqs changes; the reasons are in docs/kernels.md.
+const REALTIME: &str = "PREEMPT_RT: from Linux 6.18 on one handshake may be taken for another that preempts it, and drops by listener \
+     are not exact; untried";
 
 /// Exit code for a verdict.
 const fn exit_code(verdict: Verdict) -> u8 {
@@ -76,6 +80,9 @@ fn examine(config: &Config) -> Result<Report, Failure> {
 
 fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
     writeln!(out, "kernel {}", Preflight::collect().release)?;
+    if preempts_softirqs() {
+        writeln!(out, "{REALTIME}")?;
+    }
     for ladder in &report.ladders {
         if obstacle.is_some() {
             writeln!(out, "{:<20} {:<9} {}", signal_in_words(ladder), "unusable", ladder.in_force)?;
@@ -97,6 +104,7 @@ fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> 
 fn write_json(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
     let findings = json!({
         "kernel": Preflight::collect().release,
+        "preempt_rt": preempts_softirqs(),
         "verdict": report.verdict(),
         "signals": report.ladders,
         "obstacle": obstacle,

@@ -163,6 +163,7 @@ mod tests {
             cost: String::new(),
             hooks: hooks.iter().map(|&hook| hook.to_owned()).collect(),
             refusals: Vec::new(),
+            ipv4_alone: false,
         };
         assert!(hooks_of(ladder, &report(Some(0), &[])).is_empty());
         assert_eq!(hooks_of(ladder, &report(Some(0), &["iter/netlink"])), ["iter/netlink"]);

@@ -21,6 +21,7 @@ use aya::{
 use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
 
+pub use climb::ipv6_is_loaded;
 pub use error::{LoadError, chain};
 
 use self::{
@@ -195,6 +196,9 @@ fn switches(report: &Report) -> u64 {
     }
     if report.stands_on(Signal::TimeWaitOverflows, "candidates") {
         bits |= switch::TIME_WAIT_CANDIDATES;
+    }
+    if report.of(Signal::ListenDrops).is_some_and(|drops| drops.ipv4_alone) {
+        bits |= switch::OUTCOMES_OF_IPV4_ALONE;
     }
     bits
 }

@@ -270,6 +270,17 @@ impl Preflight {
     }
 }
 
+/// Whether the running kernel preempts softirqs (`CONFIG_PREEMPT_RT`).
+#[must_use]
+pub fn preempts_softirqs() -> bool {
+    is_realtime(&rustix::system::uname().version().to_string_lossy())
+}
+
+/// Whether `uname -v` names a kernel that does: `#1 SMP PREEMPT_RT Debian 6.12.1-1`.
+fn is_realtime(version: &str) -> bool {
+    version.split_whitespace().any(|word| word == "PREEMPT_RT")
+}
+
 /// Tries the two commands that everything begins with, in their order.
 fn try_bpf() -> Option<BpfRefused> {
     let refused = |step, result: io::Result<()>| {
@@ -433,6 +444,14 @@ mod tests {
         assert!(maps_every_id("         0          0 4294967295\n"));
         assert!(!maps_every_id("         0       1000          1\n"));
         assert!(!maps_every_id(""));
+    }
+
+    #[test]
+    fn a_realtime_kernel_names_itself() {
+        assert!(is_realtime("#1 SMP PREEMPT_RT Debian 6.12.117-1 (2026-10-30)"));
+        for other in ["#1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1", "#1 SMP PREEMPT Debian 7.3.4-1", ""] {
+            assert!(!is_realtime(other), "{other}");
+        }
     }
 
     #[test]

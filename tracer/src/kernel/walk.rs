@@ -226,6 +226,7 @@ mod tests {
             cost: String::new(),
             hooks: Vec::new(),
             refusals: Vec::new(),
+            ipv4_alone: false,
         });
         Report { ladders: ladders.collect() }
     }

@@ -26,6 +26,7 @@ mod faults;
 mod final_ack;
 mod groups;
 mod healthy_listener;
+mod ipv6_module;
 mod ladders;
 mod listening;
 mod machine_limits;

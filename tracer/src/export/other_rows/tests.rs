@@ -36,6 +36,7 @@ fn report(rung: usize) -> Report {
         cost: String::new(),
         hooks: vec![],
         refusals: vec![],
+        ipv4_alone: false,
     };
     Report { ladders: LADDERS.iter().map(ladder).collect() }
 }

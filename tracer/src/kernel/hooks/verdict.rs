@@ -95,6 +95,11 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
             "use a newer kernel (x86-64: 6.6, which takes more than six arguments; arm64: 6.4 with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS), or allow kprobes: the kprobe twin serves as well"
                 .to_owned(),
         ),
+        // Without kprobes there is no file with their number under /sys, which is ENOENT too.
+        (Stage::Attach, Some(ENOENT), HookKind::Kprobe) if !detail.contains("/sys/") => (
+            "the kernel has no such function now: it is in a module that is not loaded".to_owned(),
+            "load the module, then start the agent again".to_owned(),
+        ),
         (Stage::Attach, Some(errno @ (ENOMEM | ENFILE | EMFILE)), _) => (detail.to_owned(), remedy(errno).to_owned()),
         (Stage::Attach, _, HookKind::Kprobe) => (
             format!("kprobes cannot be attached: {detail}"),
@@ -128,6 +133,8 @@ pub struct LadderReport {
     pub hooks: Vec<String>,
     /// Why better hooks are not in force.
     pub refusals: Vec<Refusal>,
+    /// Whether the rung tells of IPv4 alone, though the kernel may have IPv6.
+    pub ipv4_alone: bool,
 }
 
 /// How good what is in force is.
@@ -160,6 +167,7 @@ impl Report {
             cost: String::new(),
             hooks: Vec::new(),
             refusals: Vec::new(),
+            ipv4_alone: false,
         });
         Self { ladders: ladders.collect() }
     }
@@ -186,12 +194,27 @@ impl Report {
 }
 
 impl LadderReport {
+    /// The same, where the functions of IPv6 are not hooked. With IPv6 as a module its functions come with the module.
+    #[must_use]
+    pub fn of_ipv4_alone(mut self, ipv6_is_loaded: bool) -> Self {
+        self.in_force = self.in_force.replacen("outcomes", "outcomes of IPv4", 1);
+        let cost = if ipv6_is_loaded {
+            "drops over IPv6 have no owner and no reason: functions of IPv6 cannot be hooked here"
+        } else {
+            "IPv6 is not loaded. Once it is, drops over IPv6 have no owner and no reason until the agent is started again, \
+             which hooks them"
+        };
+        cost.clone_into(&mut self.cost);
+        self.ipv4_alone = true;
+        self
+    }
+
     /// The verdict on one signal.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let required = LADDERS.iter().any(|ladder| ladder.signal == self.signal && ladder.required);
         match self.rung {
-            Some(0) => Verdict::Best,
+            Some(0) if !self.ipv4_alone => Verdict::Best,
             None if required => Verdict::Unusable,
             _ => Verdict::Degraded,
         }
@@ -203,7 +226,15 @@ mod tests {
     use super::*;
 
     fn report(signal: Signal, rung: Option<usize>) -> LadderReport {
-        LadderReport { signal, rung, in_force: String::new(), cost: String::new(), hooks: vec![], refusals: vec![] }
+        LadderReport {
+            signal,
+            rung,
+            in_force: String::new(),
+            cost: String::new(),
+            hooks: vec![],
+            refusals: vec![],
+            ipv4_alone: false,
+        }
     }
 
     #[test]
@@ -219,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_of_ipv4_alone_are_not_the_best_and_say_what_a_restart_brings() {
+        let outcomes = || LadderReport { in_force: "outcomes (fentry)".into(), ..report(Signal::ListenDrops, Some(0)) };
+        let [later, refused] = [false, true].map(|is_loaded| outcomes().of_ipv4_alone(is_loaded));
+        assert_eq!([later.verdict(), refused.verdict()], [Verdict::Degraded; 2]);
+        assert_eq!(later.in_force, "outcomes of IPv4 (fentry)");
+        assert!(later.cost.contains("started again, which hooks them"), "{}", later.cost);
+        assert!(refused.cost.contains("cannot be hooked"), "{}", refused.cost);
+    }
+
+    #[test]
     fn an_empty_report_is_unusable() {
         assert_eq!(Report::default().verdict(), Verdict::Unusable);
     }
@@ -229,7 +270,7 @@ mod tests {
         let table = [
             (Attach::Fentry(function), Stage::Load, Some(EPERM), "fentry programs", "trampolines"),
             (Attach::Fexit(function), Stage::Attach, Some(ENOTSUPP), "trampolines do not", "kprobe twin"),
-            (Attach::Kprobe(function), Stage::Attach, Some(2), "kprobes cannot", "CONFIG_KPROBE_EVENTS"),
+            (Attach::Kprobe(function), Stage::Attach, Some(2), "in a module", "load the module"),
             (Attach::CgroupIngress, Stage::Attach, Some(EPERM), "cgroup-v2 root", "CAP_NET_ADMIN"),
             (Attach::BtfTracepoint(function), Stage::Load, Some(EPERM), "tracepoint programs", "CAP_BPF"),
             (Attach::BtfTracepoint(function), Stage::Load, Some(EACCES), "verifier", "report"),
@@ -245,6 +286,11 @@ mod tests {
             assert!(refusal.cause.contains(cause), "{refusal:?}");
             assert!(refusal.remedy.contains(remedy), "{refusal:?}");
         }
+        let refusal = explain(Attach::Kprobe(function), Stage::Attach, Some(2), "`/sys/bus/x/kprobe/type`: ENOENT");
+        assert!(
+            refusal.cause.contains("kprobes cannot") && refusal.remedy.contains("CONFIG_KPROBE_EVENTS"),
+            "{refusal:?}"
+        );
         for (errno, name) in [(EINVAL, "EINVAL"), (EACCES, "EACCES"), (E2BIG, "E2BIG")] {
             let refusal = explain(Attach::CgroupIngress, Stage::Load, Some(errno), "");
             assert_eq!(refusal.cause, format!("BPF_PROG_LOAD failed with {name}"), "the verifier said nothing");

@@ -22,7 +22,9 @@ impl Kernel {
         let mut refusals = Vec::new();
         for (index, rung) in ladder.rungs.iter().enumerate() {
             if let Some(hooks) = self.try_rung(rung, btf, &mut refusals) {
-                return stands(ladder, Some((index, &hooks)), refusals);
+                let standing = stands(ladder, Some((index, &hooks)), refusals);
+                let is_of_ipv4_alone = rung.name == "outcomes" && self.facts.has_ipv6() && lacks_a_point(rung, &hooks);
+                return if is_of_ipv4_alone { standing.of_ipv4_alone(ipv6_is_loaded()) } else { standing };
             }
         }
         stands(ladder, None, refusals)
@@ -121,6 +123,18 @@ impl Kernel {
     }
 }
 
+/// Whether one of the points that the rung can do without is not hooked. Outcomes have the functions of IPv6 as such.
+fn lacks_a_point(rung: &Rung, hooks: &[Hook]) -> bool {
+    let is_hooked = |point: &Point| point.ways.iter().any(|way| way.iter().all(|hook| hooks.contains(hook)));
+    rung.points.iter().any(|point| point.optional && !is_hooked(point))
+}
+
+/// Whether the kernel has IPv6 now: built in, or as a module that is loaded.
+#[must_use]
+pub fn ipv6_is_loaded() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
+}
+
 /// The report on a ladder that stands on a rung's hooks, or on its fallback.
 pub(super) fn stands(ladder: &Ladder, rung: Option<(usize, &[Hook])>, refusals: Vec<Refusal>) -> LadderReport {
     let (signal, index) = (ladder.signal, rung.map(|(index, _)| index));
@@ -128,7 +142,7 @@ pub(super) fn stands(ladder: &Ladder, rung: Option<(usize, &[Hook])>, refusals: 
         Some((index, hooks)) => (named(ladder.rungs[index].name, hooks), ladder.rungs[index].cost, names_of(hooks)),
         None => (ladder.fallback.to_owned(), ladder.fallback_cost, Vec::new()),
     };
-    LadderReport { signal, rung: index, in_force, cost: cost.to_owned(), hooks, refusals }
+    LadderReport { signal, rung: index, in_force, cost: cost.to_owned(), hooks, refusals, ipv4_alone: false }
 }
 
 /// A rung's name with the kinds of hooks that carry it.

@@ -81,6 +81,11 @@ impl Facts {
         })
     }
 
+    /// Whether the kernel was built with IPv6, if only as a module.
+    pub fn has_ipv6(&self) -> bool {
+        self.offsets.skc_v6_daddr != ABSENT
+    }
+
     /// How namespaces are told apart.
     pub fn identity(&self) -> Identity {
         match (self.offsets.net_cookie, self.offsets.net_hash_mix) {
