@@ -101,6 +101,8 @@ offsets! {
     tw_substate = "inet_timewait_sock.tw_substate";
     /// Bound port, network order; 0 = none could be had.
     inet_sport = "inet_sock.inet_sport";
+    /// The byte that says whether the socket is transparent (`IP_TRANSPARENT`); a listener's children are as it is.
+    inet_transparent = "inet_sock.inet_flags" | "inet_sock.transparent";
     /// SYN-queue length.
     icsk_qlen = "inet_connection_sock.icsk_accept_queue.qlen.counter";
     /// TCP_DEFER_ACCEPT retries.
@@ -252,6 +254,10 @@ pub struct Settings {
     pub may_probe_read: u32,
     /// Bit of `SOCK_BINDPORT_LOCK` in the byte that `sk_userlocks` is in.
     pub bound_port_mask: u32,
+    /// Bit of `IP_TRANSPARENT` in the byte that it is in.
+    pub transparent_mask: u32,
+    /// Always zero.
+    pub zero: u32,
     /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
@@ -271,6 +277,8 @@ impl Settings {
         tick_ns: 0,
         may_probe_read: 0,
         bound_port_mask: 0,
+        transparent_mask: 0,
+        zero: 0,
         reset_reasons: [0; RESET_REASONS_MAX],
     };
 }
@@ -290,4 +298,4 @@ pub mod switch {
     pub const OUTCOMES_OF_IPV4_ALONE: u64 = 16;
 }
 
-const _: () = assert!(size_of::<Settings>() == 128);
+const _: () = assert!(size_of::<Settings>() == 136);

@@ -104,6 +104,12 @@ pub fn bound_its_port<R: Reader>(r: R, sk: *const u8) -> bool {
     u32::from(r.load::<u8>(sk, offset!(sk_userlocks))) & setting!(bound_port_mask) != 0
 }
 
+/// Whether a socket given as `struct tcp_sock *` may have any local address (`IP_TRANSPARENT`), as those of TPROXY have.
+#[inline(always)]
+pub fn is_transparent<R: Reader>(r: R, tcp: *const u8) -> bool {
+    u32::from(r.load::<u8>(tcp, offset!(inet_transparent))) & setting!(transparent_mask) != 0
+}
+
 /// Remote port, host order.
 #[inline(always)]
 pub fn remote_port<R: Reader>(r: R, sk: *const u8) -> u16 {

@@ -182,7 +182,8 @@ pub fn role_and_port(sk: *const u8, netns: Netns, state: u8, local: u16) -> (Rol
     }
     if has_backlog {
         // A connection that was redirected to its listener has a port of the client's choice.
-        return (Role::Server, if listener::has_port(Direct, sk, netns, local) { local } else { 0 });
+        let is_chosen = sock::is_transparent(Direct, sk) && !listener::has_port(Direct, sk, netns, local);
+        return (Role::Server, if is_chosen { 0 } else { local });
     }
     if bound_its_port {
         return (Role::Client, remote);

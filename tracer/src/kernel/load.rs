@@ -218,6 +218,8 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         tick_ns: tick_ns(),
         may_probe_read: may_probe_read().into(),
         bound_port_mask: facts.bound_port_mask,
+        transparent_mask: facts.transparent_mask,
+        zero: 0,
         reset_reasons: facts.reset_reasons,
     };
     let log_level: u8 = if options.debug { aya_log_debug_level() } else { 0 };

@@ -51,6 +51,7 @@ pub(super) struct Facts {
     pub local_ports_packed: bool,
     pub has_current_task_btf: bool,
     pub bound_port_mask: u32,
+    pub transparent_mask: u32,
     pub reset_reasons: [u8; RESET_REASONS_MAX],
 }
 
@@ -67,16 +68,21 @@ impl Facts {
         if let Some(path) = missing {
             return Err(LoadError::Offset(path));
         }
+        let transparent_bit = transparent_bit(btf);
         let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_TCP_LISTEN_OVERFLOW");
         // The listener came as an argument of its own in 6.12, the reason for it in 6.15.
         let rx_sk = btf.tracepoint_args("kfree_skb").is_some_and(|args| args >= 4);
         Ok(Self {
-            offsets: without_unusable_cookie(btf, offsets),
+            offsets: Offsets {
+                inet_transparent: offsets.inet_transparent + transparent_bit / 8,
+                ..without_unusable_cookie(btf, offsets)
+            },
             death_row_is_pointer: btf.member("net.ipv4.tcp_death_row").is_some_and(|member| member.is_pointer),
             listen_overflow_reason: reason.filter(|_| rx_sk).and_then(|reason| u32::try_from(reason).ok()),
             local_ports_packed: btf.member("net.ipv4.ip_local_ports.range").is_some_and(|member| member.size == 4),
             has_current_task_btf: btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some(),
             bound_port_mask: bound_port_mask(btf),
+            transparent_mask: 1 << (transparent_bit % 8),
             reset_reasons: reset_reasons(&btf.enumerators("sk_rst_reason")),
         })
     }
@@ -100,6 +106,13 @@ impl Facts {
 fn bound_port_mask(btf: &Btf) -> u32 {
     const SOCK_BINDPORT_LOCK: u32 = 8;
     btf.member("sock.sk_userlocks").map_or(0, |member| SOCK_BINDPORT_LOCK << member.bit)
+}
+
+/// The bit of `IP_TRANSPARENT`, counted from the first byte of `inet_flags`, or before 6.6 of the byte of its bit-field.
+fn transparent_bit(btf: &Btf) -> u32 {
+    let flag = || btf.enum_value("", "INET_FLAGS_TRANSPARENT").and_then(|bit| u32::try_from(bit).ok());
+    let of_flags = btf.member("inet_sock.inet_flags").and_then(|_| flag());
+    of_flags.unwrap_or_else(|| btf.member("inet_sock.transparent").map_or(0, |member| member.bit.into()))
 }
 
 /// Before 5.12 the cookie is an atomic that is made on demand, of no use as an identity; and before

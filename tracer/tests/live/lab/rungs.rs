@@ -387,7 +387,8 @@ mod tests {
         };
         let (old, new) = (debian((5, 10, 262), 6), debian((7, 2, 13), 7));
         assert_eq!(in_force(&old, &[], Signal::ListenerPass), "tcp (iterator)");
-        assert_eq!(in_force(&new, &[], Signal::ListenerPass), "task_file (iterator)");
+        assert_eq!(in_force(&new, &[], Signal::ListenerPass), "task_file (iterator + sock_diag)");
+        assert_eq!(in_force(&new, &["sock_diag"], Signal::ListenerPass), "task_file (iterator)");
         assert_eq!(in_force(&new, &["iterator"], Signal::ListenerPass), "no queue lengths");
         assert_eq!(in_force(&old, &[], Signal::Namespaces), "numbers of their own (iterator)");
         assert!(in_force(&old, &["iterator"], Signal::Namespaces).starts_with("inode numbers"));
