@@ -178,7 +178,7 @@ fn time_wait_ended() {
     }
 }
 
-// match-proto: 5.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
+// match-proto: 6.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
 /// Context: softirq or process. Frequency: each TIME_WAIT socket that ends before its time. Cost: 1 m.
 #[fentry(function = "inet_twsk_deschedule_put")]
 pub fn inet_twsk_deschedule_put_entry(_ctx: FEntryContext) -> i32 {
@@ -186,7 +186,7 @@ pub fn inet_twsk_deschedule_put_entry(_ctx: FEntryContext) -> i32 {
     0
 }
 
-// match-proto: 5.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
+// match-proto: 6.10- void inet_twsk_deschedule_put(struct inet_timewait_sock *tw)
 /// Twin of the above.
 #[kprobe(function = "inet_twsk_deschedule_put")]
 pub fn inet_twsk_deschedule_put_kprobe(_ctx: ProbeContext) -> u32 {
