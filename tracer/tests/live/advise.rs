@@ -1,7 +1,7 @@
 //! `tracer advise` on the running kernel: the listener of an experiment is named with its numbers, and the
 //! destination that used up the ports, from a running agent and from a look of the command's own.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::lab::counters::Watch;
 use crate::lab::load::{FirstClose, open_and_close};
 use crate::lab::machine::machine;
 use crate::lab::netns::{CLIENT_V4, Netns, Pair, SERVER_V4};
+use crate::lab::raw::RawSender;
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::setting::{agent_command, without};
 use crate::lab::sockets::{Client, Listener};
@@ -136,6 +137,31 @@ fn a_look_of_its_own_names_the_clamped_listener() {
     assert_names(&advice, &netns, rung, watch.delta("ListenDrops"));
     assert_eq!(advice["source"]["kind"], "snapshot");
     assert_eq!(advice["source"]["seconds"], 6);
+}
+
+/// A flood at a listener that asked for four places, beside one that asked for many and is left alone.
+#[test]
+fn the_listener_behind_syn_cookies_is_named_with_its_short_backlog() {
+    let _lab = Lab::enter(&[Signal::ListenerPass]);
+    let pair = Pair::new();
+    let IpAddr::V4(server) = SERVER_V4 else { unreachable!("the name says so") };
+    let flooded = Listener::open(&pair.server, SocketAddr::from((SERVER_V4, PORT)), 4);
+    let _roomy = Listener::open(&pair.server, SocketAddr::from((SERVER_V4, PORT + 1)), 1024);
+    let agent = Agent::start();
+    RawSender::open(&pair.client).flood(SocketAddrV4::new(server, PORT), 40);
+    agent.await_two_passes();
+    let output = command(&["--from", &agent.url()]).output().unwrap();
+    let (advice, inode) = (advice(&output), pair.server.inode());
+    let of = |rule: &str| {
+        let findings = advice["findings"].as_array().unwrap();
+        let found = findings.iter().find(|found| found["rule"] == rule && found["subject"]["netns"] == inode.as_str());
+        found.unwrap_or_else(|| panic!("no {rule}: {advice:#}")).clone()
+    };
+    let cookies = of("syn_cookies");
+    assert_eq!(cookies["subject"]["port"], PORT.to_string(), "{cookies:#}");
+    let steps = cookies["remedy"].to_string();
+    assert!(steps.contains("asked for a short queue") && !steps.contains("more of the flood"), "{cookies:#}");
+    drop(flooded);
 }
 
 /// Two namespaces, of which one has used up its ports towards a listener in the other: all are in `TIME_WAIT`, for a
