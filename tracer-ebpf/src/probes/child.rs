@@ -33,7 +33,7 @@ pub fn born(sk: *const u8, netns: Netns) {
     let last = unsafe { &mut *last };
     let key = if remote_port == 0 {
         Some(sock::listener_key(Direct, sk, netns))
-    } else if switched_on(switch::CHILDREN_BY_EXIT) {
+    } else if is_told_at_exit(sk) {
         Some(ListenerKey::NONE)
     } else {
         packet::listener_of(remote_port).or_else(|| listener::of_child(Direct, sk, netns))
@@ -47,6 +47,15 @@ pub fn born(sk: *const u8, netns: Netns) {
     if key.port != 0 {
         waits(&key, Direct, sk);
     }
+}
+
+/// Whether the function that makes this child tells its listener when it returns.
+#[inline(always)]
+fn is_told_at_exit(sk: *const u8) -> bool {
+    if switched_on(switch::OUTCOMES_OF_IPV4_ALONE) && !sock::is_v4_mapped(&sock::remote_address(Direct, sk)) {
+        return false;
+    }
+    switched_on(switch::CHILDREN_BY_EXIT)
 }
 
 /// The function that made the child returns it; `listener` and `child` are not null.
@@ -109,13 +118,20 @@ fn count_accepted(key: &ListenerKey, netns: Netns) {
     }
 }
 
-/// Notes whose a child is that has another port than its listener: nothing tells it later.
+/// Notes whose a child is that came to another address than its listener's: nothing tells it later.
 #[inline(always)]
 fn remember_redirect<R: Reader>(r: R, child: *const u8, listener: &ListenerKey) {
     let port = sock::local_port(r, child);
-    if port != listener.port {
+    if port != listener.port || !takes(&listener.address, r, child) {
         let _ = REDIRECTED.insert(&connection(r, child, listener.netns, port), listener, 0);
     }
+}
+
+/// Whether a listener bound to `address` is one that the kernel finds by the child's own address.
+#[inline(always)]
+fn takes<R: Reader>(address: &[u32; 4], r: R, child: *const u8) -> bool {
+    let is_any = (address[0] | address[1] | address[3]) == 0;
+    is_any || *address == sock::local_address(r, child)
 }
 
 /// The listener on another port that a child came from. `port`: its local port.

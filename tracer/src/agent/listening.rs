@@ -35,18 +35,24 @@ pub(super) fn list(
         found.records.extend(records.into_iter().filter(|_| !walks.node_has_listeners));
     }
     match walks.table {
-        Some(ListeningTable::SockDiag) => found.table.extend(table(id, netns_inum)?),
+        Some(ListeningTable::SockDiag) => found.table.extend(table(id, netns_inum, kernel.reads_cgroups())?),
         Some(ListeningTable::Walk(program)) if is_due => found.records.extend(kernel.walk(program)?),
         _ => {}
     }
     Ok(())
 }
 
-/// The table of listening sockets of the namespace that the thread is in.
-fn table(id: u64, netns_inum: u32) -> io::Result<Vec<TableSocket>> {
+/// The table of listening sockets of the namespace that the thread is in. Their cgroups are told as the programs tell them.
+fn table(id: u64, netns_inum: u32, reads_cgroups: bool) -> io::Result<Vec<TableSocket>> {
     let told = listening_sockets().map_err(outage::of("asking for the listening sockets"))?;
     let socket = |socket: ListeningSocket| TableSocket {
-        key: ListenerKey { netns: id, cgroup: socket.cgroup, address: socket.address, port: socket.port, zero: [0; 3] },
+        key: ListenerKey {
+            netns: id,
+            cgroup: if reads_cgroups { socket.cgroup } else { 0 },
+            address: socket.address,
+            port: socket.port,
+            zero: [0; 3],
+        },
         netns_inum,
         inode: socket.inode,
         accept_queue: Queue { length: socket.accept_queue_length, limit: socket.accept_queue_limit },

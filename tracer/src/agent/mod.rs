@@ -181,7 +181,7 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
         turn: None,
         late_ipv6: LateIpv6::after(&shared.report, ipv6_is_loaded()),
         outage: Outage::default(),
-        walk_failed: None,
+        list_failed: None,
         stranded: None,
     };
     worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;

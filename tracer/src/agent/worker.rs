@@ -82,8 +82,8 @@ pub struct Worker {
     pub late_ipv6: LateIpv6,
     /// Why a pass failed, as far as that was said.
     pub outage: Outage,
-    /// Why the sockets of some namespace could not be walked in this pass.
-    pub walk_failed: Option<io::Error>,
+    /// Why the listeners of some namespace could not be listed in this pass.
+    pub list_failed: Option<io::Error>,
     /// Why this thread must not go on, if so.
     pub stranded: Option<VisitError>,
 }
@@ -159,10 +159,6 @@ impl Worker {
         if self.stranded.is_some() {
             return Err(io::Error::other("the worker cannot return to the host's namespace"));
         }
-        // Without a list of one namespace's listeners, theirs would pass for gone.
-        if let Some(error) = self.walk_failed.take() {
-            return Err(error);
-        }
         let after = self.maps.read().map_err(outage::of("reading the maps"))?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
@@ -188,13 +184,14 @@ impl Worker {
         for (key, listener) in &listeners {
             self.maps.admit_listener(key, listener.sockets)?;
         }
-        if self.sees_listeners() {
+        let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
+        if self.sees_listeners() && found.unlisted.is_empty() && is_complete {
             self.maps.set_listed()?;
         }
         let shared = Arc::clone(&self.labels);
         // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
         let mut labels = lock(&shared);
-        self.reap(&after, &listeners, &mut labels, started)?;
+        self.reap(&after, &listeners, &found.unlisted, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
@@ -227,7 +224,7 @@ impl Worker {
         };
         labels.meet(&after, &view, started);
         replace(&self.view, Arc::new(view));
-        Ok(())
+        self.list_failed.take().map_or(Ok(()), Err)
     }
 
     /// What must make up for hooks that are not in force.
@@ -254,6 +251,7 @@ impl Worker {
         &mut self,
         counts: &Counts,
         listeners: &BTreeMap<ListenerKey, Listener>,
+        unlisted: &HashSet<u64>,
         labels: &mut Labels,
         now: Instant,
     ) -> io::Result<()> {
@@ -269,7 +267,9 @@ impl Worker {
         }
         if self.sees_listeners() {
             let dead = self.reaper.dead_listeners(counts, listeners, now);
-            for (key, stats) in dead.into_iter().filter(|(key, _)| !closed_ids.contains(&key.netns)) {
+            // Where listing failed, a listener is not known to be gone.
+            let is_left = |netns: &u64| closed_ids.contains(netns) || unlisted.contains(netns);
+            for (key, stats) in dead.into_iter().filter(|(key, _)| !is_left(&key.netns)) {
                 if !self.maps.remove_listener_if_still(&key, &stats)? {
                     continue;
                 }
@@ -353,7 +353,7 @@ impl Worker {
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;
         let (registry, turn, unlisted) = (&self.registry, self.turn, &self.unlisted);
-        let walk_failed = &mut self.walk_failed;
+        let list_failed = &mut self.list_failed;
         netns::visit(namespace, |inside| {
             let id = kernel
                 .netns_id(inside)
@@ -363,7 +363,8 @@ impl Worker {
             let is_due = !registry.knows(id) || unlisted.contains(&id);
             let listed = socket_pass.time(|| listening::list(kernel, walks, (id, namespace.inum), is_due, found));
             if let Err(error) = listed {
-                *walk_failed = Some(error);
+                found.unlisted.insert(id);
+                *list_failed = Some(error);
             }
             Some(Reading {
                 id,

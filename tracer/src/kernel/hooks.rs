@@ -186,6 +186,8 @@ pub struct Point {
     pub ways: &'static [&'static [Hook]],
     /// Whether the rung stands without it.
     pub optional: bool,
+    /// Whether it is a function of IPv6: without it the rung tells of IPv4 alone.
+    pub of_ipv6: bool,
 }
 
 /// One rung of a ladder.

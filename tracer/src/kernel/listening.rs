@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
@@ -44,17 +44,35 @@ pub struct ListeningSocket {
     pub sk_drops: u32,
 }
 
+/// How often a table is asked for anew that changed while it was told.
+const TRIES_MAX: usize = 3;
+
 /// All listening TCP sockets of the calling thread's network namespace. ENOENT: the kernel is without sock_diag for
 /// TCP (modules `inet_diag` and `tcp_diag`).
 pub fn listening_sockets() -> io::Result<Vec<ListeningSocket>> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    let mut sockets = Vec::new();
     let mut buffer = vec![0; ANSWER_BYTES];
+    let mut sockets = Vec::new();
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        ask(&socket, family, any)?;
-        while read_answer(&socket, &mut buffer, &mut sockets)? {}
+        sockets.extend(of_family(&socket, family, &any, &mut buffer)?);
     }
     Ok(sockets)
+}
+
+fn of_family(socket: &OwnedFd, family: u8, any: &SocketId, buffer: &mut [u8]) -> io::Result<Vec<ListeningSocket>> {
+    let mut told = Told::default();
+    for _ in 0..TRIES_MAX {
+        told = Told::default();
+        ask(socket, family, any.clone())?;
+        while !told.is_over {
+            let (_, length) = recv(socket.as_fd(), &mut *buffer, RecvFlags::empty())?;
+            told.take(buffer.get(..length).unwrap_or_default())?;
+        }
+        if !told.is_torn {
+            break;
+        }
+    }
+    Ok(told.sockets)
 }
 
 fn ask(socket: &OwnedFd, family: u8, any: SocketId) -> io::Result<()> {
@@ -75,23 +93,37 @@ fn ask(socket: &OwnedFd, family: u8, any: SocketId) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes one answer, which holds several messages; false after the last one.
-fn read_answer(socket: &OwnedFd, buffer: &mut [u8], sockets: &mut Vec<ListeningSocket>) -> io::Result<bool> {
-    let (_, length) = recv(socket.as_fd(), &mut *buffer, RecvFlags::empty())?;
-    let mut rest = buffer.get(..length).unwrap_or_default();
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-        let length = message.header.length as usize;
-        match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => sockets.push(read(&response)),
-            NetlinkPayload::Done(_) => return Ok(false),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            _ => {}
+/// What the kernel has told of one family.
+#[derive(Debug, Default)]
+struct Told {
+    sockets: Vec<ListeningSocket>,
+    /// The table changed meanwhile, so that a socket may be missing or be there twice.
+    is_torn: bool,
+    is_over: bool,
+}
+
+impl Told {
+    /// Takes one answer, which holds several messages.
+    fn take(&mut self, mut answer: &[u8]) -> io::Result<()> {
+        while !answer.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer).map_err(io::Error::other)?;
+            self.is_torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    self.sockets.push(read(&response));
+                }
+                // Without the module for TCP the end carries the error.
+                NetlinkPayload::Done(end) if end.code < 0 => return Err(io::Error::from_raw_os_error(-end.code)),
+                NetlinkPayload::Done(_) => self.is_over = true,
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            // Messages begin at multiples of four.
+            let length = (message.header.length as usize).next_multiple_of(4);
+            answer = answer.get(length..).unwrap_or_default();
         }
-        // Messages begin at multiples of four.
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Ok(())
     }
-    Ok(true)
 }
 
 fn read(response: &InetResponse) -> ListeningSocket {
@@ -156,8 +188,26 @@ mod tests {
         }
     }
 
+    /// A message of this type with these flags and this body.
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + body.len()).unwrap();
+        let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();
+        [head, body.to_vec()].concat()
+    }
+
     #[test]
-    fn names_what_is_missing() {
+    fn an_error_at_the_end_of_the_table_is_one() {
+        const DONE: u16 = 3;
+        let end = |code: i32, flags| message(DONE, flags, &code.to_ne_bytes());
+        let mut told = Told::default();
+        assert_eq!(told.take(&end(-libc::ENOENT, 2)).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert!(!told.is_over);
+        told.take(&end(0, 2 | NLM_F_DUMP_INTR)).unwrap();
+        assert!(told.is_over && told.is_torn && told.sockets.is_empty());
+    }
+
+    #[test]
+    fn one_that_was_closed_is_not_listed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
         drop(listener);

@@ -145,6 +145,12 @@ impl Kernel {
         self.facts.identity()
     }
 
+    /// Whether programs read the cgroups of sockets.
+    #[must_use]
+    pub fn reads_cgroups(&self) -> bool {
+        self.facts.offsets.sk_cgroup != ABSENT
+    }
+
     /// Whether hooks see the calling thread's name, and not its process's.
     #[must_use]
     pub fn names_threads(&self) -> bool {

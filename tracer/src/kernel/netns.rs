@@ -115,6 +115,12 @@ fn mount_inum(path: &Path) -> io::Result<Option<u32>> {
 }
 
 impl Discovery {
+    /// Whether nothing was passed over.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.denied == 0 && self.beyond_limit == 0
+    }
+
     fn scan_mounts(&mut self, dir: &Path) {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,

@@ -102,6 +102,8 @@ pub struct Found {
     pub records: Vec<ListenerSocket>,
     /// The kernel's tables of the namespaces that were asked for it.
     pub table: Vec<TableSocket>,
+    /// Namespaces whose listeners could not be listed.
+    pub unlisted: HashSet<u64>,
 }
 
 impl Found {
@@ -234,7 +236,7 @@ mod tests {
     }
 
     fn only(records: &[ListenerSocket]) -> Listener {
-        let found = Found { records: records.to_vec(), table: Vec::new() };
+        let found = Found { records: records.to_vec(), ..Found::default() };
         found.join().into_values().next().unwrap()
     }
 
@@ -314,12 +316,15 @@ mod tests {
 
     #[test]
     fn the_table_adds_what_no_walk_found() {
-        let found =
-            Found { records: vec![socket(1, 10, 7, 2, 5)], table: vec![in_table(1001, 2, 5), in_table(77, 6, 5)] };
+        let found = Found {
+            records: vec![socket(1, 10, 7, 2, 5)],
+            table: vec![in_table(1001, 2, 5), in_table(77, 6, 5)],
+            ..Found::default()
+        };
         let listener = found.join().into_values().next().unwrap();
         assert_eq!((listener.sockets, listener.without_holder), (2, 1));
         assert_eq!((listener.accept_queue, listener.syn_queue), (queue(6, 5), Some(queue(1, 5))));
-        let found = Found { records: Vec::new(), table: vec![in_table(0, 6, 5)] };
+        let found = Found { table: vec![in_table(0, 6, 5)], ..Found::default() };
         let listener = found.join().into_values().next().unwrap();
         assert_eq!((listener.sockets, listener.without_holder, listener.syn_queue), (1, 1, None));
     }
@@ -328,12 +333,12 @@ mod tests {
     fn a_holder_of_an_unread_socket_is_joined_by_its_file_or_its_address() {
         let holder = ListenerSocket { inode: 77, ..socket(0, 10, 7, 0, 0) };
         for (inode, without_holder) in [(77, 0), (78, 1), (0, 0)] {
-            let found = Found { records: vec![holder], table: vec![in_table(inode, 6, 5)] };
+            let found = Found { records: vec![holder], table: vec![in_table(inode, 6, 5)], ..Found::default() };
             let listener = found.join().into_values().next().unwrap();
             assert_eq!((listener.sockets, listener.without_holder), (1, without_holder), "{inode}");
             assert_eq!(listener.holders.len(), usize::from(without_holder == 0));
         }
-        assert!(Found { records: vec![holder], table: Vec::new() }.join().is_empty(), "it may listen no more");
+        assert!(Found { records: vec![holder], ..Found::default() }.join().is_empty(), "it may listen no more");
     }
 
     #[test]

@@ -11,11 +11,16 @@ const fn hook_when(program: &'static str, attach: Attach, when: When) -> Hook {
 }
 
 const fn point(ways: &'static [&'static [Hook]]) -> Point {
-    Point { ways, optional: false }
+    Point { ways, optional: false, of_ipv6: false }
 }
 
 const fn optional(ways: &'static [&'static [Hook]]) -> Point {
-    Point { ways, optional: true }
+    Point { ways, optional: true, of_ipv6: false }
+}
+
+/// A function of IPv6. A kernel may be without, or have it in a module.
+const fn of_ipv6(ways: &'static [&'static [Hook]]) -> Point {
+    Point { ways, optional: true, of_ipv6: true }
 }
 
 /// Fentry and kprobe twins that do the same at one function's entry.
@@ -42,7 +47,7 @@ macro_rules! syn_recv_sock {
     };
 }
 
-/// Outcomes of the kernel's own functions. IPv6 functions are optional: a kernel may be without.
+/// Outcomes of the kernel's own functions.
 const LISTEN_OUTCOMES: &[Point] = &[
     point(entry_twins!("tcp_conn_request", "tcp_conn_request_entry", "tcp_conn_request_kprobe")),
     point(&[
@@ -51,13 +56,9 @@ const LISTEN_OUTCOMES: &[Point] = &[
     ]),
     point(entry_twins!("inet_csk_reqsk_queue_hash_add", "reqsk_queue_hash_add_entry", "reqsk_queue_hash_add_kprobe")),
     point(entry_twins!("cookie_v4_init_sequence", "cookie_v4_init_sequence_entry", "cookie_v4_init_sequence_kprobe")),
-    optional(entry_twins!(
-        "cookie_v6_init_sequence",
-        "cookie_v6_init_sequence_entry",
-        "cookie_v6_init_sequence_kprobe"
-    )),
+    of_ipv6(entry_twins!("cookie_v6_init_sequence", "cookie_v6_init_sequence_entry", "cookie_v6_init_sequence_kprobe")),
     point(entry_twins!("tcp_v4_route_req", "tcp_v4_route_req_entry", "tcp_v4_route_req_kprobe")),
-    optional(entry_twins!("tcp_v6_route_req", "tcp_v6_route_req_entry", "tcp_v6_route_req_kprobe")),
+    of_ipv6(entry_twins!("tcp_v6_route_req", "tcp_v6_route_req_entry", "tcp_v6_route_req_kprobe")),
     point(&[
         &[hook_when("tcp_try_fastopen_exit", Attach::Fexit("tcp_try_fastopen"), When::FunctionArgs(5))],
         &[hook("tcp_try_fastopen_kretprobe", Attach::Kretprobe("tcp_try_fastopen"))],
@@ -70,7 +71,7 @@ const LISTEN_OUTCOMES: &[Point] = &[
         "tcp_v4_syn_recv_sock_kprobe",
         "tcp_v4_syn_recv_sock_kretprobe"
     )),
-    optional(syn_recv_sock!(
+    of_ipv6(syn_recv_sock!(
         "tcp_v6_syn_recv_sock",
         "tcp_v6_syn_recv_sock_entry",
         "tcp_v6_syn_recv_sock_exit6",
@@ -109,10 +110,10 @@ const LISTEN_PACKETS: &[Point] = &[
     optional(&[&[hook_when("kfree_skb", Attach::BtfTracepoint("kfree_skb"), When::ListenOverflowReason)]]),
 ];
 
-/// Where an ICMP error reaches a socket on its way. The function of IPv6 is optional: a kernel may be without.
+/// Where an ICMP error reaches a socket on its way.
 const ICMP_ERRORS: &[Point] = &[
     point(entry_twins!("ip_icmp_error", "ip_icmp_error_entry", "ip_icmp_error_kprobe")),
-    optional(entry_twins!("ipv6_icmp_error", "ipv6_icmp_error_entry", "ipv6_icmp_error_kprobe")),
+    of_ipv6(entry_twins!("ipv6_icmp_error", "ipv6_icmp_error_entry", "ipv6_icmp_error_kprobe")),
 ];
 
 /// Where a socket is given its port.

@@ -197,14 +197,22 @@ impl LadderReport {
     /// The same, where the functions of IPv6 are not hooked. With IPv6 as a module its functions come with the module.
     #[must_use]
     pub fn of_ipv4_alone(mut self, ipv6_is_loaded: bool) -> Self {
-        self.in_force = self.in_force.replacen("outcomes", "outcomes of IPv4", 1);
-        let cost = if ipv6_is_loaded {
-            "drops over IPv6 have no owner and no reason: functions of IPv6 cannot be hooked here"
-        } else {
-            "IPv6 is not loaded. Once it is, drops over IPv6 have no owner and no reason until the agent is started again, \
-             which hooks them"
+        let (rung, hooks) = self.in_force.split_once(" (").unwrap_or((&self.in_force, ""));
+        let hooks = if hooks.is_empty() { String::new() } else { format!(" ({hooks}") };
+        self.in_force = format!("{rung} of IPv4{hooks}");
+        let untold = match self.signal {
+            Signal::ListenDrops => "drops over IPv6 have no owner and no reason, and its listeners no peak",
+            Signal::ConnectErrors => {
+                "over IPv6, a connect whose program read an ICMP error before it closed counts as abandoned"
+            }
+            _ => "over IPv6 nothing is told",
         };
-        cost.clone_into(&mut self.cost);
+        let cost = if ipv6_is_loaded {
+            format!("{untold}: functions of IPv6 cannot be hooked here")
+        } else {
+            format!("IPv6 is not loaded. Once it is, {untold} until the agent is started again, which hooks it")
+        };
+        self.cost = cost;
         self.ipv4_alone = true;
         self
     }
@@ -255,7 +263,7 @@ mod tests {
         let [later, refused] = [false, true].map(|is_loaded| outcomes().of_ipv4_alone(is_loaded));
         assert_eq!([later.verdict(), refused.verdict()], [Verdict::Degraded; 2]);
         assert_eq!(later.in_force, "outcomes of IPv4 (fentry)");
-        assert!(later.cost.contains("started again, which hooks them"), "{}", later.cost);
+        assert!(later.cost.contains("started again, which hooks it"), "{}", later.cost);
         assert!(refused.cost.contains("cannot be hooked"), "{}", refused.cost);
     }
 

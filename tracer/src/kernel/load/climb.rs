@@ -23,7 +23,7 @@ impl Kernel {
         for (index, rung) in ladder.rungs.iter().enumerate() {
             if let Some(hooks) = self.try_rung(rung, btf, &mut refusals) {
                 let standing = stands(ladder, Some((index, &hooks)), refusals);
-                let is_of_ipv4_alone = rung.name == "outcomes" && self.facts.has_ipv6() && lacks_a_point(rung, &hooks);
+                let is_of_ipv4_alone = self.facts.has_ipv6() && lacks_ipv6(rung, &hooks);
                 return if is_of_ipv4_alone { standing.of_ipv4_alone(ipv6_is_loaded()) } else { standing };
             }
         }
@@ -123,10 +123,10 @@ impl Kernel {
     }
 }
 
-/// Whether one of the points that the rung can do without is not hooked. Outcomes have the functions of IPv6 as such.
-fn lacks_a_point(rung: &Rung, hooks: &[Hook]) -> bool {
+/// Whether a function of IPv6 is not hooked.
+fn lacks_ipv6(rung: &Rung, hooks: &[Hook]) -> bool {
     let is_hooked = |point: &Point| point.ways.iter().any(|way| way.iter().all(|hook| hooks.contains(hook)));
-    rung.points.iter().any(|point| point.optional && !is_hooked(point))
+    rung.points.iter().any(|point| point.of_ipv6 && !is_hooked(point))
 }
 
 /// Whether the kernel has IPv6 now: built in, or as a module that is loaded.
@@ -232,4 +232,24 @@ fn kinds_of(hooks: &[Hook]) -> String {
         }
     }
     kinds.join(" + ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::hooks::{LADDERS, Signal};
+
+    #[test]
+    fn only_functions_of_ipv6_make_a_rung_one_of_ipv4_alone() {
+        for (signal, ipv6) in [(Signal::ListenDrops, 3), (Signal::ConnectErrors, 1)] {
+            let rung = &LADDERS.iter().find(|ladder| ladder.signal == signal).unwrap().rungs[0];
+            let first_ways = |wanted: &dyn Fn(&Point) -> bool| -> Vec<Hook> {
+                rung.points.iter().filter(|point| wanted(point)).flat_map(|point| point.ways[0].to_vec()).collect()
+            };
+            assert!(!lacks_ipv6(rung, &first_ways(&|_| true)));
+            assert!(!lacks_ipv6(rung, &first_ways(&|point| !point.optional || point.of_ipv6)), "others are optional");
+            assert!(lacks_ipv6(rung, &first_ways(&|point| !point.of_ipv6)));
+            assert_eq!(rung.points.iter().filter(|point| point.of_ipv6).count(), ipv6);
+        }
+    }
 }
