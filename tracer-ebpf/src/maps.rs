@@ -116,8 +116,9 @@ pub static LAST_CHILD: PerCpuArray<LastChild> = PerCpuArray::with_max_entries(1,
 #[map]
 pub static LAST_PACKET: PerCpuArray<LastPacket> = PerCpuArray::with_max_entries(1, 0);
 
-/// Listeners of connections to another port than theirs (TPROXY, sk_lookup). 8 192: what a mesh's proxy has open on
-/// a busy node; of connections thrown out, later retransmits have no port.
+/// Listeners of connections to another address than theirs (TPROXY, sk_lookup), the last ones that opened: removing each
+/// at its end would cost every close a look-up. 8 192: some seconds of a busy mesh's proxy; what was thrown out has no
+/// port when it is sent again.
 #[map]
 pub static REDIRECTED: LruHashMap<ConnectionKey, ListenerKey> = LruHashMap::with_max_entries(8_192, 0);
 

@@ -2,7 +2,8 @@
 //!
 //! [`Direct`] serves programs whose pointers carry a BTF type (tp_btf, fentry, fexit, iter,
 //! cgroup_skb): plain loads that the verifier checks and the kernel guards against faults.
-//! [`Probe`] serves the kprobe twins, whose pointers are bare numbers, and the headers of packets. A probe's body is
+//! [`Probe`] serves the kprobe twins, whose pointers are bare numbers, the headers of packets, and the first
+//! subflow of an MPTCP listener. A probe's body is
 //! generic over the two, so that twins cannot differ.
 
 use aya_ebpf::helpers::{

@@ -30,6 +30,8 @@ const SYN_QUEUE_FULL: u32 = 4;
 const ACCEPT_HAD_ROOM: u32 = 8;
 /// A Fast Open child was made.
 const FAST_OPEN: u32 = 16;
+/// A TIME_WAIT socket gave way on this CPU since the last SYN, perhaps to this one.
+const MET_TIME_WAIT: u32 = 32;
 
 #[inline(always)]
 fn enter<R: Reader>(r: R, sk: *const u8, skb: *const u8) {
@@ -42,8 +44,11 @@ fn enter<R: Reader>(r: R, sk: *const u8, skb: *const u8) {
     let slot = unsafe { &mut *slot };
     let queues = sock::queues(r, tcp);
     let mut marks = 0;
-    if slot.met_time_wait == 0 && sock::syncookies(r, sk) == 0 && queues.syn_full() {
+    if sock::syncookies(r, sk) == 0 && queues.syn_full() {
         marks |= SYN_QUEUE_FULL;
+    }
+    if slot.met_time_wait != 0 {
+        marks |= MET_TIME_WAIT;
     }
     if queues.accept_has_room() {
         marks |= ACCEPT_HAD_ROOM;
@@ -112,10 +117,11 @@ fn reason<R: Reader>(r: R, tcp: *const u8, marks: u32) -> Option<DropReason> {
     if marks & ROUTED != 0 {
         return Some(DropReason::Other);
     }
-    if marks & SYN_QUEUE_FULL != 0 {
+    let queues = sock::queues(r, tcp);
+    // A SYN that meets a socket in TIME_WAIT is not held against the SYN queue.
+    if marks & SYN_QUEUE_FULL != 0 && (marks & MET_TIME_WAIT == 0 || !queues.accept_full()) {
         return Some(DropReason::SynQueueFull);
     }
-    let queues = sock::queues(r, tcp);
     if marks & ACCEPT_HAD_ROOM == 0 || !queues.accept_has_room() {
         return Some(DropReason::AcceptQueueFullSyn);
     }

@@ -38,14 +38,17 @@ pub fn remember<R: Reader>(r: R, sk: *const u8, error: u32) {
     }
 }
 
-/// The last error that was kept for this connect; 0 if there was none. Nothing of it is acknowledged yet.
+/// Takes the last error that was kept for this connect; 0 if there was none. Nothing of it is acknowledged yet.
 #[inline(always)]
-fn remembered(sk: *const u8) -> u32 {
+fn take_remembered(sk: *const u8) -> u32 {
+    let key = sk as u64;
     // SAFETY: both numbers of the value were written at once, and a later error of the same connect is as good.
-    match unsafe { CONNECT_ERRORS.get(&(sk as u64)) } {
+    let error = match unsafe { CONNECT_ERRORS.get(&key) } {
         Some(kept) if kept.first_sequence == Direct.load::<u32>(sk, offset!(snd_una)) => kept.error,
-        _ => 0,
-    }
+        _ => return 0,
+    };
+    let _ = CONNECT_ERRORS.remove(&key);
+    error
 }
 
 /// Counts the end of a `connect()` whose socket becomes `new`.
@@ -56,7 +59,7 @@ pub fn ended(sk: *const u8, netns: Netns, new: u8) {
     let retries: u32 = Direct.load(sk, offset!(total_retrans));
     let has_port = sock::bound_port(Direct, sk) != 0;
     if error == 0 && new != state::ESTABLISHED {
-        error = remembered(sk);
+        error = take_remembered(sk);
     }
     let result = connect_result(new, error, has_port);
     let cgroup = sock::cgroup_id(Direct, sk);
@@ -94,9 +97,9 @@ fn count_connect(sk: *const u8, netns: Netns, cgroup: u64, result: ConnectResult
     }
 }
 
-/// `sk_err` is set before the socket is closed; `sk_err_soft` holds what came while the socket was
-/// locked, so that its owner closed it for that reason, and what the owner made the kernel forget is remembered. Without any, a socket that never got a port failed
-/// with EADDRNOTAVAIL, and any other was closed by its owner.
+/// `sk_err` is set before the socket is closed. `sk_err_soft` holds an error that came while the socket was locked, for
+/// which its owner closed it. An error that the owner has read (SO_ERROR) is in neither, and so is remembered. Without any
+/// of the three, a socket that never got a port failed with EADDRNOTAVAIL, and any other was closed by its owner.
 #[inline(always)]
 fn connect_result(new: u8, error: u32, has_port: bool) -> ConnectResult {
     const ENETUNREACH: u32 = 101;

@@ -1,7 +1,8 @@
 //! The listener pass: one [`ListenerSocket`] for each listening socket, written to the iterator's
 //! file. The task_file walk covers all namespaces and names the holder; the tcp walk serves kernels
 //! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it. Listeners that no
-//! descriptor leads to are found in the namespace's own table (`kernel::listening` of the agent). The socket pass ([`super::sockets`]) is the same walk with counts beside the records.
+//! descriptor leads to are found in the namespace's own table (`kernel::listening` of the agent). The
+//! socket pass ([`super::sockets`]) is the same walk with counts beside the records.
 
 use core::ffi::c_void;
 

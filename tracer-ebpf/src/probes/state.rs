@@ -1,6 +1,5 @@
-//! `inet_sock_set_state`: transitions, listener lifetimes, accepted connections,
-//! on the lowest rung of that signal candidates for TIME_WAIT overflows, and every transition as a record
-//! where that is asked for. How `connect()` ended is `connect`'s business, and what a connection that timed
+//! `inet_sock_set_state`: transitions, listener lifetimes and accepted connections; candidates for TIME_WAIT
+//! overflows, where no function tells of those; and every transition as a record where that is asked for. How `connect()` ended is `connect`'s business, and what a connection that timed
 //! out had waited for `timeout`'s.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
