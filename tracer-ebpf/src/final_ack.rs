@@ -9,7 +9,7 @@ use tracer_ebpf::counter::DropReason;
 use crate::{
     maps::{FINAL_ACK, FinalAck},
     reader::Direct,
-    sock::{self, Queues},
+    sock,
 };
 
 /// The kernel is about to judge an ACK for `listener`. Where nothing else will tell that it dropped the ACK after it had
@@ -44,13 +44,13 @@ pub fn child_born(child: *const u8) {
     }
 }
 
-/// Why the kernel dropped the ACK for `listener`, whose queues look like this by now.
+/// Why the kernel dropped the ACK for `listener`, given whether its queue has room by now.
 #[inline(always)]
-pub fn reason(listener: *const u8, now: Queues) -> DropReason {
+pub fn reason(listener: *const u8, has_room: bool) -> DropReason {
     let Some(slot) = FINAL_ACK.get_ptr(0) else { return DropReason::AcceptQueueFullAck };
     // SAFETY: as in `open`.
     let ack = unsafe { &*slot };
-    let is_other = ack.child != 0 || (ack.had_room != 0 && now.accept_has_room());
+    let is_other = ack.child != 0 || (ack.had_room != 0 && has_room);
     if ack.listener == listener as u64 && is_other { DropReason::Other } else { DropReason::AcceptQueueFullAck }
 }
 

@@ -107,6 +107,12 @@ pub fn count_without_row(key: &ListenerKey, counter: Counter, a: u8) {
     count_other(&row, 1);
 }
 
+/// Children that other CPUs may add to an accept queue between a look at it by a hook inside the kernel's function and the
+/// kernel's own, some ten nanoseconds apart. More would take drops by other causes for overflows.
+pub const RACING_IN_FUNCTION: u32 = 1;
+/// The same of a look by a hook at the packet, some hundred nanoseconds before.
+pub const RACING_AFTER_PACKET: u32 = 2;
+
 /// Counts one drop.
 #[inline(always)]
 pub fn count_drop(key: &ListenerKey, inum: u32, reason: DropReason, queues: Queues) {

@@ -166,10 +166,6 @@ pub fn listener_key<R: Reader>(r: R, sk: *const u8, netns: Netns) -> ListenerKey
     }
 }
 
-/// Children that other CPUs may add to an accept queue between our look at it and the kernel's, some hundred nanoseconds
-/// apart. More would take drops by other causes for overflows.
-const RACING_CHILDREN: u32 = 2;
-
 /// Lengths and limit of a listener's queues, in connections.
 #[derive(Clone, Copy)]
 pub struct Queues {
@@ -188,10 +184,11 @@ impl Queues {
         self.accept > self.limit
     }
 
-    /// Whether the accept queue cannot be full at the kernel's look either, a moment before or after this one.
+    /// Whether the accept queue has room for one connection more after so many that other CPUs may add between this look
+    /// and the kernel's.
     #[inline(always)]
-    pub fn accept_has_room(self) -> bool {
-        self.accept.saturating_add(RACING_CHILDREN) <= self.limit
+    pub fn accept_has_room(self, racing: u32) -> bool {
+        self.accept.saturating_add(racing) <= self.limit
     }
 
     /// `inet_csk_reqsk_queue_is_full()`, whose comparison changed in January 2025.

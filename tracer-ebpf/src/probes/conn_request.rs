@@ -12,7 +12,7 @@ use tracer_ebpf::{counter::DropReason, settings::switch, state};
 
 use crate::{
     constants::offset,
-    listener::{Client, drop_at},
+    listener::{Client, RACING_IN_FUNCTION, drop_at},
     maps::{CONN_REQUEST, ConnRequest, switched_on},
     reader::{Direct, Probe, Reader},
     sock,
@@ -50,7 +50,7 @@ fn enter<R: Reader>(r: R, sk: *const u8, skb: *const u8) {
     if slot.met_time_wait != 0 {
         marks |= MET_TIME_WAIT;
     }
-    if queues.accept_has_room() {
+    if queues.accept_has_room(RACING_IN_FUNCTION) {
         marks |= ACCEPT_HAD_ROOM;
     }
     *slot = ConnRequest { sk: sk as u64, skb: skb as u64, open: 1, marks, met_time_wait: 0, zero: 0 };
@@ -122,7 +122,7 @@ fn reason<R: Reader>(r: R, tcp: *const u8, marks: u32) -> Option<DropReason> {
     if marks & SYN_QUEUE_FULL != 0 && (marks & MET_TIME_WAIT == 0 || !queues.accept_full()) {
         return Some(DropReason::SynQueueFull);
     }
-    if marks & ACCEPT_HAD_ROOM == 0 || !queues.accept_has_room() {
+    if marks & ACCEPT_HAD_ROOM == 0 || !queues.accept_has_room(RACING_IN_FUNCTION) {
         return Some(DropReason::AcceptQueueFullSyn);
     }
     // Another CPU may have filled the SYN queue since the entry. Otherwise there was no memory, the listener is closing,

@@ -10,7 +10,7 @@ use tracer_ebpf::counter::DropReason;
 use crate::{
     constants::{offset, setting},
     final_ack,
-    listener::{Client, drop_at},
+    listener::{Client, RACING_AFTER_PACKET, RACING_IN_FUNCTION, drop_at},
     maps::{SAVED, Saved},
     probes::child,
     reader::{Direct, Probe, Reader},
@@ -29,16 +29,17 @@ fn is_mapped<R: Reader>(r: R, skb: *const u8) -> bool {
 /// The kernel is about to look at the accept queue of `sk`.
 #[inline(always)]
 fn ack_came<R: Reader>(r: R, sk: *const u8) {
-    final_ack::open(sk as u64, sock::accept_queue(r, sk).accept_has_room(), false);
+    final_ack::open(sk as u64, sock::accept_queue(r, sk).accept_has_room(RACING_IN_FUNCTION), false);
 }
 
-/// A handshake's last ACK was dropped at `sk`; `req` names the client.
+/// A handshake's last ACK was dropped at `sk`. `racing`: how many children other CPUs may have added to its queue or taken
+/// from it between this look and the kernel's.
 #[inline(always)]
-fn ack_dropped<R: Reader>(r: R, sk: *const u8, client: Client) {
+fn ack_dropped<R: Reader>(r: R, sk: *const u8, client: Client, racing: u32) {
     let tcp = r.tcp_sock(sk);
     if !tcp.is_null() {
-        let reason = final_ack::reason(tcp, sock::queues(r, tcp));
-        drop_at(r, tcp, reason, client);
+        let has_room = sock::accept_queue(r, tcp).accept_has_room(racing);
+        drop_at(r, tcp, final_ack::reason(tcp, has_room), client);
     }
 }
 
@@ -50,7 +51,7 @@ fn client_of(req: *const u8) -> Client {
 #[inline(always)]
 fn v4_exit(ctx: &FExitContext, child: *const u8) {
     if child.is_null() {
-        ack_dropped(Direct, ctx.arg(0), client_of(ctx.arg(2)));
+        ack_dropped(Direct, ctx.arg(0), client_of(ctx.arg(2)), RACING_IN_FUNCTION);
     } else {
         child::made(Direct, ctx.arg(0), child);
     }
@@ -61,7 +62,7 @@ fn v6_exit(ctx: &FExitContext, child: *const u8) {
     if !child.is_null() {
         child::made(Direct, ctx.arg(0), child);
     } else if !is_mapped(Direct, ctx.arg(1)) {
-        ack_dropped(Direct, ctx.arg(0), client_of(ctx.arg(2)));
+        ack_dropped(Direct, ctx.arg(0), client_of(ctx.arg(2)), RACING_IN_FUNCTION);
     }
 }
 
@@ -139,7 +140,7 @@ fn kretprobe_exit(ctx: &RetProbeContext) {
         return;
     }
     if child.is_null() {
-        ack_dropped(Probe, listener, Client::UNSEEN);
+        ack_dropped(Probe, listener, Client::UNSEEN, RACING_IN_FUNCTION);
     } else {
         child::made(Probe, listener, child);
     }
@@ -246,7 +247,7 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     }
     let listener: *const u8 = ctx.arg(3);
     if !listener.is_null() {
-        ack_dropped(Direct, listener, Client::UNSEEN);
+        ack_dropped(Direct, listener, Client::UNSEEN, RACING_AFTER_PACKET);
     }
     0
 }

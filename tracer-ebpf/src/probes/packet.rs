@@ -24,7 +24,7 @@ use tracer_ebpf::{
 use crate::{
     constants::{offset, present},
     final_ack,
-    listener::{Client, Seen, count_drop, emit_drop},
+    listener::{Client, RACING_AFTER_PACKET, Seen, count_drop, emit_drop},
     maps::{EGRESS_SEEN, LAST_PACKET, LastPacket, PENDING, switched_on},
     packet::{ACK, FIN, Packet, RST, SYN, Tuple},
     reader::{Direct, Reader},
@@ -168,7 +168,9 @@ fn syn(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     let reason = match reason {
         // The kernel looks at the SYN queue first.
         DropReason::Other if cookies == 0 && queues.syn_full_with_one_more() => DropReason::SynQueueFull,
-        DropReason::Other if queues.accept > 0 && !queues.accept_has_room() => DropReason::AcceptQueueFullSyn,
+        DropReason::Other if queues.accept > 0 && !queues.accept_has_room(RACING_AFTER_PACKET) => {
+            DropReason::AcceptQueueFullSyn
+        }
         reason => reason,
     };
     leave_pending(tcp, packet, pending, reason, queues);
@@ -182,10 +184,10 @@ fn ack(ctx: &SkBuffContext, tcp: *const u8, packet: &Packet, pending: *mut Pendi
     match request {
         Request::Completes => {
             let kernel_tells = switched_on(switch::ACK_DROPS_BY_KFREE_SKB);
-            final_ack::open(tcp as u64, queues.accept_has_room(), !kernel_tells);
+            final_ack::open(tcp as u64, queues.accept_has_room(RACING_AFTER_PACKET), !kernel_tells);
             if !kernel_tells {
                 // A child makes this forgotten; if the child is given up, its end tells.
-                let has_room = queues.accept_has_room();
+                let has_room = queues.accept_has_room(RACING_AFTER_PACKET);
                 let reason = if has_room { DropReason::Other } else { DropReason::AcceptQueueFullAck };
                 leave_pending(tcp, packet, pending, reason, queues);
             }
