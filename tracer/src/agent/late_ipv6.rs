@@ -1,6 +1,9 @@
 //! IPv6 as a module that is loaded after the agent has attached its hooks: the functions of IPv6 are not hooked then.
 
-use crate::kernel::hooks::{Report, Signal};
+use crate::kernel::{
+    hooks::{Report, Signal},
+    load::ipv6_is_loaded,
+};
 
 /// Whether that may still happen.
 #[derive(Debug, Default)]
@@ -16,8 +19,18 @@ impl LateIpv6 {
         Self { is_awaited: is_missed && !is_loaded }
     }
 
+    /// Says once that it came.
+    pub fn look(&mut self) {
+        if self.came(ipv6_is_loaded) {
+            tracing::warn!(
+                remedy = "start the agent again",
+                "IPv6 was loaded after the hooks were attached: drops over IPv6 have no owner and no reason"
+            );
+        }
+    }
+
     /// Whether it has come since it was last asked for; true once.
-    pub fn came(&mut self, is_loaded: impl FnOnce() -> bool) -> bool {
+    fn came(&mut self, is_loaded: impl FnOnce() -> bool) -> bool {
         let came = self.is_awaited && is_loaded();
         self.is_awaited &= !came;
         came

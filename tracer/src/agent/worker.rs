@@ -26,7 +26,7 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
-        load::{Kernel, ipv6_is_loaded},
+        load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
         walk::Walks,
@@ -114,12 +114,7 @@ impl Worker {
     pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
         loop {
             let (started, cpu) = (Instant::now(), thread_cpu_time());
-            if self.late_ipv6.came(ipv6_is_loaded) {
-                tracing::warn!(
-                    remedy = "start the agent again",
-                    "IPv6 was loaded after the hooks were attached: drops over IPv6 have no owner and no reason"
-                );
-            }
+            self.late_ipv6.look();
             match self.pass(cpu) {
                 Ok(()) if self.outage.ends() => tracing::info!("passes end well again"),
                 Ok(()) => {}
