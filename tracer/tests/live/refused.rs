@@ -79,7 +79,7 @@ fn iterators_that_are_refused_take_their_rungs_away() {
             let said = text(&output.stdout);
             assert_eq!(output.status.code(), Some(DEGRADED), "{said}");
             assert!(said.contains("\nlistener pass        degraded  no queue lengths\n"), "{said}");
-            let line = said.lines().find(|line| line.contains("not iter/task_file: ")).unwrap();
+            let line = said.lines().find(|line| line.contains("not iter/tcp: ")).unwrap();
             assert!(line.contains(&format!("`{step}` failed: ")) && line.ends_with(&format!("({name})")), "{line}");
             assert!(said.contains("ephemeral ports      degraded  "), "{said}");
         }
