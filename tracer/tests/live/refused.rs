@@ -1,7 +1,7 @@
 //! A system call that the kernel refuses: one line names the step, the errno and the remedy for that errno. Each case
 //! is an errno for a command of bpf(2); a seccomp filter of the agent's own makes the kernel answer so.
 
-use std::process::Output;
+use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::machine::machine;
 use crate::lab::seccomp::{Bpf, agent_refused};
+use crate::lab::setting::agent_binary;
 use crate::lab::wait::until;
 
 const UNAVAILABLE: i32 = 69;
@@ -49,6 +51,24 @@ fn maps_and_programs_that_are_refused_name_the_step_and_the_errno() {
             assert!(!said.contains("section") && !said.contains("RLIMIT_MEMLOCK"), "{step} {name}: {said}");
         }
     }
+}
+
+/// Before Linux 5.11 maps are charged to a limit that only CAP_SYS_RESOURCE may lift.
+#[test]
+fn lockable_memory_that_is_short_is_named_where_maps_are_charged_to_it() {
+    let _lab = Lab::enter(&[]);
+    let script = "ulimit -l 256 && exec setpriv --bounding-set -sys_resource \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(agent_binary()).args(["doctor", "--output", "json"]);
+    let output = command.output().unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    if machine().kernel >= (5, 11, 0) {
+        assert!(found["obstacle"].is_null(), "{found}");
+        return;
+    }
+    let obstacle = found["obstacle"].as_str().unwrap_or_else(|| panic!("no obstacle: {found}"));
+    assert!(obstacle.starts_with("BPF_MAP_CREATE of ") && obstacle.contains(" failed with EPERM"), "{obstacle}");
+    assert!(obstacle.contains("RLIMIT_MEMLOCK"), "{obstacle}");
 }
 
 /// Each signal is judged, though all fall for one cause.

@@ -77,7 +77,7 @@ pub fn explain(attach: Attach, stage: Stage, errno: Option<i32>, detail: &str) -
         ),
         (Stage::Load, Some(EPERM), kind) => (
             format!("the kernel refuses to load {} programs (EPERM)", kind.name()),
-            "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; check the container's seccomp profile".to_owned(),
+            remedy(EPERM).to_owned(),
         ),
         (Stage::Load, Some(EINVAL), _) if detail.starts_with("invalid func ") => (
             format!("the program calls a helper that this kernel does not have ({detail})"),
