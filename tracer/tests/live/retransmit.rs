@@ -253,7 +253,9 @@ fn data_of_a_syn_is_sent_again(to: SocketAddr) {
     let sent_again = watch.delta("RetransSegs");
     assert!(sent_again > 0 && watch.delta("TCPSynRetrans") == 0);
     let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
-    assert_eq!(["fast", "slow_start", "rto"].map(by_cause).iter().sum::<u64>(), sent_again);
+    // Those that the kernel did not show to the hook, which the closing check has held against its number.
+    let unseen = retransmits(&agent, &watch, &[("cause", "unknown")]);
+    assert_eq!(["fast", "slow_start", "rto"].map(by_cause).iter().sum::<u64>() + unseen, sent_again);
     drop(client);
 }
 
