@@ -259,10 +259,11 @@ impl Preflight {
     /// Who refused `bpf()`, given that the capabilities are there.
     fn refuser(&self, errno: i32, version: KernelVersion) -> Refuser {
         match errno {
+            // Before the limit on locked memory: raising that one helps nobody whose rights end at a namespace.
+            libc::EPERM if !self.initial_user_namespace => Refuser::UserNamespace,
             libc::EPERM | libc::ENOMEM if version < MEMLOCK_UNTIL && !self.seccomp => Refuser::Memlock,
             libc::EMFILE | libc::ENFILE | libc::ENOMEM => Refuser::Other(remedy(errno)),
             libc::ENOSYS if !self.seccomp => Refuser::NoBpf,
-            libc::EPERM if !self.initial_user_namespace => Refuser::UserNamespace,
             _ if self.seccomp => Refuser::Seccomp,
             libc::EPERM | libc::EACCES => Refuser::SecurityModule,
             _ => Refuser::Other(remedy(errno)),
@@ -376,6 +377,12 @@ mod tests {
         assert_eq!(refused(libc::ENOSYS, |_| ()), Some(Refuser::NoBpf));
         assert_eq!(refused(libc::EPERM, |p| p.initial_user_namespace = false), Some(Refuser::UserNamespace));
         assert_eq!(refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))), Some(Refuser::Memlock));
+        // Root of a user namespace there, whom no limit would help; want of memory has nothing to do with rights.
+        for (errno, refuser) in [(libc::EPERM, Refuser::UserNamespace), (libc::ENOMEM, Refuser::Memlock)] {
+            let found =
+                refused(errno, |p| (p.version, p.initial_user_namespace) = (Some(version(5, 10, 226)), false));
+            assert_eq!(found, Some(refuser), "{}", errno::named(errno));
+        }
         for errno in [libc::EPERM, libc::EACCES] {
             assert_eq!(refused(errno, |_| ()), Some(Refuser::SecurityModule));
         }
