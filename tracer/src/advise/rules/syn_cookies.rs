@@ -54,8 +54,10 @@ pub(super) fn syn_queues(facts: &Facts) -> BTreeMap<String, Vec<SynQueue>> {
 
 /// Whom the cookies of a namespace are sent for, as far as that can be told.
 enum Behind<'a> {
-    /// The listener whose queue is full now, or the only one there is.
+    /// The listener whose queue is full now.
     Listener(&'a SynQueue),
+    /// The only one whose queue is known. Another may have closed since, or be known by the kernel's table alone.
+    Only(&'a SynQueue),
     /// None is full any more. Of several, the shortest was full first.
     Perhaps(&'a SynQueue),
     Unknown,
@@ -65,7 +67,7 @@ impl<'a> Behind<'a> {
     fn of(queues: &'a [SynQueue]) -> Self {
         match queues {
             [first, ..] if first.is_nearly_full() => Self::Listener(first),
-            [only] => Self::Listener(only),
+            [only] => Self::Only(only),
             several => {
                 let shortest = several.iter().min_by(|a, b| a.limit.total_cmp(&b.limit));
                 shortest.map_or(Self::Unknown, Self::Perhaps)
@@ -73,10 +75,11 @@ impl<'a> Behind<'a> {
         }
     }
 
+    /// The queue that a remedy may be about: nobody restarts one of several for a guess.
     fn queue(&self) -> Option<&'a SynQueue> {
         match self {
-            Self::Listener(queue) | Self::Perhaps(queue) => Some(queue),
-            Self::Unknown => None,
+            Self::Listener(queue) | Self::Only(queue) => Some(queue),
+            Self::Perhaps(_) | Self::Unknown => None,
         }
     }
 }
@@ -135,6 +138,7 @@ fn always(namespace: &Subject, cookies: &Cookies) -> Finding {
 fn full(facts: &Facts, namespace: &Subject, cookies: &Cookies, behind: &Behind<'_>) -> Finding {
     let (subject, whose) = match behind {
         Behind::Listener(queue) => (&queue.listener, "Its SYN queue was full"),
+        Behind::Only(queue) => (&queue.listener, "A SYN queue was full, and its is the only one known there"),
         Behind::Perhaps(_) | Behind::Unknown => (namespace, "SYN queues were full"),
     };
     let what = match cookies.are_of_clients() {
@@ -145,7 +149,7 @@ fn full(facts: &Facts, namespace: &Subject, cookies: &Cookies, behind: &Behind<'
     let finding = Finding::new(Severity::Risk, subject, format!("{whose}; {what}."));
     let finding = cookies.evidence(finding).set_to(SYNCOOKIES, facts.setting(&namespace.netns, SYNCOOKIES));
     let finding = match behind {
-        Behind::Listener(queue) => finding
+        Behind::Listener(queue) | Behind::Only(queue) => finding
             .seen("SYN queue limit", SYN_LIMIT, queue.limit, Unit::Of("connections"))
             .seen("SYN queue length now", SYN_LENGTH, queue.length, Unit::Of("connections")),
         Behind::Perhaps(queue) => {
@@ -233,6 +237,31 @@ mod tests {
         let several = &findings(&COOKIES, &(cookies(9, 0) + &settings + &queue(80, 0, 128) + &queue(81, 0, 5)))[0];
         assert_eq!(several.subject.port, "", "nobody knows");
         assert!(several.evidence.iter().any(|seen| seen.fact.ends_with("process web, 0.0.0.0:81")), "{several:?}");
+    }
+
+    /// Nobody knows whose queue the flood filled, so nobody is told to restart the smaller.
+    #[test]
+    fn of_several_idle_listeners_none_is_to_be_restarted() {
+        let queues = setting("host", SOMAXCONN, 4096) + &queue(80, 0, 128) + &queue(81, 0, 4096);
+        let of = |received| said(&findings(&COOKIES, &(cookies(1000, received) + &queues))[0]);
+        let (flood, clients) = (of(3), of(900));
+        assert!(flood.contains("only holds more of the flood") && flood.contains("Leave cookies on"), "{flood}");
+        assert!(clients.contains("the listeners of this namespace a larger backlog"), "{clients}");
+        for said in [flood, clients] {
+            assert!(!said.contains("short queue") && !said.contains("Restart"), "{said}");
+        }
+    }
+
+    /// The other one is known by the kernel's table alone, where no SYN queue is.
+    #[test]
+    fn the_only_known_queue_is_not_said_to_have_been_full() {
+        let other = "tracer_tcp_accept_queue_limit{netns=\"host\",process=\"old\",address=\"0.0.0.0\",port=\"81\"} 5\n";
+        let text = cookies(9, 0) + &setting("host", SOMAXCONN, 4096) + &queue(80, 0, 128) + other;
+        let only = &findings(&COOKIES, &text)[0];
+        assert_eq!(only.subject.port, "80");
+        assert!(only.summary.starts_with("A SYN queue was full, and its is the only one known there; "), "{only:?}");
+        let full = &findings(&COOKIES, &(cookies(9, 0) + &setting("host", SOMAXCONN, 4096) + &queue(80, 128, 128)))[0];
+        assert!(full.summary.starts_with("Its SYN queue was full; "), "{full:?}");
     }
 
     #[test]
