@@ -379,8 +379,7 @@ mod tests {
         assert_eq!(refused(libc::EPERM, |p| p.version = Some(version(5, 10, 226))), Some(Refuser::Memlock));
         // Root of a user namespace there, whom no limit would help; want of memory has nothing to do with rights.
         for (errno, refuser) in [(libc::EPERM, Refuser::UserNamespace), (libc::ENOMEM, Refuser::Memlock)] {
-            let found =
-                refused(errno, |p| (p.version, p.initial_user_namespace) = (Some(version(5, 10, 226)), false));
+            let found = refused(errno, |p| (p.version, p.initial_user_namespace) = (Some(version(5, 10, 226)), false));
             assert_eq!(found, Some(refuser), "{}", errno::named(errno));
         }
         for errno in [libc::EPERM, libc::EACCES] {
