@@ -4,6 +4,8 @@
 //! what keys do, is decided in [`crate::top`] without either.
 
 mod feed;
+#[expect(unsafe_code, reason = "sigaction() and raise() have no safe wrapper here")]
+mod signals;
 mod terminal;
 
 use std::{

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -39,8 +40,25 @@ fn winsize(columns: u16, rows: u16) -> Winsize {
 }
 
 impl Terminal {
-    /// Starts the binary on a terminal of this size.
-    pub fn start(args: &[&str], (columns, rows): (u16, u16), configure: impl FnOnce(&mut Command)) -> Self {
+    /// Starts the binary on a terminal of this size, as `ssh -t` does: in a session of its own, where no shell waits.
+    pub fn start(args: &[&str], size: (u16, u16), configure: impl FnOnce(&mut Command)) -> Self {
+        // Without a session of its own the binary would not hear of a new size.
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(cargo_bin!("tracer"));
+        Self::run(command, args, size, configure)
+    }
+
+    /// Starts it as a job of this process, which is a shell to it: a process group of its own in the same session.
+    pub fn start_job(args: &[&str], size: (u16, u16)) -> Self {
+        Self::run(Command::new(cargo_bin!("tracer")), args, size, |command| _ = command.process_group(0))
+    }
+
+    fn run(
+        mut command: Command,
+        args: &[&str],
+        (columns, rows): (u16, u16),
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
@@ -48,10 +66,7 @@ impl Terminal {
         let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
         tcsetwinsize(&slave, winsize(columns, rows)).unwrap();
         let before = tcgetattr(&slave).unwrap().local_modes;
-        // Without a session of its own the binary would not hear of a new size.
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(cargo_bin!("tracer")).args(args);
-        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        command.args(args).env("TERM", "xterm-256color").env_remove("NO_COLOR");
         let end = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(end()).stdout(end()).stderr(end());
         configure(&mut command);
@@ -104,6 +119,16 @@ impl Terminal {
             }
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < limit, "{what}: {ended:?}, on the screen:\n{screen}");
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits until the bytes so far are as they should be.
+    #[track_caller]
+    pub fn until_bytes(&self, what: &str, is_so: impl Fn(&[u8]) -> bool) {
+        let limit = Instant::now() + LIMIT;
+        while !is_so(&self.bytes()) {
+            assert!(Instant::now() < limit, "{what}; on the screen:\n{}", self.screen());
             thread::sleep(PAUSE);
         }
     }

@@ -108,6 +108,11 @@ fn start(agent: &FakeAgent) -> Terminal {
     Terminal::start(&["top", "--from", &agent.url(), "--interval", "500ms"], (100, 24), |_| ())
 }
 
+/// As a job of a shell.
+fn start_job(agent: &FakeAgent) -> Terminal {
+    Terminal::start_job(&["top", "--from", &agent.url(), "--interval", "500ms"], (100, 24))
+}
+
 #[test]
 fn keys_sort_filter_and_leave_the_terminal_as_it_was() {
     let agent = FakeAgent::start(metrics(CALM));
@@ -193,7 +198,7 @@ type Stop = fn(&mut Terminal);
 #[test]
 fn a_stop_gives_the_terminal_to_the_shell_and_fg_takes_it_again() {
     let agent = FakeAgent::start(metrics(CALM));
-    let mut terminal = start(&agent);
+    let mut terminal = start_job(&agent);
     let stops: [(&str, Stop); 3] = [
         ("Ctrl-Z", |terminal| terminal.press("\x1a")),
         ("SIGTSTP", |terminal| terminal.signal(Signal::TSTP)),
@@ -216,6 +221,26 @@ fn a_stop_gives_the_terminal_to_the_shell_and_fg_takes_it_again() {
         terminal.until("the keys", |screen| ports(screen) == [8003]);
         terminal.press("\x1b");
         terminal.until(what, |screen| ports(screen).len() == 3);
+    }
+    terminal.press("q");
+    assert_eq!(terminal.end().0.code(), Some(0));
+}
+
+/// Where no shell could continue it, a stop would be for good.
+#[test]
+fn ctrl_z_without_a_shell_leaves_it_running_and_drawing() {
+    let agent = FakeAgent::start(metrics(CALM));
+    let mut terminal = start(&agent);
+    let stops: [Stop; 2] = [|terminal| terminal.press("\x1a"), |terminal| terminal.signal(Signal::TSTP)];
+    for (stop, port) in stops.into_iter().zip([9001, 9002]) {
+        terminal.until("the listeners", |screen| !ports(screen).is_empty());
+        let drawn = terminal.bytes().len();
+        stop(&mut terminal);
+        // The screen is given back and taken again, with all that is on it.
+        let is_taken_again = |bytes: &[u8]| bytes.windows(8).any(|bytes| bytes == b"\x1b[?1049h");
+        terminal.until_bytes("the screen again", |bytes| is_taken_again(&bytes[drawn..]));
+        agent.says(metrics(&[(port, "new", 0, 0)]));
+        terminal.until("what is new", |screen| screen.starts_with("tracer 0.1.0 ") && ports(screen) == [port]);
     }
     terminal.press("q");
     assert_eq!(terminal.end().0.code(), Some(0));

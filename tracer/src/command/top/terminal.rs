@@ -24,10 +24,12 @@ use ratatui::{
         terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
 };
-use rustix::process::{Signal, getpid, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::{color, feed::Feed};
+use super::{
+    color,
+    feed::Feed,
+    signals::{self, Caught},
+};
 use crate::{
     failure::Failure,
     top::{
@@ -118,10 +120,8 @@ struct Live {
 impl Live {
     fn run(mut self, mut taken: Taken, messages: &Receiver<Message>) -> Result<(), Failure> {
         loop {
-            if taken.is_ours {
-                self.draw(&mut taken.terminal)
-                    .map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
-            }
+            self.draw(&mut taken.terminal)
+                .map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
             let mut message = match messages.recv_timeout(TICK) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -207,8 +207,6 @@ fn clock(time: SystemTime) -> String {
 /// A terminal that is given back when this goes.
 struct Taken {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    /// False from a suspension until the process is continued.
-    is_ours: bool,
 }
 
 impl Taken {
@@ -224,21 +222,20 @@ impl Taken {
             hook(panic);
             std::process::abort();
         }));
-        Ok(Self { terminal: enter().map_err(failed)?, is_ours: true })
+        Ok(Self { terminal: enter().map_err(failed)? })
     }
 
-    /// Gives the terminal back and stops this process, as Ctrl-Z does where no screen has taken the keys. The shell has
-    /// the terminal until SIGCONT comes.
+    /// Gives the terminal back and stops, as Ctrl-Z does where no screen has taken the keys. The shell has the terminal
+    /// until SIGCONT comes; where no shell waits nothing stops, and the screen goes on.
     fn suspend(&mut self) -> Result<(), Failure> {
         give_back();
-        self.is_ours = false;
-        kill_process(getpid(), Signal::STOP).map_err(|error| Failure::other(format!("cannot stop: {error}")))
+        signals::stop_group().map_err(|error| Failure::other(format!("cannot stop: {error}")))?;
+        self.again()
     }
 
     /// Takes the terminal after a stop. Whoever had it meanwhile has set it and written on it as they liked.
     fn again(&mut self) -> Result<(), Failure> {
         give_back();
-        self.is_ours = true;
         self.terminal = enter().map_err(|error| Failure::other(format!("cannot use the terminal again: {error}")))?;
         Ok(())
     }
@@ -273,36 +270,22 @@ fn spawn<T: Send + 'static>(
         .map_err(|error| Failure::other(format!("cannot start the thread of {name}: {error}")))
 }
 
-/// SIGINT from elsewhere, SIGTERM, and the hang-up of a terminal that is closed end the screen. A stop gives the terminal
-/// back, and SIGCONT takes it again: SIGSTOP tells nobody, so only its end is heard of.
+/// What signals ask for.
 fn watch_signals(messages: SyncSender<Message>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::other(format!("cannot catch signals: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let caught = {
-        let _inside = runtime.enter();
-        let [stop, resume] = [libc::SIGTSTP, libc::SIGCONT].map(SignalKind::from_raw);
-        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), stop, resume].map(signal)
-    };
-    let [interrupt, terminate, hangup, stop, resume] = caught;
-    let (mut interrupt, mut terminate, mut hangup) =
-        (interrupt.map_err(failed)?, terminate.map_err(failed)?, hangup.map_err(failed)?);
-    let (mut stop, mut resume) = (stop.map_err(failed)?, resume.map_err(failed)?);
+    let mut signals = signals::Signals::catch().map_err(failed)?;
     spawn("signals", move || {
-        runtime.block_on(async {
-            loop {
-                let message = tokio::select! {
-                    _ = interrupt.recv() => Message::Leave,
-                    _ = terminate.recv() => Message::Leave,
-                    _ = hangup.recv() => Message::Leave,
-                    _ = stop.recv() => Message::Suspend,
-                    _ = resume.recv() => Message::Continued,
-                };
-                // Nobody listens any more once the screen is gone.
-                if messages.send(message).is_err() {
-                    return;
-                }
+        loop {
+            let message = match signals.next() {
+                Caught::Leave => Message::Leave,
+                Caught::Suspend => Message::Suspend,
+                Caught::Continued => Message::Continued,
+            };
+            // Nobody listens any more once the screen is gone.
+            if messages.send(message).is_err() {
+                return;
             }
-        });
+        }
     })?;
     Ok(())
 }
