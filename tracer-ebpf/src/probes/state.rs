@@ -44,8 +44,6 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (state::LISTEN, state::CLOSE) => closed(&ctx, sk, netns),
         (state::LISTEN, state::SYN_RECV) => child::born(sk, netns),
         (state::SYN_RECV, state::ESTABLISHED | state::CLOSE | state::FIN_WAIT1) => left_syn_recv(sk, netns, new),
-        // A child of TCP Fast Open whose SYN carried a FIN as well.
-        (state::SYN_RECV, state::CLOSE_WAIT) => child::established(sk, netns),
         (state::SYN_SENT, state::ESTABLISHED | state::CLOSE) => connect_ended(sk, netns, new),
         (state::FIN_WAIT2 | state::CLOSING, state::CLOSE) => maybe_time_wait_overflow(sk, netns, old),
         _ => {}
