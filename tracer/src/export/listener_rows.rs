@@ -127,10 +127,11 @@ impl Queues {
     }
 
     fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues<'_>) {
-        let (peak, limit) = self.peak.map(|peak| (peak.length, peak.limit)).unzip();
-        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak.unwrap_or(0)));
-        if let Some(limit) = limit {
-            rows.add(MetricId::TcpAcceptQueuePeakLimit, &with(values, &[]), f64::from(limit));
+        let peak = self.peak.unwrap_or_default();
+        rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak.length));
+        // Of a queue that was empty all the time the limit in force says as much, and most queues are.
+        if peak.length > 0 {
+            rows.add(MetricId::TcpAcceptQueuePeakLimit, &with(values, &[]), f64::from(peak.limit));
         }
         let Some(listener) = &self.open else { return };
         let gauges = [
