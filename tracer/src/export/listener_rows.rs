@@ -129,8 +129,8 @@ impl Queues {
     fn show(&self, rows: &mut Rows<'_>, values: &ListenerValues<'_>) {
         let peak = self.peak.unwrap_or_default();
         rows.add(MetricId::TcpAcceptQueuePeak, &with(values, &[]), f64::from(peak.length));
-        // Of a queue that was empty all the time the limit in force says as much, and most queues are.
-        if peak.length > 0 {
+        // Where it is the limit that is shown below, that one says as much, and a scrape has a row less for each listener.
+        if peak.length > 0 && self.open.as_ref().is_none_or(|open| open.accept_queue.limit != peak.limit) {
             rows.add(MetricId::TcpAcceptQueuePeakLimit, &with(values, &[]), f64::from(peak.limit));
         }
         let Some(listener) = &self.open else { return };

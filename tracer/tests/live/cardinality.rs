@@ -25,9 +25,8 @@ use crate::lab::wait::{equal, until};
 const LISTENERS_MAX: usize = 10_000;
 const WORKLOADS_MAX: usize = 5_000;
 const MEMORY_MAX: f64 = 96.0 * 1024.0 * 1024.0;
-/// 16 series a listener; a full table whose queues all held a connection lately has 15, and those of the namespace and
-/// the node.
-const SERIES_MAX: usize = 16 * LISTENERS_MAX;
+/// 15 series a listener; a full table has 14, and those of the namespace and the node.
+const SERIES_MAX: usize = 15 * LISTENERS_MAX;
 /// 160 bytes a series.
 const BYTES_MAX: usize = 160 * SERIES_MAX;
 

@@ -51,7 +51,7 @@ metrics! {
     TcpAcceptQueuePeak Gauge "tracer_tcp_accept_queue_peak" [LISTENER] "connections" ListenerPass
         "Length of the fullest accept queue that hooks or passes saw in the last two minutes, in connections.";
     TcpAcceptQueuePeakLimit Gauge "tracer_tcp_accept_queue_peak_limit" [LISTENER] "connections" ListenerPass
-        "Backlog in force on the socket that had that queue, in connections, of which the kernel queues one more before it drops; no row while the peak is 0.";
+        "Backlog in force on the socket that had that queue, in connections, of which the kernel queues one more before it drops; no row where tracer_tcp_accept_queue_limit is the same, or the peak 0.";
     TcpSynQueueLength Gauge "tracer_tcp_syn_queue_length" [LISTENER] "connections" ListenerPass
         "Handshakes under way at the last pass (icsk_accept_queue.qlen), in connections.";
     TcpSynQueueLimit Gauge "tracer_tcp_syn_queue_limit" [LISTENER] "connections" ListenerPass
