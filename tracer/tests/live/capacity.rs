@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::{Counters, Watch};
+use crate::lab::descriptors::have_descriptors;
 use crate::lab::equations::{DROPS, as_value};
 use crate::lab::firewall::Firewall;
 use crate::lab::greedy::GreedyServer;
@@ -40,17 +40,6 @@ fn server() -> SocketAddrV4 {
 const NOFILE: u64 = 1024;
 const BACKLOG: u32 = 64;
 
-/// This process holds the clients: about as many as the server may have descriptors.
-fn have_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let enough = NOFILE + 1024;
-    let maximum = limit.maximum.unwrap_or(u64::MAX);
-    assert!(maximum >= enough, "the test needs {enough} descriptors and may have {maximum} (ulimit -H -n)");
-    if limit.current.is_some_and(|current| current < enough) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(enough), ..limit }).unwrap();
-    }
-}
-
 /// Connects, no faster than the server accepts, until it cannot.
 fn exhaust(pair: &Pair, server: &GreedyServer, to: SocketAddr) -> (Vec<Client>, (usize, i32)) {
     let mut clients = Vec::new();
@@ -69,7 +58,8 @@ fn exhaust(pair: &Pair, server: &GreedyServer, to: SocketAddr) -> (Vec<Client>, 
 #[test]
 fn a_server_without_descriptors_lets_its_queue_overflow() {
     let _lab = Lab::enter(&[Signal::ListenDrops]);
-    have_descriptors();
+    // This process holds the clients: about as many as the server may have descriptors.
+    have_descriptors(NOFILE + 1024);
     let pair = Pair::new();
     let watch = Watch::from_now(&pair.server);
     let agent = Agent::start();

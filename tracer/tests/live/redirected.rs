@@ -1,5 +1,6 @@
-//! Connections whose listener has another address than they: TPROXY, as meshes redirect. They count for the listener
-//! that they come to, and what is sent again on them bears the listener's port and none that a client chose.
+//! Connections whose listener has another address than they: TPROXY, as meshes redirect, and programs of the kind
+//! sk_lookup. They count for the listener that they come to, and what is sent again on them bears the listener's port
+//! and none that a client chose.
 //!
 //! And listeners that were reloaded while the agent started.
 
@@ -28,16 +29,41 @@ const ACCEPTED: &str = "tracer_tcp_accepted_connections_total";
 const RETRANSMITS: &str = "tracer_tcp_retransmitted_segments_total";
 const NO_HOOKS_ON_DROPS: &[&str] = &["--disable-hooks", "fentry,kprobe,packet"];
 
-/// A transparent proxy: accepts one connection for each line, and sends on all of them when it is told `send`.
+/// A proxy: accepts one connection for each line, and sends on all of them when it is told `send`. Given the number of
+/// bpf(2), it has a program of its own give it every connection of its namespace, else it is transparent.
 const PROXY: &str = r#"
-my ($family, $address, $port) = @ARGV;
+my ($family, $address, $port, $bpf) = @ARGV;
 $0 = "proxy";
 my $v6 = $family == 6;
 socket(my $listener, $v6 ? PF_INET6 : PF_INET, SOCK_STREAM, 6) or die "socket: $!";
-setsockopt($listener, $v6 ? 41 : 0, $v6 ? 75 : 19, pack("i", 1)) or die "IP_TRANSPARENT: $!";
+if (!$bpf) { setsockopt($listener, $v6 ? 41 : 0, $v6 ? 75 : 19, pack("i", 1)) or die "IP_TRANSPARENT: $!"; }
 my $to = Socket::inet_pton($v6 ? AF_INET6 : AF_INET, $address);
 bind($listener, $v6 ? Socket::pack_sockaddr_in6($port, $to) : pack_sockaddr_in($port, $to)) or die "bind: $!";
 listen($listener, 64) or die "listen: $!";
+sub bpf {
+    my ($command, $attributes) = @_;
+    my $result = syscall($bpf + 0, $command, $attributes, length $attributes);
+    $result >= 0 or die "bpf $command: $!";
+    $result;
+}
+if ($bpf) {
+    my $map = bpf(0, pack("L4", 15, 4, 8, 1));  # BPF_MAP_TYPE_SOCKMAP
+    my ($key, $value, $license) = (pack("L", 0), pack("Q", fileno $listener), "GPL");
+    bpf(2, pack("L x4 P4 P8 Q", $map, $key, $value, 0));
+    my @program = (
+        [0xbf, 0x16, 0, 0],                                  # r6 = the context
+        [0x62, 0x0a, -4, 0], [0xbf, 0xa2, 0, 0], [0x07, 0x02, 0, -4],
+        [0x18, 0x11, 0, $map], [0, 0, 0, 0], [0x85, 0, 0, 1],   # r0 = bpf_map_lookup_elem(map, &0)
+        [0x15, 0x00, 7, 0], [0xbf, 0x07, 0, 0],              # none: pass; else r7 = the listener
+        [0xbf, 0x61, 0, 0], [0xbf, 0x72, 0, 0], [0xb7, 0x03, 0, 0], [0x85, 0, 0, 124],  # bpf_sk_assign
+        [0xbf, 0x71, 0, 0], [0x85, 0, 0, 86],                # bpf_sk_release
+        [0xb7, 0x00, 0, 1], [0x95, 0, 0, 0]);                # SK_PASS
+    my $instructions = join "", map { pack "C C s l", @$_ } @program;
+    # BPF_PROG_TYPE_SK_LOOKUP, to be attached as BPF_SK_LOOKUP.
+    my $program = bpf(5, pack("L L P P4 x44 L", 30, scalar @program, $instructions, $license, 36));
+    open(my $netns, "<", "/proc/self/ns/net") or die "netns: $!";
+    our $link = bpf(28, pack("L4", $program, fileno $netns, 36, 0));
+}
 print "ready\n";
 my @connections;
 while (<STDIN>) {
@@ -46,8 +72,14 @@ while (<STDIN>) {
 }
 "#;
 
+/// Who gives the proxy connections to another port.
+enum By {
+    Tproxy,
+    SkLookup,
+}
+
 /// Ten connections to another port than the proxy's. `bound`: where the proxy listens.
-fn counts_for_the_proxy(called: IpAddr, bound: &str, flags: &[&str], is_older: bool) {
+fn counts_for_the_proxy(by: &By, called: IpAddr, bound: &str, flags: &[&str], is_older: bool) {
     let _lab = Lab::enter(&[Signal::Connections, Signal::ListenDrops, Signal::Retransmits]);
     let pair = Pair::new();
     let (server, family) = (&pair.server, if called.is_ipv6() { "6" } else { "4" });
@@ -57,8 +89,12 @@ fn counts_for_the_proxy(called: IpAddr, bound: &str, flags: &[&str], is_older: b
         (_, false) => "ip to ",
         (_, true) => "ip6 to ",
     };
-    let _redirect = Firewall::redirect(server, &format!("tcp dport {CALLED_PORT} tproxy {target}:{PROXY_PORT}"));
-    let arguments = [family, bound, &PROXY_PORT.to_string()];
+    let rule = format!("tcp dport {CALLED_PORT} tproxy {target}:{PROXY_PORT}");
+    let (_redirect, bpf) = match by {
+        By::Tproxy => (Some(Firewall::redirect(server, &rule)), String::new()),
+        By::SkLookup => (None, libc::SYS_bpf.to_string()),
+    };
+    let arguments = [family, bound, &PROXY_PORT.to_string(), &bpf];
     let older = is_older.then(|| Script::start(server, PROXY, &arguments));
     let watch = Watch::from_now(server);
     let clients_watch = Watch::from_now(&pair.client);
@@ -101,7 +137,13 @@ fn counts_for_the_proxy(called: IpAddr, bound: &str, flags: &[&str], is_older: b
     }
     assert_closes(&agent, &[&watch, &clients_watch]);
     let scrape = agent.scrape();
-    let port = if is_told { "15001" } else { "" };
+    let called = CALLED_PORT.to_string();
+    // A transparent socket's own port is the one that was called, whatever it is, and so it is no label. Another's is.
+    let port = match by {
+        _ if is_told => "15001",
+        By::Tproxy => "",
+        By::SkLookup => &called,
+    };
     let all = [netns];
     // A SYN-ACK that was sent again is its listener's in any case.
     let rows = scrape.rows(RETRANSMITS, &all).filter(|row| row.count() > 0 && row.label("cause") != "syn");
@@ -112,27 +154,42 @@ fn counts_for_the_proxy(called: IpAddr, bound: &str, flags: &[&str], is_older: b
 
 #[test]
 fn tproxy_to_one_address() {
-    counts_for_the_proxy(SERVER_V4, "127.0.0.1", &[], false);
+    counts_for_the_proxy(&By::Tproxy, SERVER_V4, "127.0.0.1", &[], false);
 }
 
 #[test]
 fn tproxy_to_any_address() {
-    counts_for_the_proxy(SERVER_V4, "0.0.0.0", &[], true);
+    counts_for_the_proxy(&By::Tproxy, SERVER_V4, "0.0.0.0", &[], true);
 }
 
 #[test]
 fn tproxy_over_ipv6() {
-    counts_for_the_proxy(SERVER_V6, "::1", &[], true);
+    counts_for_the_proxy(&By::Tproxy, SERVER_V6, "::1", &[], true);
 }
 
 #[test]
 fn tproxy_to_any_ipv6_address() {
-    counts_for_the_proxy(SERVER_V6, "::", &[], false);
+    counts_for_the_proxy(&By::Tproxy, SERVER_V6, "::", &[], false);
 }
 
 #[test]
 fn tproxy_on_the_lowest_rung() {
-    counts_for_the_proxy(SERVER_V4, "127.0.0.1", NO_HOOKS_ON_DROPS, true);
+    counts_for_the_proxy(&By::Tproxy, SERVER_V4, "127.0.0.1", NO_HOOKS_ON_DROPS, true);
+}
+
+#[test]
+fn sk_lookup_to_one_address() {
+    counts_for_the_proxy(&By::SkLookup, SERVER_V4, "127.0.0.1", &[], false);
+}
+
+#[test]
+fn sk_lookup_over_ipv6() {
+    counts_for_the_proxy(&By::SkLookup, SERVER_V6, "::1", &[], true);
+}
+
+#[test]
+fn sk_lookup_on_the_lowest_rung() {
+    counts_for_the_proxy(&By::SkLookup, SERVER_V4, "127.0.0.1", NO_HOOKS_ON_DROPS, true);
 }
 
 /// Knocks at a listener whose queue is full, again and again, until told to stop.

@@ -7,11 +7,10 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::cgroup::Cgroup;
+use crate::lab::descriptors::have_descriptors;
 use crate::lab::firewall::Firewall;
 use crate::lab::holders::{Holders, Plan};
 use crate::lab::load::{Connection, FirstClose, open_and_close};
@@ -29,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
 /// What the age may lag behind the test's clock beyond the pass's own age.
 const LAG: Duration = Duration::from_secs(1);
+
+/// Above what the tests here hold at once.
+const DESCRIPTORS: u64 = 4_096;
 
 const STATES: [(u8, &str); 9] = [
     (1, "ESTABLISHED"),
@@ -98,11 +100,6 @@ fn assert_age(agent: &Agent, netns: &Netns, since: Instant) {
 /// Whether the pass walks over open files, else over each namespace's sockets.
 fn walks_files(agent: &Agent) -> bool {
     agent.rungs().ladders[&Signal::SocketPass].in_force.starts_with("task_file")
-}
-
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }
 
 /// A connection whose client has said that it is done, and whose server has read so.
@@ -227,7 +224,7 @@ fn sockets_of_forked_holders_count_once() {
 #[test]
 fn other_files_change_nothing() {
     let _lab = Lab::enter(&[Signal::SocketPass]);
-    raise_descriptor_limit();
+    have_descriptors(DESCRIPTORS);
     let netns = Netns::single();
     let agent = Agent::start();
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + 6));
@@ -244,7 +241,7 @@ fn other_files_change_nothing() {
 fn closed_connections_leave_no_count() {
     const CONNECTIONS: usize = 500;
     let _lab = Lab::enter(&[Signal::SocketPass]);
-    raise_descriptor_limit();
+    have_descriptors(DESCRIPTORS);
     let pair = Pair::new();
     let agent = Agent::start();
     let to = SocketAddr::from((SERVER_V4, PORT + 7));
@@ -269,7 +266,7 @@ fn closed_connections_leave_no_count() {
 fn many_listeners_count_once() {
     const LISTENERS: usize = 500;
     let _lab = Lab::enter(&[Signal::SocketPass, Signal::ListenerPass]);
-    raise_descriptor_limit();
+    have_descriptors(DESCRIPTORS);
     let netns = Netns::single();
     let any = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let listeners: Vec<_> = (0..LISTENERS).map(|_| Listener::open(&netns, any, 1)).collect();

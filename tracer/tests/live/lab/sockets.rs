@@ -16,6 +16,7 @@ use rustix::net::{
 };
 
 use super::netns::Netns;
+use super::settled::Settled;
 use super::wait::until;
 
 /// `/proc/net/tcp`'s numbers for states.
@@ -135,11 +136,28 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(netns: &Netns, to: SocketAddr) -> Self {
-        netns.run(|| Self::connect_here(to))
+        Self::one_by_one(netns, std::iter::once(()), |()| Self::connect_here(to)).remove(0)
     }
 
     pub(crate) fn connect_many(netns: &Netns, to: SocketAddr, count: usize) -> Vec<Self> {
-        netns.run(|| (0..count).map(|_| Self::connect_here(to)).collect())
+        Self::one_by_one(netns, 0..count, |_| Self::connect_here(to))
+    }
+
+    /// Each finds the accept queue as those before it left it.
+    fn one_by_one<T: Send>(
+        netns: &Netns,
+        clients: impl Iterator<Item = T> + Send,
+        connect: impl Fn(T) -> Self + Sync + Send,
+    ) -> Vec<Self> {
+        netns.run(|| {
+            let settled = Settled::on_this_cpu();
+            let connect = |client| {
+                let client = connect(client);
+                settled.wait();
+                client
+            };
+            clients.map(connect).collect()
+        })
     }
 
     /// Connects from each of these ports, so that a firewall can tell these clients from others.
@@ -150,7 +168,7 @@ impl Client {
             bind(&fd, &SocketAddr::new(any, port)).unwrap();
             Self::on(fd, to)
         };
-        netns.run(|| ports.map(connect).collect())
+        Self::one_by_one(netns, ports, connect)
     }
 
     /// Connects from an address of its own, with port 0 from a port that `bind()` is given. The error is that of
