@@ -14,6 +14,7 @@ use crate::lab::counters::Watch;
 use crate::lab::equations::{RETRANSMITS, RETRANSMITS_FAILED, as_value};
 use crate::lab::firewall::Firewall;
 use crate::lab::load::{Connection, Direction};
+use crate::lab::machine::machine;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::results::note_difference;
 use crate::lab::rungs::Signal;
@@ -255,7 +256,10 @@ fn data_of_a_syn_is_sent_again(to: SocketAddr) {
     let by_cause = |cause| retransmits(&agent, &watch, &[("role", "client"), ("port", "8086"), ("cause", cause)]);
     // Those that the kernel did not show to the hook, which the closing check has held against its number.
     let unseen = retransmits(&agent, &watch, &[("cause", "unknown")]);
-    assert_eq!(["fast", "slow_start", "rto"].map(by_cause).iter().sum::<u64>() + unseen, sent_again);
+    // A kernel that does not take this for a loss has armed the timer of a loss probe by then, and looks like one.
+    let old = if machine().kernel < (5, 15, 0) { by_cause("tail_loss_probe") } else { 0 };
+    let told = ["fast", "slow_start", "rto"].map(by_cause).iter().sum::<u64>() + old;
+    assert_eq!(told + unseen, sent_again, "{}", agent.scrape().show(RETRANSMITS, &[("netns", &watch.inode)]));
     drop(client);
 }
 

@@ -19,8 +19,8 @@ use super::rungs::{Drops, resets_have_reasons};
 use super::scrape::{Sample, Scrape};
 use super::setting::is_slow;
 use super::unknown::{
-    DROPS_UNKNOWN, ExcuseOnPanic, Fault, RESETS_UNKNOWN, RETRANSMITS_UNKNOWN, TIMEOUTS_UNKNOWN, TRANSITIONS_UNKNOWN,
-    UnknownKind,
+    DROPS_UNKNOWN, ExcuseOnPanic, Fault, REFUSED_RETRANSMITS_UNKNOWN, RESETS_UNKNOWN, RETRANSMITS_UNKNOWN,
+    TIMEOUTS_UNKNOWN, TRANSITIONS_UNKNOWN, UnknownKind,
 };
 use super::wait::{equal, until};
 
@@ -258,6 +258,7 @@ impl<'a> Closing<'a> {
         let checks = [
             drops,
             self.unknown_are(scrape, &RETRANSMITS_UNKNOWN, refused),
+            self.unknown_are(scrape, &REFUSED_RETRANSMITS_UNKNOWN, refused),
             self.unknown_are(scrape, &TRANSITIONS_UNKNOWN, 0),
             self.unknown_are(scrape, &TIMEOUTS_UNKNOWN, 0),
             self.resets_are_known(scrape),

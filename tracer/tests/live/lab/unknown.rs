@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::agent::Agent;
-use super::equations::{DROPS, MISSED_RUNS, RESETS, RETRANSMITS, TIMEOUTS, TRANSITIONS};
+use super::equations::{DROPS, MISSED_RUNS, RESETS, RETRANSMITS, RETRANSMITS_FAILED, TIMEOUTS, TRANSITIONS};
 use super::machine::machine;
 use super::results::{note_hidden, say_unshown};
 use super::rungs::Signal;
@@ -52,6 +52,12 @@ pub(super) const DROPS_UNKNOWN: UnknownKind = UnknownKind {
 };
 pub(super) const RETRANSMITS_UNKNOWN: UnknownKind =
     UnknownKind { what: "retransmits", metric: RETRANSMITS, label: "cause", programs: &["tcp_retransmit"] };
+pub(super) const REFUSED_RETRANSMITS_UNKNOWN: UnknownKind = UnknownKind {
+    what: "refused retransmits",
+    metric: RETRANSMITS_FAILED,
+    label: "cause",
+    programs: &["tcp_retransmit"],
+};
 pub(super) const TRANSITIONS_UNKNOWN: UnknownKind =
     UnknownKind { what: "transitions", metric: TRANSITIONS, label: "from", programs: &["inet_sock_set_state"] };
 pub(super) const TIMEOUTS_UNKNOWN: UnknownKind =
