@@ -157,6 +157,13 @@ fn resets_that_answer_a_segment_show_both_its_ends() {
         return;
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
+    if machine().confidential {
+        // No program may read the segment then, and where it met no socket nothing else tells the ends.
+        let has_an_end = |event: &Value| ["local_address", "remote_address"].iter().any(|end| !event[end].is_null());
+        assert!(!seen[..2].iter().any(has_an_end), "{seen:?}");
+        assert_eq!(seen[2]["local_port"], LISTENS, "{seen:?}");
+        return;
+    }
     let ends = |event: &Value| {
         let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
         (text("local_address"), event["local_port"].as_u64(), text("remote_address"))
