@@ -200,7 +200,8 @@ impl Totals {
     fn add_transitions(&mut self, old: u8, new: u8, n: u64) {
         const CLOSE_WAIT: u8 = 8;
         match (old, new) {
-            (state::LISTEN, state::SYN_RECV) => self.add(Closing::PassiveOpens, n),
+            // A child has the state of its listener at first: CLOSE, if that closes meanwhile on another CPU.
+            (state::LISTEN | state::CLOSE, state::SYN_RECV) => self.add(Closing::PassiveOpens, n),
             (state::ESTABLISHED | CLOSE_WAIT, state::CLOSE) => self.add(Closing::EstablishedResets, n),
             _ => {}
         }
@@ -307,7 +308,8 @@ mod tests {
                 (counter(1, Counter::Retransmit, RetransmitCause::Syn as u8, 0), 5),
                 (counter(1, Counter::Retransmit, RetransmitCause::Rto as u8, 0), 7),
                 (counter(1, Counter::RetransmitFailed, 0, 0), 3),
-                (counter(2, Counter::Transition, 10, 3), 9),
+                (counter(2, Counter::Transition, 10, 3), 8),
+                (counter(2, Counter::Transition, 7, 3), 1),
                 (counter(2, Counter::Transition, 8, 7), 2),
                 (counter(2, Counter::TimeWaitCandidate, 0, 0), 50),
                 (counter(2, Counter::Reset, Direction::Sent as u8, 2), 4),

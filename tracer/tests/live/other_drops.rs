@@ -5,6 +5,8 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::lab::Lab;
@@ -12,8 +14,9 @@ use crate::lab::agent::Agent;
 use crate::lab::closing::{Closing, account_of_drops, assert_closes};
 use crate::lab::counters::Watch;
 use crate::lab::drops::{OTHER, assert_drops};
+use crate::lab::equations::DROPS;
 use crate::lab::firewall::Firewall;
-use crate::lab::netns::{Pair, SERVER_V4, SERVER_V6};
+use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::raw::{RawSender, SYN};
 use crate::lab::results::note_difference;
 use crate::lab::rungs::{Drops, Signal};
@@ -100,6 +103,50 @@ fn last_acks_without_a_way_back_over_ipv4() {
 fn last_acks_without_a_way_back_over_ipv6() {
     let route = ["-6", "route", "del", "fd00:77::/64", "dev", "eth0"];
     last_acks_without_a_way_back(SocketAddr::from((SERVER_V6, PORT)), &route);
+}
+
+/// Listeners close while children of TCP Fast Open are made for them: a child that is not taken any more is a drop.
+#[test]
+fn fast_open_children_of_closing_listeners() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let netns = Netns::single();
+    // Client and server, both without cookies, and every listener.
+    netns.set_tcp("tcp_fastopen", "1543");
+    let watch = Watch::from_now(&netns);
+    let agent = Agent::start();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let refused = || watch.delta("ListenDrops") - watch.delta("ListenOverflows");
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            netns.run(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    Client::fast_open_here(address, b"early").reset();
+                }
+            });
+        });
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                let _listener = Listener::open(&netns, address, 4096);
+                // Some clients meet it open.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            until("refused children", LIMIT * 4, || match refused() {
+                3.. => Ok(()),
+                count => Err(format!("{count} refused")),
+            });
+        }));
+        is_done.store(true, Ordering::Relaxed);
+        result.unwrap();
+    });
+    agent.await_two_passes();
+    // Packets tell a refusal only where it comes before the answer is out.
+    let told = agent.scrape().sum(DROPS, &[("netns", &watch.inode), ("reason", "other")]);
+    let unseen = if agent.rungs().drops == Drops::Packets { refused() - told } else { 0 };
+    Closing::of(&agent, &[&watch]).unknown_drops(unseen).check();
+    assert_others(&agent, &watch, refused() - unseen);
 }
 
 #[test]

@@ -109,7 +109,7 @@ metrics! {
     TcpAborts Counter "tracer_tcp_aborts_total" [NAMESPACE + ABORT_REASON] "connections" Proc
         "Connections that this side ended at once since the namespace was made, as /proc/net/netstat has them: data = SO_LINGER with 0 seconds or data for a socket that was closed (TCPAbortOnData), close = closed with data unread (TCPAbortOnClose), memory = too many orphans or no memory (TCPAbortOnMemory), timeout = the peer stopped answering, also to keepalive and to SYNs (TCPAbortOnTimeout), linger = TCP_LINGER2 below 0 (TCPAbortOnLinger); failed = an RST for one of these that could not be sent (TCPAbortFailed), which is no further connection.";
     TcpStateTransitions Counter "tracer_tcp_state_transitions_total" [NAMESPACE + FROM + TO] "transitions" Transitions
-        "State changes of full TCP sockets: LISTEN to SYN_RECV equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
+        "State changes of full TCP sockets: LISTEN to SYN_RECV, plus CLOSE to SYN_RECV for listeners that close meanwhile, equals PassiveOpens of /proc/net/snmp, ESTABLISHED to CLOSE plus CLOSE_WAIT to CLOSE equals EstabResets; what the kernel counted there and no hook saw has from=unknown.";
     TcpConnectFailures Counter "tracer_tcp_connect_failures_total" [OWNER + PORT + ERROR] "connections" Transitions
         "Calls of connect() that ended without a connection, by what ended them; differs by nature from AttemptFails of /proc/net/snmp, which counts half-open scans and misses calls without a port.";
     TcpBindFailures Counter "tracer_tcp_bind_failures_total" [OWNER] "calls" Binds

@@ -74,7 +74,11 @@ pub(super) const EQUATIONS: &[Equation] = &[
         counter: "PassiveOpens",
         parts: &[Part {
             metric: TRANSITIONS,
-            labels: &[&[("from", "LISTEN"), ("to", "SYN_RECV")], &[("from", "unknown"), ("to", "SYN_RECV")]],
+            labels: &[
+                &[("from", "LISTEN"), ("to", "SYN_RECV")],
+                &[("from", "CLOSE"), ("to", "SYN_RECV")],
+                &[("from", "unknown"), ("to", "SYN_RECV")],
+            ],
         }],
     },
     Equation {

@@ -197,9 +197,14 @@ impl Client {
 
     /// Connects with the first data in the SYN.
     pub(crate) fn fast_open(netns: &Netns, to: SocketAddr, data: &[u8]) -> Self {
+        netns.run(|| Self::fast_open_here(to, data))
+    }
+
+    /// The same for threads that are in their namespace already.
+    pub(crate) fn fast_open_here(to: SocketAddr, data: &[u8]) -> Self {
         /// `MSG_FASTOPEN`
         const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
-        let fd = netns.run(|| stream_socket(&to));
+        let fd = stream_socket(&to);
         let result = match sendto(&fd, data, FAST_OPEN, &to) {
             Ok(_) => Some(Ok(())),
             Err(Errno::INPROGRESS) => None,
