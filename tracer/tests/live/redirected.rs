@@ -9,8 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
-
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
@@ -20,6 +18,7 @@ use crate::lab::machine::machine;
 use crate::lab::netns::{Netns, Pair, SERVER_V4, SERVER_V6};
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::script::Script;
+use crate::lab::setting::lift_memlock_limit;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
 
@@ -95,8 +94,7 @@ fn counts_for_the_proxy(by: &By, called: IpAddr, bound: &str, flags: &[&str], is
     let (_redirect, bpf) = match by {
         By::Tproxy => (Some(Firewall::redirect(server, &rule)), String::new()),
         By::SkLookup => {
-            // Before 5.11 maps are charged to it, and those of the agent, which is root too, with them.
-            let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+            lift_memlock_limit();
             (None, libc::SYS_bpf.to_string())
         }
     };

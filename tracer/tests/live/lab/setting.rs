@@ -59,14 +59,18 @@ pub(crate) fn agent_command() -> Command {
         return Command::new(agent_binary());
     }
     let bounding_set = capabilities.iter().fold("-all".to_owned(), |set, capability| format!("{set},+{capability}"));
-    // Before 5.11 maps are charged to this limit. Who grants single capabilities sets it as well
-    // (LimitMEMLOCK=), since the right to lift it is not among them. Where this process lacks that
-    // right too, the agent says what it is short of.
-    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+    // Who grants single capabilities sets it as well (LimitMEMLOCK=), since the right to lift it is not among them.
+    lift_memlock_limit();
     let mut command = Command::new("setpriv");
     command.args(["--inh-caps=-all", "--bounding-set", &bounding_set]);
     command.arg(agent_binary());
     command
+}
+
+/// Before 5.11 maps are charged to the limit on locked memory, those of all processes of a user together. Where this
+/// process may not lift it, whoever makes the map says what it is short of.
+pub(crate) fn lift_memlock_limit() {
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
 }
 
 /// An upper limit of waiting, as long as this machine needs.
