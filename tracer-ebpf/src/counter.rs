@@ -375,6 +375,35 @@ pub struct ListenerSocket {
     pub holder_comm: [u8; 16],
 }
 
+/// Processes that a walk tells to hold each listener, whatever else it has told: those with the lowest ids.
+pub const HOLDERS_EACH: u32 = 8;
+/// Processes beyond these that one walk tells in all. 32 768: 500 services with 64 workers each. 1 MiB for the agent.
+pub const HOLDERS_MORE: u32 = 32_768;
+
+/// One walk over open files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerWalk {
+    /// The kernel's number of the iterator.
+    pub session: u64,
+    /// Processes told beyond [`HOLDERS_EACH`] of their listener.
+    pub more: u32,
+    /// Processes that were not told.
+    pub left_out: u32,
+}
+
+/// What a walk told of a listener to which several descriptors may lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListenerHolders {
+    /// [`ListenerWalk::session`] of the walk.
+    pub session: u64,
+    /// The last process told, or left out.
+    pub tgid: u32,
+    /// Processes told.
+    pub count: u32,
+}
+
 /// Whose sockets a row of the socket pass counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -455,4 +484,6 @@ const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
 const _: () = assert!(size_of::<PendingHandshake>() == 104);
 const _: () = assert!(size_of::<ListenerSocket>() == 104);
+const _: () = assert!(size_of::<ListenerWalk>() == 16);
+const _: () = assert!(size_of::<ListenerHolders>() == 16);
 const _: () = assert!(size_of::<NetnsIdentity>() == 16);

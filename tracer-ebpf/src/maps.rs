@@ -9,8 +9,9 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     counter::{
-        CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerKey, ListenerStats, LostCounts, NetnsSeen,
-        PendingHandshake, PortKey, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey, SocketsRow, WorkloadKey,
+        CLOSE_WAIT_SEEN_MAX, CloseWaitSeen, CounterKey, EventTally, ListenerHolders, ListenerKey, ListenerStats,
+        ListenerWalk, LostCounts, NetnsSeen, PendingHandshake, PortKey, SHARED_SOCKETS_MAX, SocketWalk, SocketsKey,
+        SocketsRow, WorkloadKey,
     },
     destination::{DestinationKey, DestinationUse, PortWalk},
     event::Kind,
@@ -80,6 +81,19 @@ pub static SHARED_SOCKETS: LruHashMap<u64, u32> =
 /// of those that find no room start again with each ACK.
 #[map]
 pub static CLOSE_WAIT_SEEN: LruHashMap<u64, CloseWaitSeen> = LruHashMap::with_max_entries(CLOSE_WAIT_SEEN_MAX, 0);
+
+/// The walk over open files that is under way, or the last one.
+#[map]
+pub static LISTENER_WALK: Array<ListenerWalk> = Array::with_max_entries(1, 0);
+
+/// Walks that last wrote a listening socket to which several descriptors may lead. 32 768: five for each of a large web
+/// server's 6 400 (100 ports, 64 workers); of one that is thrown out, more is written than need be.
+#[map]
+pub static TOLD_LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(32_768, 0);
+
+/// Processes that a walk told to hold such a listener. As many listeners as have rows, and half as many again.
+#[map]
+pub static LISTENER_HOLDERS: LruHashMap<ListenerKey, ListenerHolders> = LruHashMap::with_max_entries(15_000, 0);
 
 /// The one ring. 1 MiB holds about 9 000 records; the reader is woken at an eighth of that. The reader
 /// maps it twice over, so every MiB here is two of its resident memory.

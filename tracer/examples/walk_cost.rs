@@ -80,11 +80,11 @@ fn hold() -> Result<()> {
 fn measure(kernel: &mut Kernel, maps: &Maps, held: usize, generation: &mut u32) -> Result<()> {
     let (mut listing, mut counting, mut counted) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {
-        listing.push(time(|| kernel.walk(LISTING))?);
+        listing.push(time(|| kernel.walk(LISTING, |_| {}))?);
         *generation += 1;
         let socket_maps = maps.socket_maps()?;
         socket_maps.begin(*generation)?;
-        counting.push(time(|| kernel.walk(COUNTING))?);
+        counting.push(time(|| kernel.walk(COUNTING, |_| {}))?);
         counted = socket_maps.read()?.rows.iter().flat_map(|(_, row)| row.counts).sum::<u32>();
     }
     let (listing, counting) = (median(listing), median(counting));

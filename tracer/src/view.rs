@@ -19,7 +19,7 @@ use crate::{
         node::Node,
         ports::PortUse,
         reconcile::Books,
-        snapshot::Listener,
+        snapshot::{LeftOut, Listener},
         sockets::Sockets,
     },
 };
@@ -31,6 +31,8 @@ pub struct View {
     pub namespaces: Vec<Namespace>,
     /// Listening sockets by identity.
     pub listeners: BTreeMap<ListenerKey, Listener>,
+    /// What bounds left out of these.
+    pub left_out: LeftOut,
     /// Open sockets by owner; `None` while no walk has counted them.
     pub sockets: Option<Arc<Sockets>>,
     /// Open files of the processes that hold them.

@@ -20,3 +20,4 @@ pub mod sockets;
 pub mod state;
 pub mod time_wait;
 pub mod timeout;
+pub mod told;

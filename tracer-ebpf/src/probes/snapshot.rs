@@ -1,5 +1,5 @@
-//! The listener pass: one [`ListenerSocket`] for each listening socket, written to the iterator's
-//! file. The task_file walk covers all namespaces and names the holder; the tcp walk serves kernels
+//! The listener pass: one [`ListenerSocket`] for each listening socket and each process that holds it
+//! ([`super::told`] has the bounds), written to the iterator's file. The task_file walk covers all namespaces and names the holder; the tcp walk serves kernels
 //! without `bpf_sock_from_file` (5.10) and covers the namespace of the thread that opened it. Listeners that no
 //! descriptor leads to are found in the namespace's own table (`kernel::listening` of the agent). The
 //! socket pass ([`super::sockets`]) is the same walk with counts beside the records.
@@ -12,6 +12,7 @@ use tracer_ebpf::{
     state,
 };
 
+use super::told::{self, Held};
 use crate::{
     constants::{offset, present, setting},
     reader::{Direct, Probe, Reader},
@@ -48,6 +49,17 @@ impl Holder {
     pub const UNSEEN: Self = Self { task: core::ptr::null(), file: core::ptr::null() };
 }
 
+/// The socket that an open file leads to, with its holder. `None`: the file is no socket, or the walk is at its end.
+#[inline(always)]
+pub fn socket_of_task(ctx: *mut c_void) -> Option<(*const u8, Holder)> {
+    let holder = Holder { task: context_pointer(ctx, 1), file: context_pointer(ctx, 3) };
+    if holder.task.is_null() || holder.file.is_null() {
+        return None;
+    }
+    let sk = sock_of_file(holder.file);
+    if sk.is_null() { None } else { Some((sk, holder)) }
+}
+
 /// Writes a record if `tcp`, a `struct tcp_sock *`, is a listener. False if the iterator's file had no room for it:
 /// then the kernel shows the same socket once more, at the next `read()`.
 #[inline(always)]
@@ -57,7 +69,8 @@ pub fn write_listener(ctx: *mut c_void, tcp: *const u8, holder: Holder) -> bool 
         return true;
     }
     let netns = sock::netns(Direct, tcp);
-    write(ctx, &record(Direct, tcp, sock::listener_key(Direct, tcp, netns), netns.inum), holder)
+    let key = sock::listener_key(Direct, tcp, netns);
+    write_once(ctx, (&key, tcp), holder, || record(Direct, tcp, key, netns.inum))
 }
 
 /// Writes a record if `sk`, a `struct sock *`, is an MPTCP listener. What listens is its first subflow, a TCP socket
@@ -71,14 +84,38 @@ pub fn write_mptcp_listener(ctx: *mut c_void, sk: *const u8, holder: Holder) {
     }
     let netns = sock::netns(Direct, sk);
     let key = sock::listener_key(Direct, sk, netns);
-    let mut told = ListenerSocket { key, netns_inum: netns.inum, ..NO_LISTENER };
-    if setting!(may_probe_read) == 1 && present(offset!(mptcp_first)) {
-        let first: *const u8 = Probe.load(sk, offset!(mptcp_first));
-        if !first.is_null() && Probe.load::<u8>(first, offset!(skc_state)) == state::LISTEN {
-            told = record(Probe, first, key, netns.inum);
+    let _ = write_once(ctx, (&key, sk), holder, || {
+        if setting!(may_probe_read) == 1 && present(offset!(mptcp_first)) {
+            let first: *const u8 = Probe.load(sk, offset!(mptcp_first));
+            if !first.is_null() && Probe.load::<u8>(first, offset!(skc_state)) == state::LISTEN {
+                return record(Probe, first, key, netns.inum);
+            }
         }
+        ListenerSocket { key, netns_inum: netns.inum, ..NO_LISTENER }
+    });
+}
+
+/// Writes what `record` gives, unless this walk has written as much of the listener; false if there was no room.
+#[inline(always)]
+fn write_once(
+    ctx: *mut c_void,
+    (key, sk): (&ListenerKey, *const u8),
+    holder: Holder,
+    record: impl FnOnce() -> ListenerSocket,
+) -> bool {
+    if holder.task.is_null() || !told::may_repeat(holder) {
+        return write(ctx, &record(), holder);
     }
-    let _ = write(ctx, &told, holder);
+    let Some(walk) = told::walk(ctx) else { return true };
+    let held = Held { key, sock: sk as u64, tgid: sock::task_tgid(Direct, holder.task) };
+    if !told::is_news(walk, &held) {
+        return true;
+    }
+    let has_room = write(ctx, &record(), holder);
+    if has_room {
+        told::note(walk, &held);
+    }
+    has_room
 }
 
 /// First value of a record.
@@ -135,20 +172,13 @@ fn write(ctx: *mut c_void, record: &ListenerSocket, holder: Holder) -> bool {
 
 // match-proto: 5.8- int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
 /// Context: process, the agent's worker. Frequency: each open file of the node once a pass.
-/// Cost: 1 h; for a TCP socket 2 h; for a listener 3 h; for an MPTCP listener 9 h.
+/// Cost: 1 h; for a TCP socket 2 h; for a listener 3 h, for an MPTCP listener 9 h; if other descriptors may lead to a
+/// listener 5 m more the first time, and 3 m instead each further time.
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 pub extern "C" fn listeners_by_task(ctx: *mut c_void) -> i32 {
-    let task = context_pointer(ctx, 1);
-    let file = context_pointer(ctx, 3);
-    if task.is_null() || file.is_null() {
-        return 0;
-    }
-    let sk = sock_of_file(file);
-    if sk.is_null() {
-        return 0;
-    }
-    let (tcp, holder) = (Direct.tcp_sock(sk), Holder { task, file });
+    let Some((sk, holder)) = socket_of_task(ctx) else { return 0 };
+    let tcp = Direct.tcp_sock(sk);
     if tcp.is_null() {
         write_mptcp_listener(ctx, sk, holder);
     } else {

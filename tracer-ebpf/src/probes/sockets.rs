@@ -13,9 +13,12 @@ use tracer_ebpf::{
     state,
 };
 
-use super::snapshot::{Holder, context_pointer, sock_of_file, write_listener, write_mptcp_listener};
+use super::{
+    snapshot::{Holder, context_pointer, socket_of_task, write_listener, write_mptcp_listener},
+    told::may_repeat,
+};
 use crate::{
-    constants::{offset, present, setting},
+    constants::{offset, setting},
     maps::{CLOSE_WAIT_SEEN, SHARED_SOCKETS, SOCKET_WALK, SOCKETS, SOCKETS_OTHER},
     reader::{Direct, Reader},
     sock,
@@ -32,20 +35,12 @@ static NO_SOCKETS: SocketsRow =
 // match-proto: 5.8- int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)
 /// Context: process, the agent's worker. Frequency: each open file of the node once a pass.
 /// Cost: 1 h; for a TCP socket 2 h and 2 m, 2 m more if other descriptors may lead to it or it is in
-/// CLOSE_WAIT; for a listener 3 h.
+/// CLOSE_WAIT; for a listener 3 h, and what `listeners_by_task` adds if other descriptors may lead to it.
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 pub extern "C" fn sockets_by_task(ctx: *mut c_void) -> i32 {
-    let task = context_pointer(ctx, 1);
-    let file = context_pointer(ctx, 3);
-    if task.is_null() || file.is_null() {
-        return 0;
-    }
-    let sk = sock_of_file(file);
-    if sk.is_null() {
-        return 0;
-    }
-    let (tcp, holder) = (Direct.tcp_sock(sk), Holder { task, file });
+    let Some((sk, holder)) = socket_of_task(ctx) else { return 0 };
+    let tcp = Direct.tcp_sock(sk);
     if tcp.is_null() {
         write_mptcp_listener(ctx, sk, holder);
         return 0;
@@ -55,10 +50,10 @@ pub extern "C" fn sockets_by_task(ctx: *mut c_void) -> i32 {
         return 0;
     }
     let Some(walk) = walk() else { return 0 };
-    if is_younger(walk, task) || (may_repeat(task, file) && is_repeated(walk, tcp)) {
+    if is_younger(walk, holder.task) || (may_repeat(holder) && is_repeated(walk, tcp)) {
         return 0;
     }
-    count(walk, tcp, owner(tcp, task));
+    count(walk, tcp, owner(tcp, holder.task));
     0
 }
 
@@ -111,30 +106,6 @@ fn is_owned(tcp: *const u8) -> bool {
 #[inline(always)]
 fn is_younger(walk: &SocketWalk, task: *const u8) -> bool {
     Direct.load::<u64>(task, offset!(task_start_time)) >= walk.started_ns
-}
-
-/// Whether the walk may come to this file again: other descriptors lead to it (fork, dup), or
-/// another task that the kernel does not pass over uses the same table of files.
-#[inline(always)]
-fn may_repeat(task: *const u8, file: *const u8) -> bool {
-    // A thread is shown by itself where its files are not the leader's, as when the leader has ended.
-    let is_thread = Direct.load::<u32>(task, offset!(task_pid)) != sock::task_tgid(Direct, task);
-    if is_thread || has_other_references(file) {
-        return true;
-    }
-    let files: *const u8 = Direct.load(task, offset!(task_files));
-    let signal: *const u8 = Direct.load(task, offset!(task_signal));
-    Direct.load::<i32>(files, offset!(files_count)) > Direct.load::<i32>(signal, offset!(signal_nr_threads))
-}
-
-/// Whether more hold the file than one descriptor and the walk itself.
-#[inline(always)]
-fn has_other_references(file: *const u8) -> bool {
-    if present(offset!(file_ref)) {
-        Direct.load::<u64>(file, offset!(file_ref)) > 1
-    } else {
-        Direct.load::<u64>(file, offset!(file_count)) > 2
-    }
 }
 
 /// Whether this walk has counted the socket; notes it if not. Without room to note it, it does not

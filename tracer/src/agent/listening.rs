@@ -28,15 +28,20 @@ pub(super) fn list(
     walks: Walks,
     (id, netns_inum): (u64, u32),
     is_due: bool,
-    found: &mut Found,
+    found: &mut Found<'_>,
 ) -> io::Result<()> {
     if let Some(program) = walks.netns {
-        let records = kernel.walk(program)?;
-        found.records.extend(records.into_iter().filter(|_| !walks.node_has_listeners));
+        kernel.walk(program, |record| {
+            if !walks.node_has_listeners {
+                found.add(record);
+            }
+        })?;
     }
     match walks.table {
-        Some(ListeningTable::SockDiag) => found.table.extend(table(id, netns_inum, kernel.reads_cgroups())?),
-        Some(ListeningTable::Walk(program)) if is_due => found.records.extend(kernel.walk(program)?),
+        Some(ListeningTable::SockDiag) => {
+            table(id, netns_inum, kernel.reads_cgroups())?.into_iter().for_each(|socket| found.add_table(socket));
+        }
+        Some(ListeningTable::Walk(program)) if is_due => kernel.walk(program, |record| found.add(record))?,
         _ => {}
     }
     Ok(())

@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +22,7 @@ use crate::{
     pipeline::{
         attribute::{Attributor, Evidence, Owner, log_listing::LogListing},
         decode::{Detail, Event, ip_address},
-        snapshot,
+        snapshot::Found,
     },
 };
 
@@ -185,14 +184,15 @@ impl Origins {
         if self.walked.is_some_and(|walked| walked.elapsed() < WALK_INTERVAL) {
             return Vec::new();
         }
-        let walked: io::Result<_> = kernel.walk("listeners_by_task");
+        let mut found = Found::default();
+        let walked = kernel.walk("listeners_by_task", |record| found.add(record));
         self.walked = Some(Instant::now());
-        let sockets = walked.unwrap_or_else(|error| {
+        if let Err(error) = walked {
             tracing::debug!(%error, "cannot walk the listeners");
-            Vec::new()
-        });
+            return Vec::new();
+        }
         let mut names = Vec::new();
-        for (key, seen) in snapshot::join(&sockets) {
+        for (key, seen) in found.join().0 {
             let Some(holder) = seen.owner(0, key.cgroup) else { continue };
             let cgroup = if holder.cgroup == 0 { key.cgroup } else { holder.cgroup };
             let owner = self.owner_of_holder(key.netns, cgroup, holder.tgid);

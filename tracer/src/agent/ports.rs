@@ -108,7 +108,7 @@ impl Worker {
                 return Err(io::Error::from(io::ErrorKind::NotFound));
             }
             // The walk writes nothing; what it counted is in its maps.
-            kernel.walk("ports_by_netns")?;
+            kernel.walk("ports_by_netns", |_| {})?;
             Ok(sysctls::reserved_ports())
         });
         let reserved = match walked {

@@ -99,7 +99,7 @@ impl Worker {
         for _ in 0..ROUNDS_MAX {
             let discovery = netns::discover(&self.roots)?;
             let before = self.maps.read()?;
-            let (readings, _) = self.visit_all(&discovery, Walks::default());
+            let readings = self.visit_all(&discovery, Walks::default(), &mut Found::default());
             let after = self.maps.read()?;
             if self.registry.observe_baselines(&readings, &before, &after) {
                 break;
@@ -150,20 +150,26 @@ impl Worker {
         let discovery = netns::discover(&self.roots).map_err(outage::of("finding the namespaces"))?;
         let before = self.maps.read().map_err(outage::of("reading the maps"))?;
         let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
-        let (readings, mut found) = self.visit_all(&discovery, walks);
+        let mut found = Found::new(&before.listeners);
+        let readings = self.visit_all(&discovery, walks, &mut found);
         if self.stranded.is_some() {
             return Err(io::Error::other("the worker cannot return to the host's namespace"));
         }
         let after = self.maps.read().map_err(outage::of("reading the maps"))?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
-            let records = self.socket_pass.time(|| self.kernel.walk(program))?;
-            if walks.node_has_listeners {
-                found.records.extend(records);
-            }
+            self.socket_pass.time(|| {
+                self.kernel.walk(program, |record| {
+                    if walks.node_has_listeners {
+                        found.add(record);
+                    }
+                })
+            })?;
+            found.left_out.processes += self.maps.processes_left_out()?;
         }
         self.socket_pass.finish(&self.maps)?;
-        let listeners = found.join();
+        let unlisted = std::mem::take(&mut found.unlisted);
+        let (listeners, left_out) = found.join();
         self.unlisted = listening::unlisted(&after, &listeners);
         let listeners_done = Instant::now();
         self.walk_ports(&discovery, &readings);
@@ -180,13 +186,13 @@ impl Worker {
             self.maps.admit_listener(key, listener.sockets)?;
         }
         let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
-        if self.sees_listeners() && found.unlisted.is_empty() && is_complete {
+        if self.sees_listeners() && unlisted.is_empty() && is_complete {
             self.maps.set_listed()?;
         }
         let shared = Arc::clone(&self.labels);
         // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
         let mut labels = lock(&shared);
-        self.reap(&after, &listeners, &found.unlisted, &mut labels, started)?;
+        self.reap(&after, &listeners, &unlisted, &mut labels, started)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
@@ -205,6 +211,7 @@ impl Worker {
         let view = View {
             namespaces,
             listeners,
+            left_out,
             sockets: self.socket_pass.found.clone(),
             open_files,
             node,
@@ -318,12 +325,11 @@ impl Worker {
     }
 
     /// Reads every namespace that can be entered.
-    fn visit_all(&mut self, discovery: &Discovery, walks: Walks) -> (Vec<Reading>, Found) {
+    fn visit_all(&mut self, discovery: &Discovery, walks: Walks, found: &mut Found<'_>) -> Vec<Reading> {
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
-        let mut found = Found::default();
         for namespace in discovery.namespaces.values() {
             let whose = if namespace.inum == discovery.host { Whose::Host } else { Whose::Other };
-            match self.visit(namespace, whose, walks, &mut found) {
+            match self.visit(namespace, whose, walks, found) {
                 Ok(Some(reading)) => readings.push(reading),
                 // A namespace that dies meanwhile is none of anybody's errors.
                 Ok(None) | Err(VisitError::Gone) => {}
@@ -335,7 +341,7 @@ impl Worker {
                 Err(error) => tracing::debug!(inum = namespace.inum, %error, "cannot enter a namespace"),
             }
         }
-        (readings, found)
+        readings
     }
 
     fn visit(
@@ -343,7 +349,7 @@ impl Worker {
         namespace: &NetnsRef,
         whose: Whose,
         walks: Walks,
-        found: &mut Found,
+        found: &mut Found<'_>,
     ) -> Result<Option<Reading>, VisitError> {
         let kernel = &mut self.kernel;
         let socket_pass = &mut self.socket_pass;

@@ -79,6 +79,9 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
     }
+    let left_out = sources.view.left_out;
+    rows.add(MetricId::ListenerDescriptorsLeftOut, &[], number(left_out.descriptors));
+    rows.add(MetricId::ListenerProcessesLeftOut, &[], number(left_out.processes));
 }
 
 fn caches(rows: &mut Rows<'_>, sources: &Sources<'_>) {

@@ -14,8 +14,8 @@ use std::{
 
 use tracer_ebpf::{
     counter::{
-        Counter, CounterKey, EventTally, ListenerKey, ListenerStats, LostCounts, NetnsSeen, PendingHandshake, PortKey,
-        WorkloadKey,
+        Counter, CounterKey, EventTally, ListenerKey, ListenerStats, ListenerWalk, LostCounts, NetnsSeen,
+        PendingHandshake, PortKey, WorkloadKey,
     },
     event::Kind,
     settings::switch,
@@ -47,6 +47,7 @@ pub struct Maps {
     sockets: Table,
     sockets_other: Table,
     socket_walk: OwnedFd,
+    listener_walk: OwnedFd,
     /// Held while rows are read and while they are removed: a row that goes can hide another one.
     rows: Mutex<()>,
     /// Of the walk that counts ephemeral ports.
@@ -82,6 +83,7 @@ impl Maps {
             sockets: Table::new(fd("SOCKETS")?),
             sockets_other: Table::new(fd("SOCKETS_OTHER")?),
             socket_walk: fd("SOCKET_WALK")?,
+            listener_walk: fd("LISTENER_WALK")?,
             rows: Mutex::default(),
             port_walk: PortMaps::open(fd)?,
         })
@@ -259,6 +261,12 @@ impl Maps {
     /// The maps of the socket pass.
     pub fn socket_maps(&self) -> io::Result<SocketMaps<'_>> {
         SocketMaps::new(&self.sockets, &self.sockets_other, self.socket_walk.as_fd())
+    }
+
+    /// Processes that the last walk over open files left out of what it told of their listeners.
+    pub fn processes_left_out(&self) -> io::Result<u64> {
+        let walk = Map::<u32, ListenerWalk>::new(self.listener_walk.as_fd())?.lookup(&0)?;
+        Ok(walk.map_or(0, |walk| walk.left_out.into()))
     }
 
     /// Tells the programs which hooks are in force (`settings::switch`).

@@ -100,27 +100,34 @@ impl Walks {
 }
 
 impl Kernel {
-    /// Runs an iterator to its end; returns the listeners that it wrote.
-    pub fn walk(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
+    /// Runs an iterator to its end; hands on each listener as it is read.
+    pub fn walk(&mut self, program: &str, each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
         let named = |error: io::Error| io::Error::new(error.kind(), WalkFailed { program: program.to_owned(), error });
-        self.run_to_end(program).map_err(named)
+        self.run_to_end(program, each).map_err(named)
     }
 
-    fn run_to_end(&mut self, program: &str) -> io::Result<Vec<ListenerSocket>> {
+    fn run_to_end(&mut self, program: &str, mut each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
         let mut file = open_iterator(self.ebpf_mut(), program)?;
-        let (mut bytes, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
+        let (mut buffer, mut filled) = (vec![0; READ_BYTES], 0);
         loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            match file.read(&mut buffer[filled..]) {
+                Ok(0) => return Ok(()),
+                Ok(read) => filled = take_records(&mut buffer, filled + read, &mut each),
                 // The kernel takes a break after a million files that wrote nothing.
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
-        let records = bytes.chunks_exact(size_of::<ListenerSocket>());
-        Ok(records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).collect())
     }
+}
+
+/// Hands on the whole records of what was read; moves the rest to the front and returns how much that is.
+fn take_records(buffer: &mut [u8], filled: usize, each: &mut impl FnMut(&ListenerSocket)) -> usize {
+    let records = buffer[..filled].chunks_exact(size_of::<ListenerSocket>());
+    let rest = records.remainder().len();
+    records.filter_map(|record| ListenerSocket::read_from_bytes(record).ok()).for_each(|record| each(&record));
+    buffer.copy_within(filled - rest..filled, 0);
+    rest
 }
 
 /// Which walk failed, and why.

@@ -19,6 +19,8 @@ pub(crate) mod herd;
 pub(crate) mod holders;
 pub(crate) mod load;
 pub(crate) mod machine;
+pub(crate) mod memory;
+pub(crate) mod multiplier;
 pub(crate) mod netns;
 pub(crate) mod pod;
 pub(crate) mod proc;

@@ -30,6 +30,7 @@ mod ipv6_module;
 mod ladders;
 mod listening;
 mod machine_limits;
+mod multiplied;
 mod namespace_life;
 mod older_connections;
 mod other_drops;

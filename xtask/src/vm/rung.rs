@@ -70,6 +70,7 @@ impl Rung {
                 "faults::",
                 "lab::",
                 "machine_limits::",
+                "multiplied::",
                 "ports::",
                 "resets::",
                 "retransmit::",

@@ -152,6 +152,10 @@ metrics! {
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
     SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
         "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
+    ListenerDescriptorsLeftOut Gauge "tracer_listener_descriptors_left_out" [NODE] "descriptors" ListenerPass
+        "Descriptors of listening sockets that the last listener pass left out because there were more sockets than it tells apart; a listener that has a row is never left out.";
+    ListenerProcessesLeftOut Gauge "tracer_listener_processes_left_out" [NODE] "processes" ListenerPass
+        "Processes that the last listener pass left out of those that hold a listener, because it keeps eight of each and so many more of all: it keeps the lowest ids and the caller of listen(), and tracer_tcp_listener_open_files is about these alone.";
     OwnerCacheEntries Gauge "tracer_owner_cache_entries" [NODE + CACHE] "entries" Agent
         "Entries held by a bounded cache of what names the owners: cgroups of the node, owners by cgroup, owners by pod and container, names from container logs.";
     OwnerCacheCapacity Gauge "tracer_owner_cache_capacity" [NODE + CACHE] "entries" Agent

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::machine::machine;
+use super::memory::MemoryCgroup;
 use super::results::note_rungs;
 use super::rungs::{Rung, Rungs, expected};
 use super::scrape::Scrape;
@@ -48,18 +49,27 @@ impl Agent {
 
     /// Starts an agent with further flags. It must come to the rungs that this machine has.
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
-        let mut child = agent_command()
+        Self::launch(None, pass_interval, flags)
+    }
+
+    /// The same in a memory cgroup, where there is one.
+    pub(crate) fn confined(cgroup: Option<&MemoryCgroup>, pass_interval: Duration, flags: &[&str]) -> Self {
+        Self::launch(cgroup, pass_interval, flags)
+    }
+
+    fn launch(cgroup: Option<&MemoryCgroup>, pass_interval: Duration, flags: &[&str]) -> Self {
+        let mut command = agent_command();
+        command
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
             // Tests wait for passes, and a slow machine's would be far between.
             .args(["--pass-cpu-percent", "50"].iter().filter(|_| !flags.contains(&"--pass-cpu-percent")))
             .args(flags)
             // Beside the kinds that the flags name, not instead of them.
-            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]));
+        if let Some(cgroup) = cgroup {
+            command = cgroup.confine(&command);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = collect(child.stderr.take().unwrap());
         let lines = lines(child.stdout.take().unwrap());
         let rungs = expected(machine(), &taken_away(flags));

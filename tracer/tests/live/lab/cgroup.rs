@@ -96,7 +96,7 @@ impl Drop for Cgroup {
     }
 }
 
-fn remove(directory: &Path) {
+pub(super) fn remove(directory: &Path) {
     // A process that was waited for may still be counted for a moment.
     let deadline = Instant::now() + patient(Duration::from_secs(1));
     while Instant::now() < deadline {

@@ -1,0 +1,86 @@
+//! What an ordinary user multiplies: the agent's memory grows with neither descriptors nor processes, its figures stay
+//! right, and its passes come as often as on a quiet node. The agent has the memory that its unit gives it.
+
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::lab::agent::Agent;
+use crate::lab::memory::MemoryCgroup;
+use crate::lab::multiplier::{Plan, multiply};
+use crate::lab::netns::Netns;
+use crate::lab::rungs::Signal;
+use crate::lab::scrape::{Sample, Scrape};
+use crate::lab::setting::{is_slow, patient};
+use crate::lab::wait::{equal, until};
+
+const PORT: u16 = 2_000;
+/// A pass comes soon after the one before, so that many of them meet what is multiplied.
+const PASS_INTERVAL: Duration = Duration::from_millis(200);
+/// What the agent and its maps may take of the 128 MiB that they have.
+const MEMORY_MAX: f64 = 96.0 * 1024.0 * 1024.0;
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Fails if the agent took more than it may at any time; prints what it took.
+fn assert_within_memory(agent: &Agent, cgroup: Option<&MemoryCgroup>, what: &str) {
+    let resident = agent.peak_memory_bytes();
+    println!("{what}: {:.1} MB resident at most", resident / 1e6);
+    assert!(resident <= MEMORY_MAX, "{what}: the agent took {resident} bytes");
+    let Some(peak) = cgroup.and_then(MemoryCgroup::peak_bytes) else { return };
+    println!("{what}: {} kB charged at most", peak / 1000);
+    assert!(peak <= 96 << 20, "{what}: {peak} bytes were charged to the agent");
+    agent.assert_sound();
+}
+
+fn listeners(scrape: &Scrape, netns: &str) -> usize {
+    scrape.rows("tracer_tcp_listener_sockets", &[("netns", netns), ("process", "multiplier")]).count()
+}
+
+/// Each listener counts once, under the name of its process, in every pass of some.
+fn assert_figures(agent: &Agent, netns: &Netns, plan: Plan) {
+    let inode = netns.inode();
+    let labels = [("netns", inode.as_str()), ("process", "multiplier")];
+    for _ in 0..3 {
+        agent.await_pass();
+        let scrape = agent.scrape();
+        let expected = usize::try_from(plan.listeners).unwrap();
+        assert_eq!(listeners(&scrape, &inode), expected);
+        assert_eq!(scrape.sum("tracer_tcp_listener_sockets", &labels), u64::from(plan.listeners));
+        let open = scrape.rows("tracer_tcp_listener_open_files", &labels).map(Sample::count).max();
+        assert!(open >= Some(u64::from(plan.listeners + plan.copies)), "{open:?} open files");
+        let counted = scrape.sum("tracer_tcp_sockets", &[("netns", &inode), ("state", "LISTEN")]);
+        assert_eq!(counted, u64::from(plan.listeners), "sockets that listen");
+    }
+}
+
+fn play(plan: Plan, what: &str, longest: Duration) {
+    // On a slow machine a tenth of it: processes take their time to be made there.
+    let part = if is_slow() { 10 } else { 1 };
+    let plan = Plan { copies: plan.copies / part, forks: plan.forks / part, ..plan };
+    let _lab = Lab::enter(&[Signal::ListenerPass]);
+    let netns = Netns::single();
+    let cgroup = MemoryCgroup::make();
+    let agent = Agent::confined(cgroup.as_ref(), PASS_INTERVAL, &[]);
+    let held = multiply(&netns, plan);
+    until("all listeners", LIMIT, || {
+        agent.await_pass();
+        equal("listeners", &listeners(&agent.scrape(), &netns.inode()), &usize::try_from(plan.listeners).unwrap())
+    });
+    assert_figures(&agent, &netns, plan);
+    assert_within_memory(&agent, cgroup.as_ref(), what);
+    let duration = agent.scrape().one("tracer_pass_duration_seconds", &[("pass", "listeners")]).unwrap();
+    println!("{what}: the walk took {:.0} ms", duration * 1e3);
+    assert!(duration < patient(longest).as_secs_f64(), "{what}: the walk took {duration} s");
+    drop(held);
+}
+
+#[test]
+fn copies_of_descriptors() {
+    let plan = Plan { first_port: PORT, listeners: 2, copies: 19_800, forks: 30 };
+    play(plan, "19 800 copies in 31 processes", Duration::from_millis(500));
+}
+
+#[test]
+fn processes_that_hold_many_listeners() {
+    let plan = Plan { first_port: PORT, listeners: 900, copies: 0, forks: 600 };
+    play(plan, "900 listeners in 601 processes", Duration::from_millis(800));
+}
