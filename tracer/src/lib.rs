@@ -18,6 +18,7 @@ pub mod export;
 pub mod failure;
 pub mod kernel;
 pub mod labels;
+pub mod legible;
 pub mod pipeline;
 pub mod progress;
 pub mod terminal;

@@ -14,7 +14,7 @@ pub const STATUS: &str = "/status";
 /// The destinations of all namespaces that are near their range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destinations {
-    /// As an agent or a look counted them.
+    /// As an agent or a look counted them, by the label of the namespace.
     Known(Vec<PortUse>),
     /// Nobody told.
     Unknown(Cause),
@@ -82,7 +82,10 @@ impl Destinations {
             ports: Vec<PortUse>,
         }
         match serde_json::from_str(status) {
-            Ok(Status { ports }) => Self::Known(ports),
+            Ok(Status { mut ports }) => {
+                ports.sort_by(|one, other| one.netns.cmp(&other.netns));
+                Self::Known(ports)
+            }
             Err(error) => Self::Unknown(Cause::NotRead(error.to_string())),
         }
     }
@@ -92,7 +95,8 @@ impl Destinations {
     pub fn of(&self, netns: &str) -> Result<&PortUse, Cause> {
         match self {
             Self::Known(ports) => {
-                let found = ports.iter().find(|ports| ports.netns == netns);
+                let place = ports.partition_point(|ports| ports.netns.as_str() < netns);
+                let found = ports.get(place).filter(|ports| ports.netns == netns);
                 found.filter(|found| !found.destinations.is_empty() || found.bound > 0).ok_or(Cause::NoneCounted)
             }
             Self::Unknown(cause) => Err(cause.clone()),

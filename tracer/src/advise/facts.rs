@@ -1,7 +1,9 @@
 //! What rules see: the samples of one exposition, asked by subject, by setting and by sum, and what
 //! the agent and the user said beside them. Nothing here judges.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::destinations::Destinations;
@@ -18,6 +20,10 @@ pub struct Facts {
     samples: Exposition,
     /// Namespaces by their label, with name and pod.
     namespaces: HashMap<String, Subject>,
+    /// Subjects that were asked for, each once: rules hold several tables of ten thousand of them.
+    subjects: RefCell<HashSet<Rc<Subject>>>,
+    /// Values of settings, by namespace, name and index.
+    settings: HashMap<String, f64>,
     /// After how long without a packet a load balancer forgets a connection.
     pub lb_idle: Option<Duration>,
     /// Who uses the ephemeral ports. A rule may name them, and judges by the samples alone.
@@ -55,7 +61,19 @@ impl Facts {
             row.label("name").clone_into(&mut subject.netns_name);
             (subject.netns.clone(), subject)
         });
-        Self { namespaces: named.collect(), samples, lb_idle, destinations: Destinations::default() }
+        let mut settings = HashMap::new();
+        for row in samples.rows(SYSCTL) {
+            let key = setting_key(row.label("netns"), row.label("name"), row.label("index"));
+            settings.entry(key).or_insert(row.value);
+        }
+        Self {
+            namespaces: named.collect(),
+            subjects: RefCell::default(),
+            settings,
+            samples,
+            lb_idle,
+            destinations: Destinations::default(),
+        }
     }
 
     /// The same, with what is known of who uses the ephemeral ports.
@@ -87,7 +105,7 @@ impl Facts {
 
     /// Sums of the rows that carry all of `labels`, by subject: a fact that is absent has no entry.
     #[must_use]
-    pub fn by_subject(&self, metric: &str, scope: Scope, labels: &[(&str, &str)]) -> BTreeMap<Subject, f64> {
+    pub fn by_subject(&self, metric: &str, scope: Scope, labels: &[(&str, &str)]) -> BTreeMap<Rc<Subject>, f64> {
         let mut sums = BTreeMap::new();
         for row in self.rows(metric, labels) {
             *sums.entry(self.subject(row, scope)).or_insert(0.0) += row.value;
@@ -97,8 +115,8 @@ impl Facts {
 
     /// The largest row by subject, for levels that must not be summed.
     #[must_use]
-    pub fn highest(&self, metric: &str, scope: Scope, labels: &[(&str, &str)]) -> BTreeMap<Subject, f64> {
-        let mut levels: BTreeMap<Subject, f64> = BTreeMap::new();
+    pub fn highest(&self, metric: &str, scope: Scope, labels: &[(&str, &str)]) -> BTreeMap<Rc<Subject>, f64> {
+        let mut levels: BTreeMap<Rc<Subject>, f64> = BTreeMap::new();
         for row in self.rows(metric, labels) {
             levels
                 .entry(self.subject(row, scope))
@@ -123,14 +141,7 @@ impl Facts {
     /// One number of a setting that holds several.
     #[must_use]
     pub fn setting_at(&self, netns: &str, name: &str, index: &str) -> Option<f64> {
-        let of = |netns: &str| {
-            let row = self
-                .samples
-                .rows(SYSCTL)
-                .iter()
-                .find(|row| row.has(&[("netns", netns), ("name", name), ("index", index)]));
-            row.map(|row| row.value)
-        };
+        let of = |netns: &str| self.settings.get(&setting_key(netns, name, index)).copied();
         of(netns).or_else(|| of(HOST))
     }
 
@@ -152,17 +163,26 @@ impl Facts {
     }
 
     /// The subject of a row, the same for the rows of all metrics.
-    fn subject(&self, row: &Sample, scope: Scope) -> Subject {
+    fn subject(&self, row: &Sample, scope: Scope) -> Rc<Subject> {
         let mut subject = Subject::of(row, scope);
         match self.namespaces.get(&subject.netns) {
-            Some(named) if scope == Scope::Namespace => named.clone(),
-            Some(named) => {
-                subject.netns_name.clone_from(&named.netns_name);
-                subject
-            }
-            None => subject,
+            Some(named) if scope == Scope::Namespace => subject.clone_from(named),
+            Some(named) => subject.netns_name.clone_from(&named.netns_name),
+            None => {}
         }
+        let mut subjects = self.subjects.borrow_mut();
+        if let Some(there) = subjects.get(&subject) {
+            return Rc::clone(there);
+        }
+        let subject = Rc::new(subject);
+        subjects.insert(Rc::clone(&subject));
+        subject
     }
+}
+
+/// Between the parts is a character that no label of an agent has.
+fn setting_key(netns: &str, name: &str, index: &str) -> String {
+    [netns, name, index].join("\0")
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub fn value(source: &Source, agent_version: Option<&str>, advice: &Advice) -> V
             "seconds": source.seconds,
         },
         "findings": advice.findings.iter().map(finding).collect::<Vec<_>>(),
+        "findings_left_out": advice.left_out.len(),
         "cannot_tell": untold.collect::<Vec<_>>(),
     })
 }

@@ -105,7 +105,12 @@ pub struct Advice {
     pub findings: Vec<Ruled>,
     /// Rules whose facts are absent.
     pub untold: Vec<Untold>,
+    /// Severities of findings that are left out, since their rule found more than [`FINDINGS_MAX`].
+    pub left_out: Vec<Severity>,
 }
+
+/// Findings of one rule that are kept, the most urgent: more than anybody reads, and the memory of a full node's is bounded.
+pub const FINDINGS_MAX: usize = 1000;
 
 impl Advice {
     /// Judges the facts by every rule.
@@ -115,7 +120,11 @@ impl Advice {
         for rule in RULES {
             let missing = rule.missing(facts);
             if missing.is_empty() {
-                let findings = (rule.examine)(facts);
+                let mut findings = (rule.examine)(facts);
+                if findings.len() > FINDINGS_MAX {
+                    findings.sort_by(|a, b| a.severity.cmp(&b.severity).then_with(|| heavier(a, b)));
+                    advice.left_out.extend(findings.drain(FINDINGS_MAX..).map(|finding| finding.severity));
+                }
                 advice.findings.extend(findings.into_iter().map(|finding| Ruled { rule, finding }));
             } else {
                 advice.untold.push(Untold { rule, missing });
@@ -124,8 +133,7 @@ impl Advice {
         // Stable: within a severity, rules stay in the order of their table.
         advice.findings.sort_by(|a, b| {
             let rank = |ruled: &Ruled| (ruled.finding.severity, ruled.rule.rank());
-            let heavier = b.finding.weight.partial_cmp(&a.finding.weight).unwrap_or(Ordering::Equal);
-            rank(a).cmp(&rank(b)).then(heavier)
+            rank(a).cmp(&rank(b)).then_with(|| heavier(&a.finding, &b.finding))
         });
         advice
     }
@@ -136,11 +144,17 @@ impl Advice {
         self.findings.first().map(|ruled| ruled.finding.severity)
     }
 
-    /// How many findings are of this severity.
+    /// How many findings are of this severity, those that are left out among them.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|ruled| ruled.finding.severity == severity).count()
+        let kept = self.findings.iter().map(|ruled| ruled.finding.severity);
+        kept.chain(self.left_out.iter().copied()).filter(|found| *found == severity).count()
     }
+}
+
+/// The order of findings of one rule and severity.
+fn heavier(a: &Finding, b: &Finding) -> Ordering {
+    b.weight.partial_cmp(&a.weight).unwrap_or(Ordering::Equal)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use super::facts::HOST;
 use super::finding::Step;
 use super::subject::Subject;
+use crate::legible::is_legible;
 
 /// Sets `setting` where the subject lives.
 #[must_use]
@@ -41,7 +42,8 @@ pub fn look(subject: &Subject, text: impl Into<String>, command: &str) -> Step {
 fn enter(subject: &Subject, netns: &str) -> String {
     // Docker's names stand in a directory that `ip netns` does not know.
     let is_dockers = subject.netns_name.len() == 12 && subject.netns_name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if subject.netns_name.is_empty() || is_dockers {
+    // What is not shown as it is cannot be copied.
+    if subject.netns_name.is_empty() || is_dockers || !is_legible(&subject.netns_name) {
         format!("nsenter -n -t $(lsns -no PID {} | head -n 1)", quote(netns))
     } else {
         format!("ip netns exec {}", quote(&subject.netns_name))
@@ -51,7 +53,8 @@ fn enter(subject: &Subject, netns: &str) -> String {
 /// Makes the process start again, so that it calls `listen()` anew or gets new limits.
 #[must_use]
 pub fn restart(subject: &Subject, why: &str) -> Step {
-    let command = subject.unit.ends_with(".service").then(|| format!("systemctl restart {}", quote(&subject.unit)));
+    let command = (subject.unit.ends_with(".service") && is_legible(&subject.unit))
+        .then(|| format!("systemctl restart {}", quote(&subject.unit)));
     let what = if !subject.pod.is_empty() {
         "Restart the pod".to_owned()
     } else if !subject.container.is_empty() {
@@ -125,6 +128,15 @@ mod tests {
             command(&subject("7", "", "web")).as_deref(),
             Some("nsenter -n -t $(lsns -no PID 7 | head -n 1) ss -t")
         );
+    }
+
+    #[test]
+    fn no_name_is_in_a_command_that_is_not_shown_as_it_is() {
+        let odd = "a\u{202e}ecivres.b.service";
+        let by_inode = Some("nsenter -n -t $(lsns -no PID 7 | head -n 1) ss -t".to_owned());
+        assert_eq!(look(&subject("7", odd, ""), "Look.", "ss -t").command, by_inode);
+        let unit = Subject { unit: odd.into(), process: "x".into(), ..Subject::default() };
+        assert_eq!(restart(&unit, "now."), Step { text: "Restart x: now.".into(), command: None });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::exposition::Sample;
 
 /// The labels of a subject, empty where it has none. Two rows of the same subject compare equal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Subject {
     /// `host`, or the inode number of the network namespace; empty for the node.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::finding::{Evidence, Finding, Severity, Step};
-use super::{Advice, Ruled, Source, Untold};
+use super::{Advice, FINDINGS_MAX, Ruled, Source, Untold};
+use crate::legible::legible;
 
 /// Words are wrapped here. Commands are not: they are to be copied.
 const WIDTH: usize = 80;
@@ -41,6 +42,10 @@ pub fn write(out: &mut impl Write, source: &Source, advice: &Advice, style: Styl
     }
     if hidden > 0 {
         writeln!(out, "\n{hidden} more of the same kinds; --verbose shows all")?;
+    }
+    if !advice.left_out.is_empty() {
+        let left_out = advice.left_out.len();
+        writeln!(out, "\n{left_out} findings are left out: {FINDINGS_MAX} of each rule are kept, the most urgent")?;
     }
     write_untold(out, &advice.untold, style)
 }
@@ -79,7 +84,7 @@ fn write_finding(out: &mut impl Write, Ruled { rule, finding }: &Ruled, style: S
 
 /// Numbers in a column of their own.
 fn write_evidence(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
-    let facts: Vec<String> = finding.evidence.iter().map(|evidence| printable(&evidence.fact)).collect();
+    let facts: Vec<String> = finding.evidence.iter().map(|evidence| legible(&evidence.fact).into_owned()).collect();
     let width = facts.iter().map(|fact| fact.chars().count()).max().unwrap_or(0);
     for (number, (fact, evidence)) in facts.iter().zip(&finding.evidence).enumerate() {
         let start = if number == 0 { "  seen " } else { INDENT };
@@ -100,7 +105,7 @@ fn amount(Evidence { value, unit, destination, .. }: &Evidence) -> String {
 fn write_step(out: &mut impl Write, start: &str, step: &Step) -> io::Result<()> {
     write_wrapped(out, start, INDENT, &step.text)?;
     match &step.command {
-        Some(command) => writeln!(out, "{INDENT}  {}", printable(command)),
+        Some(command) => writeln!(out, "{INDENT}  {}", legible(command)),
         None => Ok(()),
     }
 }
@@ -123,7 +128,7 @@ fn write_untold(out: &mut impl Write, untold: &[Untold], style: Style) -> io::Re
 
 /// Writes words in lines of [`WIDTH`], the first after `start` and others after `next`.
 fn write_wrapped(out: &mut impl Write, start: &str, next: &str, words: &str) -> io::Result<()> {
-    let text = printable(words);
+    let text = legible(words);
     let mut line = start.to_owned();
     let mut is_empty = true;
     for word in text.split(' ') {
@@ -139,11 +144,6 @@ fn write_wrapped(out: &mut impl Write, start: &str, next: &str, words: &str) -> 
         is_empty = false;
     }
     writeln!(out, "{}", line.trim_end())
-}
-
-/// Without anything that a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn painted(word: &str, severity: Severity, color: bool) -> String {
@@ -271,6 +271,16 @@ binds  accept_queue_clamped
             shown(&text, Style { verbose: true, ..Style::default() }).matches("accept_queue_clamped").count(),
             8
         );
+    }
+
+    #[test]
+    fn what_is_beyond_all_reading_is_left_out_and_counted() {
+        let (shared, listener) = TEXT.split_at(TEXT.find("tracer_tcp").unwrap());
+        let listeners = (1..=1200).map(|port| listener.replace("\"80\"", &format!("\"{port}\"")));
+        let text = shown(&(shared.to_owned() + &listeners.collect::<String>()), Style { verbose: true, color: false });
+        assert_eq!(text.matches("\nbinds  accept_queue_clamped").count(), 1000);
+        assert!(text.starts_with("1200 binds"), "{text:.100}");
+        assert!(text.contains("\n200 findings are left out: 1000 of each rule are kept, the most urgent\n"));
     }
 
     #[test]

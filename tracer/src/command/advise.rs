@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, Write},
+    ops::ControlFlow,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,11 +19,11 @@ use crate::{
     advise::{
         Advice, Origin, Source,
         destinations::{Cause, Destinations},
-        exposition::Exposition,
+        exposition::{Building, Exposition, ParseError},
         facts::Facts,
         finding::Severity,
         json,
-        names::{BUILD_INFO, START_TIME},
+        names::{BUILD_INFO, METRICS_USED, START_TIME},
         text::{self, Style},
     },
     agent,
@@ -75,8 +76,8 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
 /// What was read, before anybody has judged it.
 struct Input {
     origin: Origin,
-    /// The text of `/metrics`.
-    metrics: String,
+    /// What `/metrics` said.
+    samples: Exposition,
     destinations: Destinations,
 }
 
@@ -92,12 +93,10 @@ const fn exit_code(worst: Option<Severity>) -> u8 {
 /// Reads, judges and prints. The most urgent finding is the exit code.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
-    let Input { origin, metrics, destinations } = match &options.from {
+    let Input { origin, samples, destinations } = match &options.from {
         Some(from) => ask(from)?,
         None => look(config, options.watch)?,
     };
-    let samples = Exposition::parse(&metrics)
-        .map_err(|error| Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}")))?;
     let source = seen_by(origin, &samples, options.watch);
     let facts = Facts::new(samples, options.lb_idle).beside(destinations);
     if facts.agent_version().is_none() {
@@ -125,13 +124,32 @@ fn print(options: &Options, source: &Source, facts: &Facts, advice: &Advice) -> 
 /// Reads what `--from` names. An agent without its state is advised upon all the same.
 fn ask(from: &str) -> Result<Input, Failure> {
     let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
-    let (origin, metrics) = source::read(from)?;
+    let origin = source::origin(from);
+    let mut building = Building::new(is_used);
+    let mut wrong = None;
+    source::read(from, &mut |piece| match building.feed(piece) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            wrong = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    let samples = wrong.map_or_else(|| building.end(), Err).map_err(|error| no_exposition(&origin, &error))?;
     let destinations = match source::status(&origin) {
         None => Destinations::default(),
         Some(Ok(status)) => Destinations::parse(&status),
         Some(Err(failure)) => Destinations::Unknown(Cause::NotServed(failure.message)),
     };
-    Ok(Input { origin, metrics, destinations })
+    Ok(Input { origin, samples, destinations })
+}
+
+/// Whether a rule or the head of the advice asks for a metric.
+fn is_used(metric: &str) -> bool {
+    METRICS_USED.contains(&metric)
+}
+
+fn no_exposition(origin: &Origin, error: &ParseError) -> Failure {
+    Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}"))
 }
 
 /// Looks at the kernel with hooks of its own.
@@ -144,9 +162,10 @@ fn look(config: Config, watch: Duration) -> Result<Input, Failure> {
         message: format!("{}; or ask a running agent: --from http://127.0.0.1:9795", failure.message),
         ..failure
     })?;
-    let metrics = String::from_utf8(seen.metrics.to_vec())
-        .map_err(|error| Failure::other(format!("the agent wrote no text: {error}")))?;
-    Ok(Input { origin: Origin::Snapshot, metrics, destinations: Destinations::parse(&seen.status.to_string()) })
+    let mut building = Building::new(is_used);
+    let samples = building.feed(&seen.metrics).and_then(|()| building.end());
+    let samples = samples.map_err(|error| no_exposition(&Origin::Snapshot, &error))?;
+    Ok(Input { origin: Origin::Snapshot, samples, destinations: Destinations::parse(&seen.status.to_string()) })
 }
 
 /// What is known of where and how long was looked.

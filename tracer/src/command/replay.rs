@@ -23,6 +23,7 @@ use crate::{
         stream::Stream,
     },
     failure::Failure,
+    legible::legible,
     pipeline::decode::decode,
     progress::Progress,
 };
@@ -97,7 +98,7 @@ fn is_kept() -> bool {
 fn introduce(preamble: &Preamble) {
     let Preamble { tracer, kernel, architecture, .. } = preamble;
     // Whoever made the file chose the words.
-    let [tracer, kernel, architecture] = [tracer, kernel, architecture].map(|text| text.escape_debug().to_string());
+    let [tracer, kernel, architecture] = [tracer, kernel, architecture].map(|text| legible(text));
     say(&format!("recorded by tracer {tracer} on Linux {kernel}, {architecture}"));
 }
 

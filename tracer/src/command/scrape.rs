@@ -1,13 +1,14 @@
 //! One GET of an agent's `/metrics` or `/status`, with limits on time and size, and an error that says what to do.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, Uri, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
+use super::source::Take;
 use crate::failure::Failure;
 
 /// A node that does not answer a SYN in this time is not there.
@@ -66,33 +67,34 @@ impl Target {
     }
 }
 
-/// Fetches the text that an agent serves at `url`, `/metrics` unless it names another path.
-pub(super) fn get(url: &str, bytes_max: u64) -> Result<String, Failure> {
+/// Fetches the text that an agent serves at `url`, `/metrics` unless it names another path, and hands it on piece by
+/// piece.
+pub(super) fn get(url: &str, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
     let target = Target::parse(url).map_err(|message| Failure::usage(&message))?;
-    fetch(&target, bytes_max)
+    fetch(&target, bytes_max, take)
 }
 
 /// Fetches the `/status` of the agent whose metrics [`get`] finds at `url`.
 pub(super) fn get_status(url: &str, bytes_max: u64) -> Result<String, Failure> {
     let target = Target::parse(url).and_then(Target::status).map_err(|message| Failure::usage(&message))?;
-    fetch(&target, bytes_max)
+    let mut text = Vec::new();
+    fetch(&target, bytes_max, &mut |piece| {
+        text.extend_from_slice(piece);
+        ControlFlow::Continue(())
+    })?;
+    String::from_utf8(text)
+        .map_err(|_| Failure::usage(&format_args!("what {} answered is no text: is that an agent?", target.authority)))
 }
 
-fn fetch(target: &Target, bytes_max: u64) -> Result<String, Failure> {
+fn fetch(target: &Target, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
-    let bytes = runtime.block_on(async {
+    runtime.block_on(async {
         let stream = connect(target).await?;
-        timeout(ANSWER_LIMIT, ask(stream, target, bytes_max)).await.unwrap_or_else(|_| Err(late(target, ANSWER_LIMIT)))
-    })?;
-    String::from_utf8(bytes.to_vec()).map_err(|_| {
-        Failure::usage(&format_args!(
-            "what {} answered is no text: is that an \
-         agent?",
-            target.authority
-        ))
+        let asked = timeout(ANSWER_LIMIT, ask(stream, target, bytes_max, take)).await;
+        asked.unwrap_or_else(|_| Err(late(target, ANSWER_LIMIT)))
     })
 }
 
@@ -108,7 +110,7 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     }
 }
 
-async fn ask(stream: TcpStream, target: &Target, bytes_max: u64) -> Result<Bytes, Failure> {
+async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::unusable(&format_args!("{} broke off: {error}; is that an agent?", target.authority))
     };
@@ -130,9 +132,21 @@ async fn ask(stream: TcpStream, target: &Target, bytes_max: u64) -> Result<Bytes
         )));
     }
     let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|error| broken(&error))?;
+    let mut body = Limited::new(response.into_body(), limit);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => Failure::unusable(&format_args!(
+                "{} answers with more than {bytes_max} bytes: no agent writes that much",
+                target.authority
+            )),
+            None => broken(&error),
+        })?;
+        if frame.data_ref().is_some_and(|piece| take(piece).is_break()) {
+            break;
+        }
+    }
     driver.abort();
-    Ok(body.to_bytes())
+    Ok(())
 }
 
 fn late(target: &Target, limit: Duration) -> Failure {
@@ -200,7 +214,12 @@ mod tests {
             // The client may have had enough.
             let _ = stream.write_all(&answer);
         });
-        let got = get(&url, bytes_max);
+        let mut text = Vec::new();
+        let got = get(&url, bytes_max, &mut |piece| {
+            text.extend_from_slice(piece);
+            ControlFlow::Continue(())
+        });
+        let got = got.map(|()| String::from_utf8(text).unwrap());
         server.join().unwrap();
         got
     }
@@ -233,15 +252,16 @@ mod tests {
             assert!(code == 69 && message.contains(" broke off: "), "{message}");
         }
         let (code, message) = failed(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", 3);
-        assert!(code == 69 && message.contains("limit exceeded"), "{message}");
-        let (code, message) = failed(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", 10);
-        assert!(code == 64 && message.contains("no text"), "{message}");
+        assert!(
+            code == 69 && message.ends_with(" answers with more than 3 bytes: no agent writes that much"),
+            "{message}"
+        );
     }
 
     #[test]
     fn nobody_there_is_said_with_a_remedy() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let failure = get(&format!("http://{free}"), 10).unwrap_err();
+        let failure = get(&format!("http://{free}"), 10, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(failure.code, 69);
         assert!(failure.message.starts_with(&format!("no agent answers at {free} (")), "{failure}");
         assert!(failure.message.contains("start it (tracer run), or leave out --from"), "{failure}");

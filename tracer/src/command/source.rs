@@ -1,4 +1,4 @@
-//! What `--from` names, read once: the text of a running agent's `/metrics`, of a file, or of standard
+//! What `--from` names, read once and piece by piece: the text of a running agent's `/metrics`, of a file, or of standard
 //! input; and what an agent says beside its metrics.
 //!
 //! Owns the bound on the text and the errors for what cannot be read. What the text says is the caller's
@@ -7,49 +7,74 @@
 use std::{
     fs::File,
     io::{self, Read},
+    ops::ControlFlow,
 };
 
 use super::scrape;
 use crate::{advise::Origin, failure::Failure};
 
-/// The longest text that is read: far more than an agent at its limits of series writes.
-const TEXT_BYTES_MAX: u64 = 256 << 20;
+/// The longest text that is read: an agent with full tables at its default limits writes a third of it.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
 
-/// Fetches or reads the text that `--from` names.
-pub(super) fn read(from: &str) -> Result<(Origin, String), Failure> {
-    if from == "-" {
-        let text = bounded(io::stdin().lock(), "standard input")?;
-        return Ok((Origin::Stdin, text));
+/// The longest `/status`: that of five thousand namespaces is shorter.
+const STATUS_BYTES_MAX: u64 = 8 << 20;
+
+/// How much is read at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Takes the next piece of a text; breaks if it has enough, or cannot read on.
+pub(super) type Take<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
+
+/// What `--from` names.
+pub(super) fn origin(from: &str) -> Origin {
+    match from {
+        "-" => Origin::Stdin,
+        url if url.contains("://") => Origin::Agent(url.to_owned()),
+        path => Origin::File(path.to_owned()),
     }
-    if from.contains("://") {
-        return Ok((Origin::Agent(from.to_owned()), scrape::get(from, TEXT_BYTES_MAX)?));
+}
+
+/// Fetches or reads the text that `--from` names, and hands it on.
+pub(super) fn read(from: &str, take: Take<'_>) -> Result<(), Failure> {
+    match origin(from) {
+        Origin::Stdin => bounded(io::stdin().lock(), "standard input", take),
+        Origin::Agent(url) => scrape::get(&url, TEXT_BYTES_MAX, take),
+        _ => bounded(open(from)?, from, take),
     }
-    let file = File::open(from).map_err(|error| {
+}
+
+fn open(path: &str) -> Result<File, Failure> {
+    File::open(path).map_err(|error| {
         Failure::usage(&format_args!(
-            "cannot read {from}: {error}; --from takes a file, - for standard input, or an agent as \
+            "cannot read {path}: {error}; --from takes a file, - for standard input, or an agent as \
              http://127.0.0.1:9795"
         ))
-    })?;
-    Ok((Origin::File(from.to_owned()), bounded(file, from)?))
+    })
 }
 
 /// Fetches the `/status` of the agent that was asked for its metrics. No other origin has one: `None`.
 pub(super) fn status(origin: &Origin) -> Option<Result<String, Failure>> {
     match origin {
-        Origin::Agent(url) => Some(scrape::get_status(url, TEXT_BYTES_MAX)),
+        Origin::Agent(url) => Some(scrape::get_status(url, STATUS_BYTES_MAX)),
         Origin::File(_) | Origin::Stdin | Origin::Snapshot => None,
     }
 }
 
-/// Reads all text, but not more than [`TEXT_BYTES_MAX`].
-fn bounded(input: impl Read, name: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = input.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text);
-    let read = read.map_err(|error| Failure::usage(&format_args!("cannot read {name}: {error}")))?;
-    if read as u64 > TEXT_BYTES_MAX {
-        return Err(Failure::usage(&format_args!(
-            "{name} is longer than {TEXT_BYTES_MAX} bytes: no agent writes that much"
-        )));
+/// Reads all, but not more than [`TEXT_BYTES_MAX`].
+fn bounded(mut input: impl Read, name: &str, take: Take<'_>) -> Result<(), Failure> {
+    let (mut piece, mut left) = (vec![0; PIECE_BYTES], TEXT_BYTES_MAX);
+    loop {
+        let read = match input.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::usage(&format_args!("cannot read {name}: {error}"))),
+        };
+        left = left.checked_sub(read as u64).ok_or_else(|| {
+            Failure::usage(&format_args!("{name} is longer than {TEXT_BYTES_MAX} bytes: no agent writes that much"))
+        })?;
+        if take(&piece[..read]).is_break() {
+            return Ok(());
+        }
     }
-    Ok(text)
 }

@@ -16,6 +16,10 @@ use crate::pipeline::{
 const ENTRIES_MAX: usize = 16_384;
 /// Listeners on one port of one namespace: each has an address of its own.
 const ADDRESSES_MAX: usize = 256;
+/// What all names may take, whatever a recording holds: five times those of a node that fills every table.
+const BYTES_MAX: usize = 16 << 20;
+/// What an entry takes beside its text, at most.
+const ENTRY_BYTES: usize = 256;
 
 /// Something that was learned. Recordings hold it as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,22 @@ impl Namespace {
     pub fn is_named(&self, name: &str) -> bool {
         self.name == name || self.other_names.iter().any(|other| other == name)
     }
+
+    fn bytes(&self) -> usize {
+        let others = self.other_names.iter().map(|other| size_of::<String>() + other.len());
+        ENTRY_BYTES + self.name.len() + others.sum::<usize>()
+    }
+}
+
+impl Listener {
+    fn bytes(&self) -> usize {
+        self.process.len() + owner_bytes(&self.owner)
+    }
+}
+
+fn owner_bytes(owner: &Owner) -> usize {
+    let Owner { unit, container, namespace, pod } = owner;
+    ENTRY_BYTES + [unit, container, namespace, pod].map(String::len).iter().sum::<usize>()
 }
 
 /// A process that listens.
@@ -106,15 +126,36 @@ pub struct Names {
     namespaces: HashMap<u64, Namespace>,
     owners: HashMap<(u64, u64), Owner>,
     listeners: HashMap<(u64, u16), Vec<Listener>>,
+    /// What was learned takes no more than this.
+    bytes_at_most: usize,
 }
 
 impl Names {
     /// Takes what was learned; the last word counts.
     pub fn learn(&mut self, name: Name) {
+        self.bytes_at_most += match &name {
+            Name::Namespace { named, .. } => named.bytes(),
+            Name::Owner { owner, .. } => owner_bytes(owner),
+            Name::Listener { listener, .. } => listener.bytes(),
+        };
+        if self.bytes_at_most > BYTES_MAX {
+            self.make_room();
+        }
         match name {
             Name::Namespace { netns, named } => insert(&mut self.namespaces, netns, named),
             Name::Owner { netns, cgroup, owner } => insert(&mut self.owners, (netns, cgroup), owner),
             Name::Listener { netns, port, listener } => self.learn_listener((netns, port), listener),
+        }
+    }
+
+    /// Counts what is there, since names that were learned again took the place of others; forgets all if it is much.
+    fn make_room(&mut self) {
+        let namespaces = self.namespaces.values().map(Namespace::bytes).sum::<usize>();
+        let owners = self.owners.values().map(owner_bytes).sum::<usize>();
+        let listeners = self.listeners.values().flatten().map(Listener::bytes).sum::<usize>();
+        self.bytes_at_most = namespaces + owners + listeners;
+        if self.bytes_at_most > BYTES_MAX / 2 {
+            *self = Self::default();
         }
     }
 
@@ -258,6 +299,26 @@ mod tests {
         assert_eq!(unit(&names).as_deref(), Some("web.service"));
         names.learn(listener("0.0.0.0", "web", ""));
         assert_eq!(unit(&names).as_deref(), Some("init.scope"), "where the listener's tells nothing");
+    }
+
+    #[test]
+    fn long_names_are_bounded_as_well() {
+        let mut names = Names::default();
+        let long = "x".repeat(8000);
+        let mut most = 0;
+        for port in 0..=u16::MAX {
+            let Name::Listener { listener, .. } = listener("::", &long, &long) else { panic!("another name") };
+            names.learn(Name::Listener { netns: 7, port, listener });
+            most = most.max(names.listeners.len());
+        }
+        assert!(most * 16_000 < BYTES_MAX, "{most}");
+        // What is learned again takes no more room, so that nothing is forgotten.
+        let mut names = Names::default();
+        names.learn(Name::Namespace { netns: 1, named: Namespace::default() });
+        for _ in 0..10 * BYTES_MAX / 16_000 {
+            names.learn(listener("::", &long, &long));
+        }
+        assert!(names.knows_namespace(1));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf::event::Kind;
 
 use super::kind::EventKind;
-use crate::pipeline::decode::DecodeError;
+use crate::{legible::legible, pipeline::decode::DecodeError};
 
 /// Events of one kind that did not come through, by where they were lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ impl fmt::Display for Said<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Loss { kind, ring, rate, decode } = self.0;
         // A recording may hold any text for it.
-        write!(out, "{}: ring {ring}, rate {rate}, decode {decode}", kind.escape_debug())
+        write!(out, "{}: ring {ring}, rate {rate}, decode {decode}", legible(kind))
     }
 }
 

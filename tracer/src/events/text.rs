@@ -10,6 +10,7 @@ use std::{
 
 use super::{clock::Clock, kind::EventKind, names::Origin};
 use crate::errno;
+use crate::legible::legible;
 use crate::pipeline::decode::{Detail, Endpoint, Event};
 
 const HEADINGS: [&str; 7] = ["TIME (UTC)", "KIND", "OWNER", "PROCESS", "LOCAL", "REMOTE", "STATE"];
@@ -149,15 +150,9 @@ fn end(out: &mut String, end: Option<Endpoint>) -> fmt::Result {
     }
 }
 
-/// Text of unknown origin: what is no printable character is shown by its number.
+/// Text of unknown origin.
 fn printable(out: &mut String, text: &str) -> fmt::Result {
-    for char in text.chars() {
-        match char {
-            '"' | '\'' | '\\' => out.push(char),
-            _ => write!(out, "{}", char.escape_debug())?,
-        }
-    }
-    Ok(())
+    out.write_str(&legible(text))
 }
 
 /// The detail of an event in words.
@@ -245,8 +240,8 @@ mod tests {
         let origin = Origin { owner: Some(&owner), process: Some("x\ny \"z\""), ..Origin::default() };
         let lines = written(false, &event(Detail::SynackRetransmit), &origin);
         assert_eq!(lines.len(), 2);
-        assert!(lines[1].contains("a\\u{1b}[2Jb\\u{202e}c.service"), "{}", lines[1]);
-        assert!(lines[1].contains("x\\ny \"z\""), "{}", lines[1]);
+        assert!(lines[1].contains("a\u{FFFD}[2Jb\u{FFFD}c.service"), "{}", lines[1]);
+        assert!(lines[1].contains("x\u{FFFD}y \"z\""), "{}", lines[1]);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::{
     page::{Cell, Page},
     reading::Reading,
     screen::{Mode, Screen, Tab},
-    text::{cut, safe, width},
+    text::{cut, width},
 };
+use crate::legible::legible;
 
 const KEYS: &str = "1-3 table  ←→ sort  r reverse  / filter  p pause  ? help  q quit";
 
@@ -124,7 +125,7 @@ fn tabs(scene: &Scene<'_>) -> Vec<Piece> {
 }
 
 fn footer(scene: &Scene<'_>, page: &Page) -> Vec<Piece> {
-    let filter = safe(&scene.screen.filter);
+    let filter = legible(&scene.screen.filter);
     if matches!(scene.screen.mode, Mode::Filter(_)) {
         let text = format!("filter: {filter}▏ {} of {}", page.matching, page.total);
         return vec![(text, Tone::Strong), ("  Enter keeps it, Escape gives it up".to_owned(), Tone::Faint)];

@@ -7,9 +7,9 @@ use super::{
     Tone,
     reading::Reading,
     rows::Tally,
-    text::{UNKNOWN, count, rate, safe},
+    text::{UNKNOWN, count, rate},
 };
-use crate::advise::amount;
+use crate::{advise::amount, legible::legible};
 
 /// A part of a line.
 pub type Piece = (String, Tone);
@@ -56,7 +56,7 @@ pub fn lines(reading: &Reading, source: &Source) -> [Vec<Piece>; 3] {
 pub fn trouble(source: &Source) -> Option<String> {
     let trouble = source.trouble.as_ref()?;
     let lasts = amount::seconds(whole(trouble.lasts));
-    Some(format!("nothing new since {} ({lasts}), trying again: {}", trouble.since, safe(&trouble.cause)))
+    Some(format!("nothing new since {} ({lasts}), trying again: {}", trouble.since, legible(&trouble.cause)))
 }
 
 fn totals(reading: &Reading) -> Vec<Piece> {
@@ -126,7 +126,7 @@ fn who(reading: &Reading, source: &Source) -> Vec<Piece> {
     let mut pieces = Vec::new();
     join(&mut pieces, format!("tracer {}", node.version), Tone::Strong);
     join(&mut pieces, format!("values {} old", amount::seconds(whole(source.age))), Tone::Plain);
-    join(&mut pieces, safe(&source.name).into_owned(), Tone::Plain);
+    join(&mut pieces, legible(&source.name).into_owned(), Tone::Plain);
     if let Some(up) = node.started.map(|started| source.now - started).filter(|up| *up >= 0.0 && !source.is_own_look) {
         join(&mut pieces, format!("counting for {}", amount::seconds(up.round())), Tone::Plain);
     }

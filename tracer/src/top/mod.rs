@@ -4,7 +4,7 @@
 //!
 //! Pure: texts, times and keys are handed in by [`crate::command::top`], and nothing here knows a terminal but
 //! `draw`, which fills the frame that it is given. Every text that somebody else chose goes through
-//! [`text::safe`] on its way in.
+//! [`crate::legible::legible`] on its way in.
 
 pub mod column;
 pub mod draw;

@@ -33,7 +33,7 @@ fn table(out: &mut impl Write, screen: &Screen, reading: &Reading, rows: usize) 
     let matching = if screen.filter.is_empty() {
         String::new()
     } else {
-        format!(" with \"{}\"", super::text::safe(&screen.filter))
+        format!(" with \"{}\"", crate::legible::legible(&screen.filter))
     };
     writeln!(out, "{}: {}{matching}", screen.tab.name(), page.matching)?;
     if page.matching == 0 {

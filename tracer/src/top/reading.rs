@@ -8,13 +8,11 @@ use std::{cell::Cell, collections::HashMap, time::Duration};
 
 use thiserror::Error;
 
-use super::{
-    rows::{Listener, Namespace, Node, Owner, Rows, Workload, add},
-    text::safe,
-};
+use super::rows::{Listener, Namespace, Node, Owner, Rows, Workload, add};
 use crate::{
-    advise::exposition::{Line, ParseError, scan},
+    advise::exposition::{Line, Lines, ParseError, read_line},
     export::metrics::{LISTENER, Label, MetricId, OWNER},
+    legible::legible,
 };
 
 /// What the tables are made from.
@@ -52,6 +50,10 @@ const WANTED: &[MetricId] = &[
     MetricId::ProcessStartTime,
 ];
 
+/// Rows of all tables together: twice those of an agent with full tables at its default limits. Some 700 bytes each, of
+/// this reading and of the one before.
+const ROWS_MAX: usize = 32_768;
+
 /// Between the parts of a key: a character that no label of an agent has.
 const BETWEEN: char = '\0';
 
@@ -84,27 +86,9 @@ pub struct Reading {
 impl Reading {
     /// Reads a text that was written at `at`.
     pub fn parse(text: &str, at: Duration) -> Result<Self, ReadingError> {
-        let ids: HashMap<&str, MetricId> = WANTED.iter().map(|id| (id.metric().name, *id)).collect();
-        // Lines of one metric follow each other, so its name is looked up once for each line.
-        let id = Cell::new(None);
-        let mut reader = Reader { reading: Self { at, ..Self::default() }, key: String::new() };
-        let wants = |name: &str| {
-            id.set(ids.get(name).copied());
-            id.get().is_some()
-        };
-        scan(text, wants, |_, line| {
-            // What is no number is no fact.
-            if let Some(id) = id.get().filter(|_| line.value.is_finite()) {
-                reader.take(id, line);
-            }
-            Ok(())
-        })?;
-        let mut reading = reader.reading;
-        if reading.node.version.is_empty() {
-            return Err(ReadingError::NoAgent);
-        }
-        reading.name_namespaces();
-        Ok(reading)
+        let mut building = Building::default();
+        building.feed(text.as_bytes())?;
+        building.end(at)
     }
 
     /// How long ago the pass over the namespaces ended, on the clock of `at`.
@@ -129,6 +113,42 @@ impl Reading {
     }
 }
 
+/// A reading as its text comes in.
+#[derive(Debug)]
+pub struct Building {
+    lines: Lines,
+    ids: HashMap<&'static str, MetricId>,
+    reader: Reader,
+}
+
+impl Default for Building {
+    fn default() -> Self {
+        let ids = WANTED.iter().map(|id| (id.metric().name, *id)).collect();
+        Self { lines: Lines::default(), ids, reader: Reader::default() }
+    }
+}
+
+impl Building {
+    /// Takes the next bytes of the text.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<(), ReadingError> {
+        let Self { lines, ids, reader } = self;
+        Ok(lines.feed(chunk, |_, line| reader.line(ids, line))?)
+    }
+
+    /// The reading, once the text is at its end; it was written at `at`.
+    pub fn end(mut self, at: Duration) -> Result<Reading, ReadingError> {
+        let Self { lines, ids, reader } = &mut self;
+        lines.end(|_, line| reader.line(ids, line))?;
+        let mut reading = Reading { at, ..self.reader.reading };
+        if reading.node.version.is_empty() {
+            return Err(ReadingError::NoAgent);
+        }
+        reading.name_namespaces();
+        Ok(reading)
+    }
+}
+
+#[derive(Debug, Default)]
 struct Reader {
     reading: Reading,
     /// Room for the key of a line.
@@ -136,6 +156,23 @@ struct Reader {
 }
 
 impl Reader {
+    fn line(&mut self, ids: &HashMap<&str, MetricId>, line: &str) -> Result<(), &'static str> {
+        let id = Cell::new(None);
+        let wants = |name: &str| {
+            id.set(ids.get(name).copied());
+            id.get().is_some()
+        };
+        read_line(line, wants, |line| {
+            // What is no number is no fact.
+            if let Some(id) = id.get().filter(|_| line.value.is_finite()) {
+                self.take(id, line);
+            }
+            let Reading { listeners, workloads, namespaces, node, .. } = &self.reading;
+            let rows = listeners.all().len() + workloads.all().len() + namespaces.all().len() + node.passes.len();
+            if rows > ROWS_MAX { Err("there are more series than an agent at its limits has") } else { Ok(()) }
+        })
+    }
+
     fn take(&mut self, id: MetricId, line: &Line<'_>) {
         use MetricId as M;
         match id {
@@ -160,7 +197,7 @@ impl Reader {
             M::TcpEphemeralPortsUsed => self.namespace(line).ports = Some(line.value),
             M::TcpEphemeralPortsAvailable => self.namespace(line).ports_limit = Some(line.value),
             M::NetnsInfo => {
-                let name = safe(line.label("name")).into_owned();
+                let name = legible(line.label("name")).into_owned();
                 self.namespace(line).owner.netns_name = name;
             }
             M::CountDifference => self.difference(line),
@@ -173,7 +210,7 @@ impl Reader {
         key(&mut self.key, line, LISTENER);
         self.reading.listeners.entry(&self.key, || Listener {
             owner: owner(line),
-            process: safe(line.label("process")).into_owned(),
+            process: legible(line.label("process")).into_owned(),
             address: socket_address(line.label("address"), line.label("port")),
             ..Listener::default()
         })
@@ -236,7 +273,7 @@ impl Reader {
     fn namespace_of(&mut self, line: &Line<'_>) -> &mut Namespace {
         let netns = line.label("netns");
         self.reading.namespaces.entry(netns, || Namespace {
-            owner: Owner { netns: safe(netns).into_owned(), ..Owner::default() },
+            owner: Owner { netns: legible(netns).into_owned(), ..Owner::default() },
             ..Namespace::default()
         })
     }
@@ -249,7 +286,7 @@ impl Reader {
         }
         let node = &mut self.reading.node;
         if node.difference.as_ref().is_none_or(|(largest, ..)| value.abs() > largest.abs()) {
-            let [signal, netns] = ["signal", "netns"].map(|label| safe(line.label(label)).into_owned());
+            let [signal, netns] = ["signal", "netns"].map(|label| legible(line.label(label)).into_owned());
             node.difference = Some((value, signal, netns));
         }
     }
@@ -271,8 +308,8 @@ impl Reader {
             MetricId::EventsLost => add(&mut node.events_lost, value),
             MetricId::CountsLost => add(&mut node.counts_lost, value),
             MetricId::SeriesSuppressed => add(&mut node.series_suppressed, value),
-            MetricId::PassAge => node.passes.push((safe(line.label("pass")).into_owned(), value)),
-            MetricId::BuildInfo => node.version = safe(line.label("version")).into_owned(),
+            MetricId::PassAge => node.passes.push((legible(line.label("pass")).into_owned(), value)),
+            MetricId::BuildInfo => node.version = legible(line.label("version")).into_owned(),
             MetricId::ProcessStartTime => node.started = Some(value),
             _ => {}
         }
@@ -292,7 +329,7 @@ fn key(key: &mut String, line: &Line<'_>, group: &[Label]) {
 fn most(name: &mut String, largest: &mut f64, candidate: &str, value: f64) {
     if value > *largest {
         *largest = value;
-        *name = safe(candidate).into_owned();
+        *name = legible(candidate).into_owned();
     }
 }
 
@@ -300,7 +337,11 @@ fn owner(line: &Line<'_>) -> Owner {
     let [namespace, pod, container, unit] = ["namespace", "pod", "container", "unit"].map(|label| line.label(label));
     let pod: Vec<&str> = [namespace, pod, container].into_iter().filter(|part| !part.is_empty()).collect();
     let name = if pod.is_empty() { unit.to_owned() } else { pod.join("/") };
-    Owner { netns: safe(line.label("netns")).into_owned(), netns_name: String::new(), name: safe(&name).into_owned() }
+    Owner {
+        netns: legible(line.label("netns")).into_owned(),
+        netns_name: String::new(),
+        name: legible(&name).into_owned(),
+    }
 }
 
 /// Address and port as `ss` writes them.
@@ -310,7 +351,7 @@ fn socket_address(address: &str, port: &str) -> String {
         (address, port) if address.contains(':') => format!("[{address}]:{port}"),
         (address, port) => format!("{address}:{port}"),
     };
-    safe(&text).into_owned()
+    legible(&text).into_owned()
 }
 
 #[cfg(test)]

@@ -17,5 +17,6 @@ mod pty;
 mod replay;
 mod rules;
 mod runbooks;
+mod strangers;
 mod terminal;
 mod top;

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::amount::{Unit, plain};
 use super::super::facts::{Facts, Need};
@@ -63,7 +64,7 @@ const LENGTH_MIN: f64 = 8.0;
 /// One listener's accept queue: that of the socket that was fullest, now or in the last two minutes, since the sockets of
 /// a group may have different limits. What is not known is `None`.
 struct Queue {
-    subject: Subject,
+    subject: Rc<Subject>,
     limit: f64,
     sockets: Option<f64>,
     somaxconn: Option<f64>,
@@ -134,7 +135,7 @@ const AT_SYN: &str = "accept_queue_full_syn";
 const AT_ACK: &str = "accept_queue_full_ack";
 
 /// Drops for a full accept queue, by listener.
-fn drops(facts: &Facts) -> BTreeMap<Subject, f64> {
+fn drops(facts: &Facts) -> BTreeMap<Rc<Subject>, f64> {
     let mut drops = BTreeMap::new();
     for reason in [AT_SYN, AT_ACK] {
         for (subject, n) in facts.by_subject(LISTEN_DROPS, Scope::Listener, &[("reason", reason)]) {
@@ -195,7 +196,7 @@ fn backlog(queue: &Queue) -> Option<Finding> {
 fn resets(facts: &Facts) -> Vec<Finding> {
     let mut by_namespace: BTreeMap<String, f64> = BTreeMap::new();
     for (subject, n) in facts.by_subject(LISTEN_DROPS, Scope::Listener, &[("reason", AT_ACK)]) {
-        *by_namespace.entry(subject.netns).or_default() += n;
+        *by_namespace.entry(subject.netns.clone()).or_default() += n;
     }
     let mut namespaces = facts.namespaces_with(&[ABORT_ON_OVERFLOW]);
     // Namespaces that only follow the host are named where they dropped something.

@@ -37,7 +37,7 @@ fn patience_seconds(retries: f64, linear: f64) -> f64 {
 fn syn_retries(facts: &Facts) -> Vec<Finding> {
     let timed_out = facts.by_subject(CONNECT_FAILURES, Scope::Namespace, &[("error", "timed_out")]);
     let mut namespaces = facts.namespaces_with(&[SYN_RETRIES]);
-    namespaces.extend(timed_out.iter().filter(|(_, n)| **n > 0.0).map(|(subject, _)| subject.clone()));
+    namespaces.extend(timed_out.iter().filter(|(_, n)| **n > 0.0).map(|(subject, _)| Subject::clone(subject)));
     namespaces.sort_unstable();
     namespaces.dedup();
     namespaces.iter().filter_map(|subject| judge(facts, subject, timed_out.get(subject).copied())).collect()

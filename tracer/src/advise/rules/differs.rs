@@ -1,6 +1,6 @@
 //! Settings that were changed on the host and do not reach a network namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::super::amount::Unit;
 use super::super::facts::{Facts, HOST, Need};
@@ -50,8 +50,12 @@ fn differs(facts: &Facts) -> Vec<Finding> {
     }
     // Many pods have the same: one finding for all of them.
     let mut alike: Vec<(Vec<Own>, Vec<Subject>)> = Vec::new();
+    let mut places: HashMap<Vec<(&str, u64)>, usize> = HashMap::new();
     for (subject, own) in namespaces {
-        match alike.iter_mut().find(|(other, _)| *other == own) {
+        // The host's value is the same for all.
+        let values = own.iter().map(|(name, value, _)| (*name, value.to_bits())).collect();
+        let place = *places.entry(values).or_insert(alike.len());
+        match alike.get_mut(place) {
             Some((_, subjects)) => subjects.push(subject),
             None => alike.push((own, vec![subject])),
         }

@@ -1,5 +1,7 @@
 //! Ephemeral ports: how many one destination uses, and what lets them be used again.
 
+use std::rc::Rc;
+
 use super::super::amount::{Unit, plain};
 use super::super::destinations::{Cause, Destinations, PortUse, STATUS};
 use super::super::facts::{Facts, Need};
@@ -34,7 +36,7 @@ fn ephemeral_ports(facts: &Facts) -> Vec<Finding> {
     let available = facts.highest(PORTS_AVAILABLE, Scope::Namespace, &[]);
     let failed = facts.by_subject(CONNECT_FAILURES, Scope::Namespace, &[("error", "no_port")]);
     let in_vain = facts.by_subject(BIND_FAILURES, Scope::Namespace, &[]);
-    let mut namespaces: Vec<&Subject> = used.keys().chain(failed.keys()).chain(in_vain.keys()).collect();
+    let mut namespaces: Vec<&Rc<Subject>> = used.keys().chain(failed.keys()).chain(in_vain.keys()).collect();
     namespaces.sort_unstable();
     namespaces.dedup();
     let mut findings = Vec::new();

@@ -23,6 +23,8 @@ const RISK_PERCENT: f64 = 5.0;
 
 fn share(facts: &Facts) -> Vec<Finding> {
     let sent = facts.by_subject(SEGMENTS_SENT, Scope::Namespace, &[]);
+    let causes = ["syn", "rto", "fast", "tail_loss_probe"]
+        .map(|cause| (cause, facts.by_subject(RETRANSMITS, Scope::Namespace, &[("cause", cause)])));
     let mut findings = Vec::new();
     for (subject, again) in facts.by_subject(RETRANSMITS, Scope::Namespace, &[]) {
         let Some(sent) = sent.get(&subject).copied() else { continue };
@@ -41,8 +43,8 @@ fn share(facts: &Facts) -> Vec<Finding> {
         .seen("share of all segments", RETRANSMITS, percent, Unit::Percent)
         .seen("segments sent again", RETRANSMITS, again, Unit::Of("segments"))
         .seen("segments sent", SEGMENTS_SENT, sent, Unit::Of("segments"));
-        for cause in ["syn", "rto", "fast", "tail_loss_probe"] {
-            let n = facts.sum(RETRANSMITS, &[("netns", &subject.netns), ("cause", cause)]).filter(|n| *n > 0.0);
+        for (cause, of_cause) in &causes {
+            let n = of_cause.get(&subject).copied().filter(|n| *n > 0.0);
             finding = finding.seen_if(format!("cause {cause}"), RETRANSMITS, n, Unit::Of("segments"));
         }
         findings.push(

@@ -85,7 +85,7 @@ fn full_syn_queues(facts: &Facts) -> BTreeMap<String, Fullness> {
     let mut full: BTreeMap<String, Fullness> = BTreeMap::new();
     let counted = |metric, labels| {
         let sums = facts.by_subject(metric, Scope::Namespace, labels);
-        sums.into_iter().map(|(subject, n)| (subject.netns, n)).filter(|(_, n)| *n > 0.0)
+        sums.into_iter().map(|(subject, n)| (subject.netns.clone(), n)).filter(|(_, n)| *n > 0.0)
     };
     for (netns, n) in counted(LISTEN_DROPS, &[("reason", "syn_queue_full")]) {
         full.entry(netns).or_default().dropped = Some(n);

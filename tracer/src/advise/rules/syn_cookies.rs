@@ -1,6 +1,7 @@
 //! SYN cookies, which stand in for a place in a full SYN queue: the listener whose queue that is, and what it wants.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::amount::Unit;
 use super::super::facts::{Facts, Need};
@@ -22,7 +23,7 @@ pub(super) const COOKIES: Rule = Rule {
 
 /// A SYN queue as the last pass found it.
 pub(super) struct SynQueue {
-    pub listener: Subject,
+    pub listener: Rc<Subject>,
     pub length: f64,
     pub limit: f64,
 }
@@ -137,8 +138,8 @@ fn always(namespace: &Subject, cookies: &Cookies) -> Finding {
 
 fn full(facts: &Facts, namespace: &Subject, cookies: &Cookies, behind: &Behind<'_>) -> Finding {
     let (subject, whose) = match behind {
-        Behind::Listener(queue) => (&queue.listener, "Its SYN queue was full"),
-        Behind::Only(queue) => (&queue.listener, "A SYN queue was full, and its is the only one known there"),
+        Behind::Listener(queue) => (&*queue.listener, "Its SYN queue was full"),
+        Behind::Only(queue) => (&*queue.listener, "A SYN queue was full, and its is the only one known there"),
         Behind::Perhaps(_) | Behind::Unknown => (namespace, "SYN queues were full"),
     };
     let what = match cookies.are_of_clients() {

@@ -74,7 +74,7 @@ fn shortened(facts: &Facts) -> BTreeMap<String, (f64, f64)> {
         if let (Some(max), Some(0.0)) = (setting(MAX_SYN_BACKLOG), setting(SYNCOOKIES))
             && max * 0.75 < backlog
         {
-            let (highest, listeners) = largest.entry(subject.netns).or_default();
+            let (highest, listeners) = largest.entry(subject.netns.clone()).or_default();
             *highest = highest.max(backlog);
             *listeners += 1.0;
         }

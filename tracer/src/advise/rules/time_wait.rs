@@ -82,7 +82,7 @@ fn victims(facts: &Facts, namespace: &Subject, finding: Finding) -> Finding {
         workloads.into_iter().filter(|(owner, n)| *n > 0.0 && !(owner.unit.is_empty() && owner.container.is_empty()));
     match named.max_by(|a, b| a.1.total_cmp(&b.1)) {
         Some((owner, n)) => {
-            let who = if owner.unit.is_empty() { owner.container } else { owner.unit };
+            let who = if owner.unit.is_empty() { &owner.container } else { &owner.unit };
             finding.seen(format!("most of them, by {who}"), TIME_WAIT_OVERFLOWS, n, Unit::Of("sockets"))
         }
         None => finding,

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     io::{IsTerminal, Write},
+    ops::ControlFlow,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +17,7 @@ use crate::{
     failure::{Failure, UNAVAILABLE},
     top::{
         header::{Source, Trouble},
-        reading::Reading,
+        reading::{Building, Reading, ReadingError},
     },
 };
 
@@ -50,16 +51,11 @@ impl Feed {
             written: None,
         };
         if let Some(from) = from {
-            let (origin, text) = source::read(from)?;
-            feed.origin = origin;
-            let at = feed.time()?;
-            return feed.parse(&text, at).map(|reading| (feed, reading));
+            feed.origin = source::origin(from);
+            return feed.ask(from).map(|reading| (feed, reading));
         }
-        match source::read(AGENT_DEFAULT) {
-            Ok((_, text)) => {
-                let at = feed.time()?;
-                feed.parse(&text, at).map(|reading| (feed, reading))
-            }
+        match feed.ask(AGENT_DEFAULT) {
+            Ok(reading) => Ok((feed, reading)),
             Err(nobody) if nobody.code == UNAVAILABLE => {
                 feed.look(config, interval, is_screen).map_err(|failure| Failure {
                     message: format!("{AGENT_DEFAULT}: no agent; a look of its own: {}", failure.message),
@@ -97,17 +93,31 @@ impl Feed {
     pub(super) fn read(&mut self) -> Result<Option<Reading>, Failure> {
         if let Some(look) = &self.look {
             let text = look.metrics()?;
-            let text = std::str::from_utf8(&text).map_err(|error| Failure::other(format!("no text: {error}")))?;
-            return self.parse(text, self.started.elapsed()).map(Some);
+            let mut building = Building::default();
+            let reading = building.feed(&text).and_then(|()| building.end(self.started.elapsed()));
+            return reading.map(Some).map_err(|error| self.refused(&error));
         }
         let Some(from) = self.origin.place().map(ToOwned::to_owned) else { return Ok(None) };
         let before = self.written;
         if matches!(self.origin, Origin::File(_)) && before.is_some() && written(&from)? == before {
             return Ok(None);
         }
-        let (_, text) = source::read(&from)?;
+        self.ask(&from).map(Some)
+    }
+
+    /// Reads what an agent, a file or standard input gives.
+    fn ask(&mut self, from: &str) -> Result<Reading, Failure> {
+        let mut building = Building::default();
+        let mut wrong = None;
+        source::read(from, &mut |piece| match building.feed(piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                wrong = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
         let at = self.time()?;
-        self.parse(&text, at).map(Some)
+        wrong.map_or_else(|| building.end(at), Err).map_err(|error| self.refused(&error))
     }
 
     /// When what was just read was written, on the source's clock.
@@ -120,11 +130,9 @@ impl Feed {
         Ok(self.started.elapsed())
     }
 
-    fn parse(&self, text: &str, at: Duration) -> Result<Reading, Failure> {
-        Reading::parse(text, at).map_err(|error| {
-            let origin = &self.origin;
-            Failure::usage(&format_args!("{origin} gives {error}; --from takes the /metrics of tracer run"))
-        })
+    fn refused(&self, error: &ReadingError) -> Failure {
+        let origin = &self.origin;
+        Failure::usage(&format_args!("{origin} gives {error}; --from takes the /metrics of tracer run"))
     }
 
     /// Whether the command itself is attached.
