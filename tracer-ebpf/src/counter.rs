@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::wire_enum;
+use crate::{rows::Rows, wire_enum};
 
 wire_enum! {
     /// Why a listener dropped a handshake.
@@ -279,6 +279,8 @@ pub struct NetnsSeen {
     pub inum: u32,
     /// Always zero.
     pub zero: u32,
+    /// Rows that the hooks made for it, of each table.
+    pub admitted: Rows,
 }
 
 /// Counts that found no room in any map, by the number of their [`Counter`].
@@ -484,6 +486,7 @@ const _: () = assert!(size_of::<CounterKey>() == 24);
 const _: () = assert!(size_of::<PortKey>() == 24);
 const _: () = assert!(size_of::<PendingHandshake>() == 104);
 const _: () = assert!(size_of::<ListenerSocket>() == 104);
+const _: () = assert!(size_of::<NetnsSeen>() == 32);
 const _: () = assert!(size_of::<ListenerWalk>() == 16);
 const _: () = assert!(size_of::<ListenerHolders>() == 16);
 const _: () = assert!(size_of::<NetnsIdentity>() == 16);

@@ -1,7 +1,7 @@
 //! The wire format shared by the eBPF programs and the agent.
 //!
 //! Owns: the layout of ring records ([`event`]), of map keys and values ([`counter`], [`destination`],
-//! [`reset`]) and of the constants handed over at load ([`settings`]). Does no I/O and holds no logic beyond naming.
+//! [`reset`], [`rows`]) and of the constants handed over at load ([`settings`]). Does no I/O and holds no logic beyond naming.
 //! Both sides compile this file, so a layout cannot drift; sizes are asserted at compile time
 //! because padding inside a map key would silently split one row into several.
 #![cfg_attr(target_arch = "bpf", no_std)]
@@ -11,6 +11,7 @@ pub mod counter;
 pub mod destination;
 pub mod event;
 pub mod reset;
+pub mod rows;
 pub mod settings;
 
 /// Declares a `repr(u8)` enum whose values travel as plain bytes, with the name that each value

@@ -12,6 +12,7 @@ use tracer_ebpf::{
 use crate::{
     emit::emit,
     maps::LISTENERS,
+    quota::{self, Table},
     reader::Reader,
     sock::{self, Netns, Queues},
     workload::{add, count_other, note_netns},
@@ -45,7 +46,10 @@ pub fn stats(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
 #[inline(always)]
 fn admit(key: &ListenerKey, inum: u32) -> Option<*mut ListenerStats> {
     note_netns(key.netns, inum);
-    let _ = LISTENERS.insert(key, &NO_STATS, u64::from(BPF_NOEXIST));
+    if quota::has_room(key.netns, Table::Listeners) && LISTENERS.insert(key, &NO_STATS, u64::from(BPF_NOEXIST)).is_ok()
+    {
+        quota::note(key.netns, Table::Listeners);
+    }
     LISTENERS.get_ptr_mut(key)
 }
 

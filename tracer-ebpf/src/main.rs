@@ -37,6 +37,8 @@ mod packet;
 #[cfg(target_arch = "bpf")]
 mod probes;
 #[cfg(target_arch = "bpf")]
+mod quota;
+#[cfg(target_arch = "bpf")]
 mod reader;
 #[cfg(target_arch = "bpf")]
 mod sock;

@@ -15,6 +15,7 @@ use tracer_ebpf::{
     },
     destination::{DestinationKey, DestinationUse, PortWalk},
     event::Kind,
+    rows::{AllRows, Rows, RowsBeside},
 };
 
 /// Counts and owners by listener. 10 000: the design's default; the documents speak of thousands of
@@ -58,6 +59,14 @@ pub static PORT_WALK: Array<PortWalk> = Array::with_max_entries(1, 0);
 /// Namespaces that a hook has met. A node has one per pod; 4 096 is eight times a busy node.
 #[map]
 pub static NETNS: HashMap<u64, NetnsSeen> = HashMap::with_max_entries(4_096, 0);
+
+/// Rows that the agent made or removed itself, by namespace. As many as [`NETNS`].
+#[map]
+pub static ROWS_BESIDE: HashMap<u64, RowsBeside> = HashMap::with_max_entries(4_096, 0);
+
+/// Rows of all namespaces, by [`AllRows`].
+#[map]
+pub static ALL_ROWS: Array<Rows> = Array::with_max_entries(AllRows::COUNT, 0);
 
 /// Sockets by owner, as the last walk counted them. As many owners as [`WORKLOADS`] admits.
 #[map]

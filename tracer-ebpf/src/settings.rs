@@ -256,6 +256,10 @@ pub struct Settings {
     pub bound_port_mask: u32,
     /// Bit of `IP_TRANSPARENT` in the byte that it is in.
     pub transparent_mask: u32,
+    /// Rows that the table of listeners has.
+    pub listeners_max: u32,
+    /// Rows that the table of workloads has.
+    pub workloads_max: u32,
     /// Always zero.
     pub zero: u32,
     /// [`crate::reset::Reason`] of each number of `enum sk_rst_reason`.
@@ -278,6 +282,8 @@ impl Settings {
         may_probe_read: 0,
         bound_port_mask: 0,
         transparent_mask: 0,
+        listeners_max: 0,
+        workloads_max: 0,
         zero: 0,
         reset_reasons: [0; RESET_REASONS_MAX],
     };
@@ -298,4 +304,4 @@ pub mod switch {
     pub const OUTCOMES_OF_IPV4_ALONE: u64 = 16;
 }
 
-const _: () = assert!(size_of::<Settings>() == 136);
+const _: () = assert!(size_of::<Settings>() == 144);

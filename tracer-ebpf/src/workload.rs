@@ -10,10 +10,12 @@ use tracer_ebpf::counter::{
     CGROUP_OTHER, Counter, CounterKey, LOST_COUNTS_LEN, NetnsSeen, PORT_OTHER, PortKey, ROLE_PORT_OTHER, Role,
     WorkloadKey,
 };
+use tracer_ebpf::rows::Rows;
 
 use crate::{
     constants::setting,
     maps::{COUNTERS, LOST_COUNTS, NETNS, OTHER, PORTS, WORKLOADS},
+    quota::{self, Table},
     sock::{Netns, now_ns},
 };
 
@@ -89,7 +91,8 @@ pub fn lose(counter: u8, n: u64) {
 #[inline(always)]
 pub fn note_netns(id: u64, inum: u32) {
     if NETNS.get_ptr(&id).is_none() {
-        let seen = NetnsSeen { first_ns: now_ns(), inum, zero: 0 };
+        let none = Rows { listeners: 0, workloads: 0 };
+        let seen = NetnsSeen { first_ns: now_ns(), inum, zero: 0, admitted: none };
         let _ = NETNS.insert(&id, &seen, u64::from(BPF_NOEXIST));
     }
 }
@@ -100,7 +103,9 @@ fn has_workload(row: &CounterKey) -> bool {
     if WORKLOADS.get_ptr(&key).is_some() {
         return true;
     }
-    let _ = WORKLOADS.insert(&key, &0, u64::from(BPF_NOEXIST));
+    if quota::has_room(row.netns, Table::Workloads) && WORKLOADS.insert(&key, &0, u64::from(BPF_NOEXIST)).is_ok() {
+        quota::note(row.netns, Table::Workloads);
+    }
     WORKLOADS.get_ptr(&key).is_some()
 }
 

@@ -29,6 +29,7 @@ use crate::{
         load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
+        quota::ListenerRows,
         walk::Walks,
     },
     labels::Labels,
@@ -182,8 +183,11 @@ impl Worker {
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
         self.socket_pass.found.iter().for_each(|found| self.registry.note_sockets(found));
+        let mut rows = ListenerRows::new(&after, self.maps.listeners_max()?);
         for (key, listener) in &listeners {
-            self.maps.admit_listener(key, listener.sockets)?;
+            if rows.has_room(key.netns) && self.maps.admit_listener(key, listener.sockets)? {
+                rows.note(key.netns);
+            }
         }
         let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
         if self.sees_listeners() && unlisted.is_empty() && is_complete {

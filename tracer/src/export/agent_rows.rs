@@ -79,6 +79,13 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
     }
+    match sources.maps.quotas.refused() {
+        Ok(refused) => {
+            rows.add(MetricId::RowsRefused, &["listeners"], number(refused.listeners));
+            rows.add(MetricId::RowsRefused, &["workloads"], number(refused.workloads));
+        }
+        Err(error) => tracing::error!(%error, "cannot read how many rows were refused"),
+    }
     let left_out = sources.view.left_out;
     rows.add(MetricId::ListenerDescriptorsLeftOut, &[], number(left_out.descriptors));
     rows.add(MetricId::ListenerProcessesLeftOut, &[], number(left_out.processes));

@@ -225,6 +225,8 @@ fn open(facts: &Facts, options: &LoadOptions) -> Result<Ebpf, LoadError> {
         may_probe_read: may_probe_read().into(),
         bound_port_mask: facts.bound_port_mask,
         transparent_mask: facts.transparent_mask,
+        listeners_max: options.listeners_max,
+        workloads_max: options.workloads_max,
         zero: 0,
         reset_reasons: facts.reset_reasons,
     };

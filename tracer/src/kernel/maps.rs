@@ -24,6 +24,7 @@ use tracer_ebpf::{
 use super::{
     load::LoadError,
     ports::PortMaps,
+    quota::Quotas,
     sys::{Map, PerCpuArray, Update},
     table::Table,
     walk::SocketMaps,
@@ -48,6 +49,8 @@ pub struct Maps {
     sockets_other: Table,
     socket_walk: OwnedFd,
     listener_walk: OwnedFd,
+    /// How many rows one namespace may have.
+    pub quotas: Quotas,
     /// Held while rows are read and while they are removed: a row that goes can hide another one.
     rows: Mutex<()>,
     /// Of the walk that counts ephemeral ports.
@@ -84,6 +87,7 @@ impl Maps {
             sockets_other: Table::new(fd("SOCKETS_OTHER")?),
             socket_walk: fd("SOCKET_WALK")?,
             listener_walk: fd("LISTENER_WALK")?,
+            quotas: Quotas::open(&mut fd)?,
             rows: Mutex::default(),
             port_walk: PortMaps::open(fd)?,
         })
@@ -186,13 +190,14 @@ impl Maps {
         Ok(Kind::ALL.iter().map(|&kind| (kind, sum(kind))).collect())
     }
 
-    /// How full the hash maps are; `counts` is a reading of them.
+    /// How full the hash maps are; `counts` is a reading of them. Tells the programs, which keep quotas by it.
     pub fn fill(&self, counts: &Counts) -> io::Result<Vec<Fill>> {
         let (mut workloads, mut ports) = (Vec::<(WorkloadKey, u64)>::new(), Vec::<(PortKey, u64)>::new());
         let reading = self.lock_rows();
         self.workloads.read_all(&mut workloads)?;
         self.ports.read_all(&mut ports)?;
         drop(reading);
+        self.quotas.settle(counts, &workloads)?;
         let map_workloads = self.workloads.map::<WorkloadKey, u64>()?;
         let map_ports = self.ports.map::<PortKey, u64>()?;
         let other = self.other.map::<CounterKey, u64>()?.max_entries();
@@ -206,13 +211,13 @@ impl Maps {
         ])
     }
 
-    /// Gives a listener that a pass found a row, so that its children find it. Returns false if there
-    /// is no room.
+    /// Gives a listener that a pass found a row, so that its children find it. Returns whether one was made: it may
+    /// have one, or there may be no room.
     pub fn admit_listener(&self, key: &ListenerKey, sockets: u32) -> io::Result<bool> {
         let stats = ListenerStats { opened: u64::from(sockets), ..ListenerStats::default() };
         match self.map_listeners()?.update(key, &stats, Update::NoExist) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             // E2BIG: the map is full, which `Fill` shows.
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
             Err(error) => Err(error),

@@ -10,6 +10,7 @@ pub mod netns;
 pub mod ports;
 pub mod preflight;
 pub mod program_stats;
+pub mod quota;
 pub mod sys;
 pub mod table;
 pub mod version;

@@ -1,19 +1,20 @@
 //! Bounds that bite: what finds no room under its own labels counts in the `_other` row, and every
-//! sum stays exact.
+//! sum stays exact. One namespace takes no more than its share.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::equations::{DROPS, RETRANSMITS};
 use crate::lab::firewall::Firewall;
+use crate::lab::herd::{Cgroups, Wanderer};
 use crate::lab::netns::{Netns, Pair, SERVER_V4};
 use crate::lab::rungs::{Drops, Signal};
 use crate::lab::sockets::{Client, Listener};
-use crate::lab::wait::until;
+use crate::lab::wait::{equal, until};
+use crate::lab::{Lab, own_process_name};
 
 const PORT: u16 = 8094;
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,6 +46,54 @@ fn more_listeners_than_there_is_room_for() {
         }
     }
     drop(listeners);
+}
+
+/// Rows that were refused for want of a share, by table.
+fn refused(agent: &Agent, map: &str) -> u64 {
+    agent.scrape().sum("tracer_rows_refused_total", &[("map", map)])
+}
+
+#[test]
+fn a_greedy_namespace_leaves_listeners_room() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let (greedy, newcomer) = (Netns::single(), Netns::single());
+    let watch = Watch::from_now(&newcomer);
+    let agent = Agent::with(PASS_INTERVAL, &["--max-listeners", "640"]);
+    let address = |number| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + number));
+    let _many: Vec<_> = (0..700).map(|number| Listener::open(&greedy, address(number), 2)).collect();
+    agent.await_two_passes();
+    let _late = Listener::open(&newcomer, address(0), 2);
+    drop(Client::connect_many(&newcomer, address(0), 5));
+    assert_closes(&agent, &[&watch]);
+    assert_eq!(watch.delta("ListenDrops"), 2);
+    let scrape = agent.scrape();
+    let shown = scrape.show(DROPS, &[("netns", &watch.inode)]);
+    if !matches!(agent.rungs().drops, Drops::Totals) {
+        assert_eq!(scrape.sum(DROPS, &[("netns", &watch.inode), ("process", &own_process_name())]), 2, "{shown}");
+    }
+    assert!(refused(&agent, "listeners") > 0);
+    assert_eq!(refused(&agent, "workloads"), 0);
+}
+
+/// Refused connects from one cgroup after the other, in one namespace and then from one more in another.
+#[test]
+fn a_greedy_namespace_leaves_workloads_room() {
+    let _lab = Lab::enter(&[Signal::Connections]);
+    let (greedy, newcomer) = (Netns::single(), Netns::single());
+    let agent = Agent::with(PASS_INTERVAL, &["--max-workloads", "640"]);
+    let cgroups = Cgroups::make(701);
+    // Nobody listens there.
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    Wanderer { netns: &greedy, cgroups: &cgroups, to }.visit(0..700);
+    agent.await_two_passes();
+    Wanderer { netns: &newcomer, cgroups: &cgroups, to }.visit(700..701);
+    until("the newcomer's refused connect", Duration::from_secs(5), || {
+        let (scrape, netns) = (agent.scrape(), newcomer.inode());
+        let labels = [("netns", netns.as_str()), ("unit", "owner-700.service"), ("error", "refused")];
+        let failures = scrape.sum("tracer_tcp_connect_failures_total", &labels);
+        equal("refused connects", &failures, &1)
+    });
+    assert!(refused(&agent, "workloads") > 0);
 }
 
 #[test]

@@ -150,6 +150,8 @@ metrics! {
         "Rows in use of a bounded BPF map.";
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
+    RowsRefused Counter "tracer_rows_refused_total" [NODE + MAP] "events" Agent
+        "Events that count in the _other row of their namespace because it had as many rows of this map as one namespace may have: any until three quarters of the map are taken, then 1/64 of it.";
     SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
         "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
     ListenerDescriptorsLeftOut Gauge "tracer_listener_descriptors_left_out" [NODE] "descriptors" ListenerPass
