@@ -1,10 +1,12 @@
 //! What an ordinary user multiplies: the agent's memory grows with neither descriptors nor processes, its figures stay
 //! right, and its passes come as often as on a quiet node. The agent has the memory that its unit gives it.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
+use crate::lab::herd::Herd;
 use crate::lab::memory::MemoryCgroup;
 use crate::lab::multiplier::{Plan, multiply};
 use crate::lab::netns::Netns;
@@ -71,6 +73,26 @@ fn play(plan: Plan, what: &str, longest: Duration) {
     println!("{what}: the walk took {:.0} ms", duration * 1e3);
     assert!(duration < patient(longest).as_secs_f64(), "{what}: the walk took {duration} s");
     drop(held);
+}
+
+/// More listeners than rows, asked for by three at once, each of whom reads what it is given.
+#[test]
+fn three_scrapes_of_twenty_thousand_listeners() {
+    const EACH: u16 = 7_000;
+    let _lab = Lab::enter(&[Signal::ListenerPass]);
+    let netns = Netns::single();
+    let cgroup = MemoryCgroup::make();
+    let agent = Agent::confined(cgroup.as_ref(), Duration::from_secs(1), &[]);
+    let _herds = [2, 3, 4].map(|host| Herd::start(&netns, Ipv4Addr::new(127, 0, 0, host), PORT, EACH, 1));
+    agent.await_two_passes();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for scrape in [0; 3].map(|_| scope.spawn(|| agent.scrape().bytes())) {
+                println!("a scrape of {} bytes", scrape.join().unwrap());
+            }
+        });
+    }
+    assert_within_memory(&agent, cgroup.as_ref(), "20 000 listeners, three scrapes at once");
 }
 
 #[test]
