@@ -1,7 +1,8 @@
 //! Configuration: flags over a TOML file over defaults, validated before anything is opened.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +16,12 @@ use crate::kernel::hooks::HookKind;
 
 /// Where the metrics are served unless told otherwise.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9795);
+
+/// The longest time of any flag and key: what is counted on from a clock must not overflow.
+const TIME_MAX: Duration = Duration::from_hours(365 * 24);
+
+/// The longest configuration that is read; the whole of it has a few hundred bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where kubelet names logs after containers and pods.
 const POD_LOGS_DEFAULT: &str = "/var/log";
@@ -37,7 +44,8 @@ pub struct Flags {
 #[serde(deny_unknown_fields, default)]
 struct Settings {
     /// Address to serve /metrics, /status, /healthz and /readyz on [default: 127.0.0.1:9795]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
+    // Manifests give one; whoever adds another means that.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address, overrides_with = "listen")]
     listen: Option<SocketAddr>,
     /// Time between two passes over namespaces and listeners [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -229,6 +237,11 @@ impl Config {
             let value = humantime::format_duration(self.pass_interval);
             return range("pass_interval", &value, "choose at least 50ms");
         }
+        for (key, time) in [("pass_interval", self.pass_interval), ("retain", self.retain)] {
+            if time > TIME_MAX {
+                return range(key, &humantime::format_duration(time), "choose at most a year, 365d");
+            }
+        }
         if !(1..=100).contains(&self.pass_cpu_percent) {
             return range("pass_cpu_percent", &self.pass_cpu_percent, "choose 1 to 100");
         }
@@ -247,11 +260,19 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "write a number with its unit, as 500ms, 5s or 2m".to_owned())
+    let time = humantime::parse_duration(text).map_err(|_| "write a number with its unit, as 500ms, 5s or 2m")?;
+    if time > TIME_MAX { Err("choose at most a year, 365d".to_owned()) } else { Ok(time) }
 }
 
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let refused = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = File::open(path).map_err(refused)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(refused)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let what = format!("it is longer than {FILE_BYTES_MAX} bytes, as no configuration is");
+        return Err(refused(io::Error::new(io::ErrorKind::InvalidData, what)));
+    }
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         ConfigError::Parse { path: path.to_owned(), line, message: error.message().replace('\n', " ") }
@@ -263,6 +284,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use std::fs;
 
     #[derive(Parser)]
     struct Cli {
@@ -298,6 +320,12 @@ mod tests {
         assert_eq!(config.pass_interval, Duration::from_millis(200));
         assert_eq!(config.pod_logs, Path::new("/host/log"));
         assert_eq!(config.disable_hooks, vec![HookKind::Fentry, HookKind::Packet]);
+    }
+
+    #[test]
+    fn the_last_address_wins() {
+        let config = load(&["--listen", "[::]:9795", "--listen", "127.0.0.1:9796"], None).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9796");
     }
 
     #[test]
@@ -342,6 +370,25 @@ mod tests {
             .map(|flag| flag.replace('-', "_"))
             .collect();
         assert_eq!(keys, flags);
+    }
+
+    /// Every time, from flag and file, has a bound: clocks that it is added to have one.
+    #[test]
+    fn a_time_without_end_is_refused() {
+        for text in ["50000000000y", "366d", "18446744073709551615s"] {
+            assert!(parse_time(text).is_err(), "{text}");
+            for key in ["pass_interval", "retain"] {
+                let error = load(&[], Some(&format!("{key} = \"{text}\"\n"))).unwrap_err().to_string();
+                assert!(error.contains("365d") || error.contains("tracer.toml:1: "), "{error}");
+            }
+        }
+        assert_eq!(parse_time("365d"), Ok(TIME_MAX));
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let error = load(&["--config", "/dev/zero"], None).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero") && error.contains("longer than 1048576 bytes"), "{error}");
     }
 
     #[test]
