@@ -29,6 +29,8 @@ pub enum Cause {
     NotServed(String),
     /// Its `/status` is not what this version reads, for this reason.
     NotRead(String),
+    /// The agent names peers to clients on its own node alone.
+    Hidden,
     /// No walk has counted the namespace's ports, or it found none in use.
     NoneCounted,
 }
@@ -80,9 +82,12 @@ impl Destinations {
         #[derive(Deserialize)]
         struct Status {
             ports: Vec<PortUse>,
+            #[serde(default)]
+            peers_hidden: bool,
         }
         match serde_json::from_str(status) {
-            Ok(Status { mut ports }) => {
+            Ok(Status { peers_hidden: true, .. }) => Self::Unknown(Cause::Hidden),
+            Ok(Status { mut ports, .. }) => {
                 ports.sort_by(|one, other| one.netns.cmp(&other.netns));
                 Self::Known(ports)
             }
@@ -126,6 +131,10 @@ impl fmt::Display for Cause {
             Self::NotRead(why) => write!(
                 f,
                 "The agent's /status does not name the destination as this version reads it ({why}): is the agent older?"
+            ),
+            Self::Hidden => f.write_str(
+                "The agent's /status names destinations only to clients on its own node: ask there \
+                 (--from http://127.0.0.1:9795).",
             ),
             Self::NoneCounted => f.write_str("No walk over this namespace has counted a destination's ports by now."),
         }
@@ -172,6 +181,14 @@ mod tests {
         for status in [empty, r#"{ "ports": [] }"#] {
             assert_eq!(Destinations::parse(status).of("7"), Err(Cause::NoneCounted), "{status}");
         }
+    }
+
+    #[test]
+    fn an_agent_elsewhere_names_no_peer() {
+        let hidden = STATUS.replacen("{ ", "{ \"peers_hidden\": true, ", 1);
+        assert_eq!(Destinations::parse(&hidden).of("7"), Err(Cause::Hidden));
+        let shown = STATUS.replacen("{ ", "{ \"peers_hidden\": false, ", 1);
+        assert!(Destinations::parse(&shown).of("7").is_ok());
     }
 
     #[test]

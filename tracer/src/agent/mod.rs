@@ -48,7 +48,7 @@ use crate::{
     config::{Config, LogLevel},
     export::{
         collector::{self, Sources},
-        http::{self, Source},
+        http::{self, Refused, Source},
         own::Own,
         rows::Suppressed,
         status,
@@ -57,10 +57,11 @@ use crate::{
     kernel::{
         btf::Btf,
         hooks::{Report, Signal, Verdict},
-        load::{Kernel, LoadOptions, ipv6_is_loaded},
+        load::{Kernel, LoadOptions, chain, ipv6_is_loaded},
         maps::Maps,
         netns::{Roots, VisitError},
         preflight::{Preflight, kernel_version, lift_memlock_limit},
+        shortage,
         version::KernelVersion,
     },
     labels::Labels,
@@ -100,6 +101,7 @@ pub fn prepare(config: &Config) -> Result<Kernel, Failure> {
 /// The same for some kinds of records and the ladders of some signals.
 fn prepare_for(config: &Config, kinds: u64, signals: Option<Vec<Signal>>) -> Result<Kernel, Failure> {
     lift_memlock_limit();
+    shortage::lift_descriptor_limit();
     let preflight = Preflight::collect();
     preflight.verdict().map_err(|error| Failure::unusable(&error))?;
     let btf = Btf::from_sys_fs().map_err(|error| {
@@ -124,8 +126,10 @@ fn prepare_for(config: &Config, kinds: u64, signals: Option<Vec<Signal>>) -> Res
 }
 
 fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
-    CgroupTree::locate(Path::new("/proc/self/mountinfo"))
-        .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}; mount proc at /proc")))
+    CgroupTree::locate(Path::new("/proc/self/mountinfo")).map_err(|error| {
+        let remedy = shortage::remedy_or(&error, "mount proc at /proc");
+        Failure::other(format!("cannot read /proc/self/mountinfo: {}; {remedy}", chain(&error)))
+    })
 }
 
 fn attributor(logs: LogListing) -> Result<Attributor, Failure> {
@@ -184,7 +188,10 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
         list_failed: None,
         stranded: None,
     };
-    worker.baseline().map_err(|error| Failure::other(format!("reading the namespaces' counters: {error}")))?;
+    worker.baseline().map_err(|error| {
+        let cause = shortage::explain(&error);
+        Failure::other(format!("reading the namespaces' counters: {cause}"))
+    })?;
     Ok(Started { shared, worker, ring, logger })
 }
 
@@ -242,7 +249,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let journal = Arc::clone(&shared);
     let drain = ring::drain(ring, move |record| lock(&journal.journal).record(decode(record)));
-    let server = http::serve(http, http::router(Arc::clone(&shared) as Arc<dyn Source>), shutdown);
+    let server = http::serve(http, Arc::clone(&shared) as Arc<dyn Source>, shutdown);
     let ready = async {
         wait_until_ready(&shared).await?;
         announce(&shared);
@@ -307,13 +314,13 @@ impl Shared {
 }
 
 impl Source for Shared {
-    fn metrics(&self) -> Bytes {
+    fn metrics(&self) -> Result<Bytes, String> {
         // The labels first: the worker holds them from the removal of rows until the view that makes up for it.
         let mut labels = lock(&self.labels);
         let view = self.view();
         // A copy, since the ring's reader waits for the journal.
         let losses = lock(&self.journal).losses().clone();
-        collector::collect(&mut Sources {
+        let collected = collector::collect(&mut Sources {
             view: &view,
             maps: &self.maps,
             report: &self.report,
@@ -322,11 +329,25 @@ impl Source for Shared {
             suppressed: &self.suppressed,
             own: &self.own,
             now: Instant::now(),
+        });
+        collected.map_err(|error| {
+            let cause = format!("the maps cannot be read: {}; {}", chain(&error), shortage::remedy_of(&error));
+            self.own.failed(&cause);
+            cause
         })
     }
 
-    fn status(&self) -> Value {
-        status::status(&self.report, &self.view(), &lock(&self.journal), self.started.elapsed())
+    fn status(&self, shows_peers: bool) -> Value {
+        let up = self.started.elapsed();
+        let mut status = status::status(&self.report, &self.view(), &lock(&self.journal), up);
+        if !shows_peers {
+            status::hide_peers(&mut status);
+        }
+        status
+    }
+
+    fn refused(&self, what: Refused, n: usize) {
+        self.own.refused(what, n);
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-use crate::kernel::load::chain;
+use crate::kernel::shortage;
 
 /// What was said last.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub struct Outage(Option<String>);
 impl Outage {
     /// Notes a failure; gives what is to be said of it, unless that was said last.
     pub fn begins(&mut self, error: &(dyn Error + 'static)) -> Option<&str> {
-        let said = chain(error);
+        let said = shortage::explain(error);
         if self.0.as_ref() == Some(&said) {
             return None;
         }

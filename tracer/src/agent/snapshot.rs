@@ -74,12 +74,12 @@ impl Look {
         if self.passes.is_finished() {
             return Err(Failure::other("the passes ended; start again"));
         }
-        Ok(self.shared.metrics())
+        self.shared.metrics().map_err(Failure::other)
     }
 
     /// The metrics with the state that is no metric.
     fn seen(&self) -> Result<Seen, Failure> {
-        Ok(Seen { metrics: self.metrics()?, status: self.shared.status() })
+        Ok(Seen { metrics: self.metrics()?, status: self.shared.status(true) })
     }
 
     /// Ends the passes and detaches.

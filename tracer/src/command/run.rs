@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io::{self, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -17,8 +17,13 @@ use super::supervisor;
 use crate::{
     agent::{self, Shared},
     config::{Config, Flags, LogLevel},
+    export::http,
     failure::Failure,
-    kernel::hooks::{LadderReport, Report, Verdict},
+    kernel::{
+        hooks::{LadderReport, Report, Verdict},
+        load::chain,
+        shortage,
+    },
     progress::{self, Progress},
     terminal,
 };
@@ -31,12 +36,12 @@ pub fn run(flags: &Flags) -> Result<(), Failure> {
         .enable_all()
         .max_blocking_threads(2)
         .build()
-        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {}", shortage::explain(&error))))?;
     runtime.block_on(serve(config))
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
-    let http = bind(config.listen).await?;
+    let http = bind(config.listen)?;
     let address = http.local_addr().map_err(|error| Failure::other(error.to_string()))?;
     let shutdown = shutdown()?;
     let progress = Progress::new("attaching, and a first pass", None);
@@ -52,21 +57,40 @@ async fn serve(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+/// Binds the address. Where the kernel has no IPv6, all addresses are those of IPv4.
+fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = http::bind(address).or_else(|error| {
+        let instead = without_ipv6(address, &error).ok_or(error)?;
+        tracing::warn!("this host has no IPv6: the agent listens on {instead} instead of {address}");
+        http::bind(instead)
+    });
+    bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Failure::other(format!(
             "{address} is in use, perhaps by another agent; choose another with --listen ADDRESS:PORT"
         )),
         io::ErrorKind::AddrNotAvailable => {
             Failure::other(format!("this host has no address {}; choose another with --listen", address.ip()))
         }
-        _ => Failure::other(format!("cannot listen on {address}: {error}; choose another address with --listen")),
+        _ => {
+            let remedy = shortage::remedy_or(&error, "choose another address with --listen");
+            Failure::other(format!("cannot listen on {address}: {}; {remedy}", chain(&error)))
+        }
     })
+}
+
+/// What stands for all addresses of IPv6 where there are none: the kernel was built without, or started with
+/// `ipv6.disable=1`.
+fn without_ipv6(address: SocketAddr, refusal: &io::Error) -> Option<SocketAddr> {
+    let has_none = matches!(refusal.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
+    (has_none && address.is_ipv6() && address.ip().is_unspecified())
+        .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
 }
 
 /// Completes at SIGINT or SIGTERM.
 fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let catch = |kind| signal(kind).map_err(|error| Failure::other(format!("cannot catch signals: {error}")));
+    let catch = |kind| {
+        signal(kind).map_err(|error| Failure::other(format!("cannot catch signals: {}", shortage::explain(&error))))
+    };
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut terminate = catch(SignalKind::terminate())?;
     Ok(async move {
@@ -120,4 +144,24 @@ pub fn write_ladder(out: &mut impl Write, ladder: &LadderReport) -> io::Result<(
         writeln!(out, "{:<30}     remedy: {}", "", refusal.remedy)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
+        let instead = |address: &str, errno| {
+            let found = without_ipv6(address.parse().unwrap(), &io::Error::from_raw_os_error(errno));
+            found.map(|address| address.to_string())
+        };
+        for errno in [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL] {
+            assert_eq!(instead("[::]:9795", errno).as_deref(), Some("0.0.0.0:9795"));
+            // One address is what was meant, and no other.
+            assert_eq!(instead("[::1]:9795", errno), None);
+            assert_eq!(instead("192.0.2.1:9795", errno), None);
+        }
+        assert_eq!(instead("[::]:9795", libc::EADDRINUSE), None);
+    }
 }

@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::{Request, StatusCode, Uri, client::conn::http1, header};
+use http_body_util::{BodyExt, Collected, Empty, LengthLimitError, Limited};
+use hyper::{Request, StatusCode, Uri, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -123,6 +123,14 @@ async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>)
     // The connection ends with the answer; its error shows in the answer.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return Err(Failure::unusable(&format_args!(
+            "{}{} refuses: {}",
+            target.authority,
+            target.path,
+            cause(response.into_body()).await
+        )));
+    }
     if response.status() != StatusCode::OK {
         return Err(Failure::unusable(&format_args!(
             "{}{} answered {}: is that an agent's address?",
@@ -147,6 +155,13 @@ async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>)
     }
     driver.abort();
     Ok(())
+}
+
+/// Cause and remedy, as an agent writes them.
+async fn cause(body: Incoming) -> String {
+    const BYTES_MAX: usize = 4096;
+    let text = Limited::new(body, BYTES_MAX).collect().await.map(Collected::to_bytes);
+    text.map_or_else(|_| "no cause is given".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 fn late(target: &Target, limit: Duration) -> Failure {
@@ -247,6 +262,9 @@ mod tests {
             code == 69 && message.ends_with("/metrics answered 404 Not Found: is that an agent's address?"),
             "{message}"
         );
+        let (code, message) =
+            failed(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 16\r\n\r\nno room; wait...", 10);
+        assert!(code == 69 && message.ends_with("/metrics refuses: no room; wait..."), "{message}");
         for answer in [&b"SSH-2.0-OpenSSH\r\n"[..], b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na"] {
             let (code, message) = failed(answer, 10);
             assert!(code == 69 && message.contains(" broke off: "), "{message}");

@@ -1,7 +1,7 @@
 //! Rows about the agent itself: hooks, events and their losses, maps, passes, the process; and what the
 //! node has for it.
 
-use std::{fs, time::SystemTime};
+use std::{fs, io, time::SystemTime};
 
 use tracer_ebpf::settings::KINDS_OF_AGENT;
 
@@ -11,24 +11,25 @@ use super::{
     rows::Rows,
 };
 use crate::{
-    kernel::hooks::{LADDERS, Ladder, LadderReport, Verdict},
+    kernel::{
+        hooks::{LADDERS, Ladder, LadderReport, Verdict},
+        shortage,
+    },
     pipeline::counters::Counts,
 };
 
-/// Adds all rows about the agent; `counts` are missing when the maps could not be read.
-pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: Option<&Counts>) {
+/// Adds all rows about the agent. Fails where a file cannot be opened for want of descriptors or memory.
+pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) -> io::Result<()> {
     hooks(rows, sources);
-    events(rows, sources);
-    if let Some(counts) = counts {
-        maps(rows, sources, counts);
-    }
+    events(rows, sources)?;
+    maps(rows, sources, counts);
     caches(rows, sources);
     passes(rows, sources);
     programs(rows, sources);
     let node = rustix::system::sysinfo();
     rows.add(MetricId::NodeMemory, &[], number(node.totalram) * f64::from(node.mem_unit));
     rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
-    process(rows);
+    process(rows)
 }
 
 /// Every hook of every ladder, so that one that is lost shows as a change from 1 to 0.
@@ -54,21 +55,18 @@ fn hooks_of(ladder: &Ladder, report: &LadderReport) -> Vec<String> {
     names
 }
 
-fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) {
-    match sources.maps.tallies() {
-        Ok(tallies) => {
-            for (kind, tally) in tallies.into_iter().filter(|(kind, _)| KINDS_OF_AGENT & kind.bit() != 0) {
-                let kind_name = kind.name();
-                rows.add(MetricId::Events, &[kind_name], number(tally.emitted));
-                rows.add(MetricId::EventsLost, &[kind_name, "ring"], number(tally.lost_ring));
-                rows.add(MetricId::EventsLost, &[kind_name, "rate"], number(tally.lost_rate));
-                let undecoded = sources.losses.of(Some(kind));
-                rows.add(MetricId::EventsLost, &[kind_name, "decode"], number(undecoded));
-            }
-        }
-        Err(error) => tracing::error!(%error, "cannot read what became of the events"),
+fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) -> io::Result<()> {
+    let tallies = sources.maps.tallies()?;
+    for (kind, tally) in tallies.into_iter().filter(|(kind, _)| KINDS_OF_AGENT & kind.bit() != 0) {
+        let kind_name = kind.name();
+        rows.add(MetricId::Events, &[kind_name], number(tally.emitted));
+        rows.add(MetricId::EventsLost, &[kind_name, "ring"], number(tally.lost_ring));
+        rows.add(MetricId::EventsLost, &[kind_name, "rate"], number(tally.lost_rate));
+        let undecoded = sources.losses.of(Some(kind));
+        rows.add(MetricId::EventsLost, &[kind_name, "decode"], number(undecoded));
     }
     rows.add(MetricId::EventsLost, &["unknown", "decode"], number(sources.losses.of(None)));
+    Ok(())
 }
 
 fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
@@ -121,25 +119,28 @@ fn passes(rows: &mut Rows<'_>, sources: &Sources<'_>) {
     }
 }
 
-/// The agent's own use of the node, as every exporter shows it. What cannot be read is absent.
-fn process(rows: &mut Rows<'_>) {
+/// The agent's own use of the node, as every exporter shows it. What cannot be read for another reason than want is
+/// absent.
+fn process(rows: &mut Rows<'_>) -> io::Result<()> {
     let ticks = rustix::param::clock_ticks_per_second();
-    if let Some((cpu_ticks, start_ticks)) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(parse_stat) {
+    let read = |path: &str| shortage::unless_short(fs::read_to_string(path));
+    if let Some((cpu_ticks, start_ticks)) = read("/proc/self/stat")?.as_deref().and_then(parse_stat) {
         rows.add(MetricId::ProcessCpuSeconds, &[], number(cpu_ticks) / number(ticks));
-        if let Some(boot) = boot_time_seconds() {
+        if let Some(boot) = read("/proc/uptime")?.as_deref().and_then(boot_time_seconds) {
             rows.add(MetricId::ProcessStartTime, &[], boot + number(start_ticks) / number(ticks));
         }
     }
-    let statm = fs::read_to_string("/proc/self/statm").ok();
+    let statm = read("/proc/self/statm")?;
     if let Some(pages) = statm.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok()) {
         rows.add(MetricId::ProcessResidentMemory, &[], number(pages * rustix::param::page_size() as u64));
     }
-    if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
+    if let Some(descriptors) = shortage::unless_short(fs::read_dir("/proc/self/fd"))? {
         rows.add(MetricId::ProcessOpenFds, &[], number(descriptors.count() as u64));
     }
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         rows.add(MetricId::ProcessMaxFds, &[], number(limit));
     }
+    Ok(())
 }
 
 /// CPU time (user and system) and start time of `/proc/PID/stat`, in clock ticks. The name in
@@ -151,8 +152,7 @@ fn parse_stat(stat: &str) -> Option<(u64, u64)> {
 }
 
 /// When the node booted, seconds since the Unix epoch.
-fn boot_time_seconds() -> Option<f64> {
-    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+fn boot_time_seconds(uptime: &str) -> Option<f64> {
     let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Some(now.as_secs_f64() - uptime)

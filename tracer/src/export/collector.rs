@@ -1,7 +1,7 @@
 //! One scrape: reads the maps, joins them with the last pass's view, and makes rows of the METRICS
 //! table. Counts are fresh; queue lengths, limits and the kernel's own counters are the last pass's.
 
-use std::{collections::HashMap, ops::Deref, time::Instant};
+use std::{collections::HashMap, io, ops::Deref, time::Instant};
 
 use bytes::Bytes;
 use tracer_ebpf::{
@@ -56,26 +56,18 @@ pub struct Sources<'a> {
     pub now: Instant,
 }
 
-/// Makes the exposition. A map that cannot be read leaves its rows out and is logged.
-#[must_use]
-pub fn collect(sources: &mut Sources<'_>) -> Bytes {
+/// Makes the exposition, of all rows or none: a scrape that lacked some would look like counters that ended.
+pub fn collect(sources: &mut Sources<'_>) -> io::Result<Bytes> {
     let mut rows = Rows::new(ROWS_MAX, sources.suppressed);
-    match sources.maps.read() {
-        Ok(mut counts) => {
-            sources.view.legacy.add_to(&mut counts);
-            counted(&mut rows, sources, &counts);
-            agent_rows::add(&mut rows, sources, Some(&counts));
-        }
-        Err(error) => {
-            tracing::error!(%error, "cannot read the maps");
-            agent_rows::add(&mut rows, sources, None);
-        }
-    }
+    let mut counts = sources.maps.read()?;
+    sources.view.legacy.add_to(&mut counts);
+    counted(&mut rows, sources, &counts);
+    agent_rows::add(&mut rows, sources, &counts)?;
     sources.own.add(&mut rows);
     rows.add_suppressed();
     let text = encode(&rows);
     sources.own.observe_scrape(sources.now.elapsed());
-    text
+    Ok(text)
 }
 
 fn counted(rows: &mut Rows<'_>, sources: &mut Sources<'_>, counts: &Counts) {

@@ -1,11 +1,19 @@
 //! What the agent measures of itself with the client library: how long scrapes take. Everything
 //! else is read at the scrape; only this is observed as it happens.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use prometheus::{Histogram, HistogramOpts, core::Metric};
 
 use super::{
+    collector::number,
+    http::Refused,
     metrics::{METRICS, MetricId},
     rows::Rows,
 };
@@ -13,10 +21,15 @@ use super::{
 /// From an idle node to one with the default 10 000 listeners on a slow core; seconds.
 const SCRAPE_BUCKETS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
 
+/// What clients were refused is said once in this time.
+const SAID_EVERY: Duration = Duration::from_mins(1);
+
 /// The agent's own instruments.
 #[derive(Debug)]
 pub struct Own {
     scrape: Histogram,
+    refused: [AtomicU64; Refused::ALL.len()],
+    said: Mutex<Option<Instant>>,
 }
 
 impl Own {
@@ -24,7 +37,36 @@ impl Own {
     pub fn new() -> Result<Self, prometheus::Error> {
         let metric = &METRICS[MetricId::ScrapeDuration as usize];
         let options = HistogramOpts::new(metric.name, metric.help).buckets(SCRAPE_BUCKETS.to_vec());
-        Ok(Self { scrape: Histogram::with_opts(options)? })
+        Ok(Self { scrape: Histogram::with_opts(options)?, refused: Default::default(), said: Mutex::default() })
+    }
+
+    /// Counts what clients were refused.
+    pub fn refused(&self, what: Refused, n: usize) {
+        if n == 0 {
+            return;
+        }
+        self.refused[what as usize].fetch_add(n as u64, Ordering::Relaxed);
+        // A source that fails says so itself.
+        if what != Refused::Failed && self.is_to_be_said() {
+            let reason = Refused::NAMES[what as usize];
+            tracing::warn!(reason, "clients crowd the HTTP server; see tracer_http_refused_total and who connects");
+        }
+    }
+
+    /// A scrape that failed as a whole.
+    pub fn failed(&self, cause: &str) {
+        if self.is_to_be_said() {
+            tracing::error!(cause, "a scrape was refused");
+        }
+    }
+
+    fn is_to_be_said(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = said.is_none_or(|said| said.elapsed() >= SAID_EVERY);
+        if is_due {
+            *said = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Takes the time that one scrape took, encoding included.
@@ -40,6 +82,9 @@ impl Own {
             histogram.get_bucket().iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect();
         let (sum, count) = (histogram.get_sample_sum(), histogram.get_sample_count());
         rows.add_histogram(MetricId::ScrapeDuration, &[], &buckets, sum, count);
+        for (reason, n) in Refused::NAMES.iter().zip(&self.refused) {
+            rows.add(MetricId::HttpRefused, &[reason], number(n.load(Ordering::Relaxed)));
+        }
     }
 }
 
@@ -47,6 +92,20 @@ impl Own {
 mod tests {
     use super::*;
     use crate::export::{encode::encode, rows::Suppressed};
+
+    #[test]
+    fn refusals_count_by_reason_from_zero_on() {
+        let own = Own::new().unwrap();
+        own.refused(Refused::Unread, 3);
+        own.refused(Refused::Busy, 0);
+        let suppressed = Suppressed::default();
+        let mut rows = Rows::new(10, &suppressed);
+        own.add(&mut rows);
+        let text = String::from_utf8(encode(&rows).to_vec()).unwrap();
+        for line in ["{reason=\"unread\"} 3", "{reason=\"busy\"} 0", "{reason=\"idle\"} 0", "{reason=\"failed\"} 0"] {
+            assert!(text.contains(&format!("tracer_http_refused_total{line}\n")), "{line} in {text}");
+        }
+    }
 
     #[test]
     fn scrapes_come_out_as_a_histogram() {

@@ -39,7 +39,20 @@ pub fn status(report: &Report, view: &View, journal: &Journal, up: Duration) -> 
         "ports": port_rows::status(view, now),
         "namespaces_denied": view.namespaces_denied,
         "events": journal.newest(EVENTS_SHOWN).collect::<Vec<_>>(),
+        "peers_hidden": false,
     })
+}
+
+/// Takes the addresses of peers out of a state, for clients elsewhere: who talks to whom is not everybody's business.
+pub fn hide_peers(status: &mut Value) {
+    let each = |status: &mut Value, list: &str, field: &str, nothing: Value| {
+        for of in status[list].as_array_mut().into_iter().flatten() {
+            of[field] = nothing.clone();
+        }
+    };
+    each(status, "ports", "destinations", json!([]));
+    each(status, "events", "remote", Value::Null);
+    status["peers_hidden"] = json!(true);
 }
 
 fn namespace(namespace: &Namespace) -> Value {
@@ -61,4 +74,25 @@ fn namespace(namespace: &Namespace) -> Value {
         "alive": namespace.alive,
         "signals": signals.collect::<serde_json::Map<_, _>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_of_a_peer_is_left() {
+        let mut status = json!({
+            "ports": [{ "netns": "7", "destinations": [{ "source": "192.0.2.9", "destination": "192.0.2.1:80" }] }],
+            "events": [{ "local": "192.0.2.9:1", "remote": "192.0.2.1:80", "kind": "reset" }],
+            "peers_hidden": false,
+        });
+        hide_peers(&mut status);
+        let expected = json!({
+            "ports": [{ "netns": "7", "destinations": [] }],
+            "events": [{ "local": "192.0.2.9:1", "remote": null, "kind": "reset" }],
+            "peers_hidden": true,
+        });
+        assert_eq!(status, expected);
+    }
 }

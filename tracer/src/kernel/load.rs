@@ -22,6 +22,7 @@ use tracer_ebpf::settings::{ABSENT, Settings, switch};
 use zerocopy::IntoBytes;
 
 pub use climb::ipv6_is_loaded;
+pub(super) use error::errno;
 pub use error::{LoadError, chain};
 
 use self::{

@@ -25,6 +25,7 @@ use super::{
     load::LoadError,
     ports::PortMaps,
     quota::Quotas,
+    shortage,
     sys::{Map, PerCpuArray, Update},
     table::Table,
     walk::SocketMaps,
@@ -136,6 +137,8 @@ impl Maps {
     /// again. With drops all the time it hardly matters, and the last attempt is taken as it is.
     pub fn read(&self) -> io::Result<Counts> {
         const ATTEMPTS_MAX: usize = 3;
+        // Short of descriptors, what is read beside the maps would look absent.
+        shortage::check_descriptors(&self.switches)?;
         let mut counts = Counts::default();
         for _ in 0..ATTEMPTS_MAX {
             let first = self.handshakes()?;

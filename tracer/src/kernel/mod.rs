@@ -11,6 +11,7 @@ pub mod ports;
 pub mod preflight;
 pub mod program_stats;
 pub mod quota;
+pub mod shortage;
 pub mod sys;
 pub mod table;
 pub mod version;

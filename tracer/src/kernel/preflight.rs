@@ -6,7 +6,7 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use super::{hooks::remedy, sys, version::KernelVersion};
+use super::{hooks::remedy, shortage, sys, version::KernelVersion};
 use crate::errno;
 
 /// The oldest kernel that has what every rung needs: BTF, the ring buffer, BPF iterators.
@@ -79,12 +79,14 @@ impl Lockdown {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightError {
     /// A file of `/proc` that everything rests on.
-    #[error("cannot read {path} ({reason}): mount proc at /proc, and the host's in a container (hostPID: true)")]
+    #[error("cannot read {path} ({reason}): {remedy}")]
     Proc {
         /// The file.
         path: &'static str,
         /// What reading it said.
         reason: String,
+        /// What to do about that.
+        remedy: &'static str,
     },
     /// `uname -r` starts with no version.
     #[error("the kernel's release {0:?} has no version in it: report it with the output of `uname -a`")]
@@ -167,8 +169,8 @@ pub struct Preflight {
     pub seccomp: bool,
     /// Whether this process's root is root of the machine.
     pub initial_user_namespace: bool,
-    /// The first file of `/proc` that cannot be read, and why.
-    pub proc_unreadable: Option<(&'static str, String)>,
+    /// The first file of `/proc` that cannot be read, and the error's number.
+    pub proc_unreadable: Option<(&'static str, i32)>,
     /// What `bpf()` refuses even for the smallest map or program.
     pub bpf_refused: Option<BpfRefused>,
 }
@@ -212,7 +214,7 @@ impl Preflight {
             initial_user_namespace: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_every_id(&map)),
             proc_unreadable: ["/proc/self/status", "/proc/thread-self/net/netstat"]
                 .into_iter()
-                .find_map(|path| Some((path, fs::read(path).err()?.to_string()))),
+                .find_map(|path| Some((path, fs::read(path).err()?.raw_os_error().unwrap_or_default()))),
             bpf_refused: try_bpf(),
         }
     }
@@ -220,8 +222,11 @@ impl Preflight {
     /// Whether the agent can work here at all. The first obstacle is the answer, and those that
     /// others follow from come first.
     pub fn verdict(&self) -> Result<(), PreflightError> {
-        if let Some((path, reason)) = &self.proc_unreadable {
-            return Err(PreflightError::Proc { path, reason: reason.clone() });
+        if let Some((path, errno)) = self.proc_unreadable {
+            let error = io::Error::from_raw_os_error(errno);
+            let mount = "mount proc at /proc, and the host's in a container (hostPID: true)";
+            let remedy = shortage::remedy_or(&error, mount);
+            return Err(PreflightError::Proc { path, reason: errno::named(errno), remedy });
         }
         let Some(version) = self.version else {
             return Err(PreflightError::UnknownRelease(self.release.clone()));

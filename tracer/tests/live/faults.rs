@@ -1,9 +1,14 @@
 //! Faults at the start: what the agent needs is missing, in a mount or user namespace of its own.
 //! Each is one line on stderr with cause and remedy, and an exit code that says whose fault it is.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::Lab;
+use crate::lab::seccomp::agent_without_ipv6;
 use crate::lab::setting::agent_binary;
 
 const UNAVAILABLE: i32 = 69;
@@ -63,6 +68,49 @@ fn with_too_few_descriptors_for_the_maps() {
     let line = refused_after("ulimit -n 20");
     assert!(line.starts_with("BPF_MAP_CREATE of map `"), "{line}");
     assert!(line.contains("` failed with EMFILE; ") && line.contains("ulimit -n"), "{line}");
+}
+
+/// Wherever descriptors run out, that is what is said, and how to allow more. With enough of them it runs.
+#[test]
+fn with_any_number_of_descriptors() {
+    let _lab = Lab::enter(&[]);
+    for descriptors in (12..=132).step_by(8) {
+        let output = tracer_after(&format!("ulimit -n {descriptors}"), &["advise", "--watch", "1s"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let has_run = !output.stdout.is_empty();
+        assert!(has_run || said.contains("ulimit -n"), "{descriptors}: {:?} {said}", output.status);
+        assert!(!said.contains("mount "), "{descriptors}: {said}");
+    }
+}
+
+/// Every address is every one of IPv4 there, and one line says so; a single address of IPv6 is refused.
+#[test]
+fn without_ipv6() {
+    let _lab = Lab::enter(&[]);
+    let run = |address| {
+        let mut command = agent_without_ipv6();
+        command.args(["run", "--listen", address]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut agent = run("[::]:0").spawn().unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.find(|line| line.starts_with("metrics: ")).unwrap_or_default();
+    let served = said.strip_prefix("metrics: http://0.0.0.0:").and_then(|rest| rest.strip_suffix("/metrics"));
+    let answer = served.map(|port| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    kill_process(Pid::from_child(&agent), Signal::TERM).unwrap();
+    let log = String::from_utf8(agent.wait_with_output().unwrap().stderr).unwrap();
+    assert!(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200 ")), "{said:?} {log}");
+    assert!(log.contains("this host has no IPv6: the agent listens on 0.0.0.0:0 instead of [::]:0"), "{log}");
+
+    let output = run("[::1]:0").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot listen on [::1]:0: ") && said.contains("--listen"), "{said}");
 }
 
 #[test]

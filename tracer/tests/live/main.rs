@@ -21,6 +21,7 @@ mod cardinality;
 mod cgroups;
 mod connect;
 mod connect_errors;
+mod crowd;
 mod events;
 mod faults;
 mod final_ack;

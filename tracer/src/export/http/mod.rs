@@ -1,23 +1,35 @@
 //! The HTTP server: /metrics, /status, /healthz, /readyz.
 //!
 //! Owns the paths, content types and what keeps a slow or greedy client from costing the agent
-//! anything ([`serve`]). Listener, shutdown and [`Source`] are handed in; it binds nothing, knows no
-//! metric and reads no request body.
+//! anything ([`serve`]). Shutdown and [`Source`] are handed in; it knows no metric and reads no request body.
 
-mod connection;
+mod answer;
+mod connections;
+mod desk;
+mod serve;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::State,
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use bytes::Bytes;
-use tokio::sync::{Mutex, Semaphore};
 
-pub use connection::serve;
+use self::{
+    answer::Answer,
+    connections::Connection,
+    desk::{House, Queue, Refusal},
+};
+
+pub use serve::{bind, serve};
 
 /// Text format 0.0.4, the one that every Prometheus reads.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -33,77 +45,109 @@ tracer: where Linux TCP runs out of room
 /healthz  200 while the agent lives
 ";
 
-/// How many requests may wait for the collection at hand. Two Prometheus servers, a person and a
-/// retry of each; who comes later is told to try again rather than kept.
-const WAITING_MAX: usize = 8;
+/// What the server ended or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Refused {
+    /// Connections without a whole request, which gave way to new ones.
+    Idle,
+    /// Answers that their clients did not read.
+    Unread,
+    /// Requests that found no room.
+    Busy,
+    /// Requests that the source could not answer.
+    Failed,
+}
+
+impl Refused {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Unread, Self::Busy, Self::Failed];
+    /// Their names as a metric label.
+    pub const NAMES: [&str; 4] = ["idle", "unread", "busy", "failed"];
+}
 
 /// What the server shows. Implemented by the agent.
 pub trait Source: Send + Sync + 'static {
-    /// The exposition. Takes milliseconds; called on a thread that may block, one call at a time.
-    fn metrics(&self) -> Bytes;
-    /// The agent's state. Called as [`Self::metrics`] is, never beside it.
-    fn status(&self) -> serde_json::Value;
+    /// The exposition, whole, else cause and remedy. Takes milliseconds; called on a thread that may block, one
+    /// call at a time.
+    fn metrics(&self) -> Result<Bytes, String>;
+    /// The agent's state, with the addresses of peers or without. Called as [`Self::metrics`] is, never beside it.
+    fn status(&self, shows_peers: bool) -> serde_json::Value;
     /// Whether the first pass is done, else what is missing. Called on the server's own thread:
     /// returns at once.
     fn ready(&self) -> Result<(), String>;
+    /// Counts what the server ended or refused. Called on the server's own thread.
+    fn refused(&self, what: Refused, n: usize);
 }
 
-/// The paths over `source`, for [`serve`].
-pub fn router(source: Arc<dyn Source>) -> Router {
-    let desk = Desk { source, places: Arc::new(Semaphore::new(WAITING_MAX)), turn: Arc::default() };
+/// Who asks.
+#[derive(Clone)]
+struct Caller {
+    connection: Arc<Connection>,
+    /// Whether the request comes from this network namespace's loopback.
+    is_local: bool,
+}
+
+/// The paths over `house`, for [`serve`]. Probes wait for nothing.
+fn router(house: Arc<House>) -> Router {
+    let queue = |read| Queue::start(Arc::clone(&house), read);
+    let desk = Desk {
+        metrics: queue(<dyn Source>::metrics),
+        status: queue(|source| Ok(format!("{:#}\n", source.status(true)).into())),
+        status_without_peers: queue(|source| Ok(format!("{:#}\n", source.status(false)).into())),
+        house,
+    };
     Router::new()
         .route("/", get(|| async { ([(CONTENT_TYPE, PLAIN)], INDEX) }))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/healthz", get(|| async { ([(CONTENT_TYPE, PLAIN)], "ok\n") }))
         .route("/readyz", get(ready))
-        .with_state(desk)
+        .with_state(Arc::new(desk))
 }
 
-/// Where requests queue for the source.
-#[derive(Clone)]
 struct Desk {
-    source: Arc<dyn Source>,
-    /// Bounds who waits or is served.
-    places: Arc<Semaphore>,
-    /// Held by the one collection that runs.
-    turn: Arc<Mutex<()>>,
+    house: Arc<House>,
+    metrics: Queue,
+    status: Queue,
+    status_without_peers: Queue,
 }
 
 impl Desk {
-    /// Runs `read` on the source off the server's thread, after those who came before.
-    async fn read<T: Send + 'static>(&self, read: fn(&dyn Source) -> T) -> Result<T, Response> {
-        let Ok(_place) = self.places.try_acquire() else {
-            return Err(
-                (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "too many scrapes at once\n").into_response()
-            );
+    async fn answer(&self, caller: Caller, queue: &Queue, content: &'static str) -> Response {
+        let told = async {
+            let held = self.house.hold(caller.connection).await?;
+            Ok(Answer::new(queue.ask().await?, held))
         };
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let source = Arc::clone(&self.source);
-        let reading = tokio::task::spawn_blocking(move || {
-            // Given back when the collection ends, also if its client has left meanwhile.
-            let _turn = turn;
-            read(source.as_ref())
-        });
-        reading.await.map_err(|error| {
-            tracing::error!(%error, "collection failed");
-            (StatusCode::INTERNAL_SERVER_ERROR, "collection failed, see the agent's log\n").into_response()
-        })
+        match told.await {
+            Ok(answer) => ([(CONTENT_TYPE, content)], Body::new(answer)).into_response(),
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Response {
+        let (what, text) = match refusal {
+            Refusal::Busy => (Refused::Busy, "too many scrapes at once".to_owned()),
+            Refusal::Late => (Refused::Failed, "the agent did not answer in time; see its log".to_owned()),
+            Refusal::Source(cause) => (Refused::Failed, cause),
+        };
+        self.house.source.refused(what, 1);
+        let head = [(RETRY_AFTER, "1"), (CONTENT_TYPE, PLAIN)];
+        (StatusCode::SERVICE_UNAVAILABLE, head, format!("{text}\n")).into_response()
     }
 }
 
-async fn metrics(State(desk): State<Desk>) -> Result<impl IntoResponse, Response> {
-    let text = desk.read(<dyn Source>::metrics).await?;
-    Ok(([(CONTENT_TYPE, EXPOSITION)], text))
+async fn metrics(State(desk): State<Arc<Desk>>, Extension(caller): Extension<Caller>) -> Response {
+    desk.answer(caller, &desk.metrics, EXPOSITION).await
 }
 
-async fn status(State(desk): State<Desk>) -> Result<impl IntoResponse, Response> {
-    let json = desk.read(|source| format!("{:#}\n", source.status())).await?;
-    Ok(([(CONTENT_TYPE, JSON)], json))
+async fn status(State(desk): State<Arc<Desk>>, Extension(caller): Extension<Caller>) -> Response {
+    let queue = if caller.is_local { &desk.status } else { &desk.status_without_peers };
+    desk.answer(caller, queue, JSON).await
 }
 
-async fn ready(State(desk): State<Desk>) -> impl IntoResponse {
-    let (code, text) = match desk.source.ready() {
+async fn ready(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let (code, text) = match desk.house.source.ready() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
     };

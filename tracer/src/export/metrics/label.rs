@@ -6,6 +6,7 @@
 use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role, TimeoutCause};
 use tracer_ebpf::{event, reset, state};
 
+use crate::export::http::Refused;
 use crate::pipeline::sysctls::SETTINGS;
 
 /// A label of a metric.
@@ -153,6 +154,7 @@ pub(super) const PROGRAM: Label = text("program", "name of the BPF program");
 pub(super) const PASS: Label = text("pass", "what the pass reads, as `/status` lists it");
 pub(super) const COOKIE_RESULT: Label = one_of("result", &COOKIE_RESULTS);
 pub(super) const ABORT_REASON: Label = one_of("reason", &ABORT_REASONS);
+pub(super) const REFUSAL: Label = one_of("reason", &Refused::NAMES);
 pub(super) const ZERO_WINDOW: Label = one_of("direction", &ZERO_WINDOWS);
 pub(super) const MEMORY_LEVEL: Label = one_of("level", &MEMORY_LEVELS);
 pub(super) const HOLDER: Label = one_of("holder", &HOLDERS);

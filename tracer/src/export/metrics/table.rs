@@ -6,7 +6,7 @@
 use super::label::{
     ABORT_REASON, CACHE, CAUSE, COOKIE_RESULT, COUNTER, CPU, DIRECTION, ERROR, EVENT, FROM, HOLDER, HOOK, INDEX,
     LISTENER, Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM,
-    REASON, RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION,
+    REASON, REFUSAL, RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION,
     ZERO_WINDOW,
 };
 use super::{Kind, Metric, Origin};
@@ -180,6 +180,8 @@ metrics! {
         "Time between two passes now, stretched where passes would cost too much of a core.";
     ScrapeDuration Histogram "tracer_scrape_duration_seconds" [NODE] "seconds" Agent
         "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
+    HttpRefused Counter "tracer_http_refused_total" [NODE + REFUSAL] "connections and requests" Agent
+        "What the HTTP server ended or refused: connections without a whole request that gave way to new ones (idle), answers that were not read (unread), requests without room (busy), and those that could not be answered whole (failed).";
     NodeMemory Gauge "tracer_node_memory_bytes" [NODE] "bytes" Proc
         "Memory of the node (MemTotal), beside which limits on TCP's memory can be judged.";
     BuildInfo Gauge "tracer_build_info" [NODE + VERSION + REVISION] "1" Agent

@@ -70,7 +70,7 @@ fn remedy_for_maps(errno: i32) -> &'static str {
 }
 
 /// The errno at the root of an error.
-pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(in crate::kernel) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     own.or_else(|| error.source().and_then(errno))
 }

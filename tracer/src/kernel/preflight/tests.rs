@@ -37,9 +37,10 @@ fn bits(capabilities: &[Capability]) -> u64 {
 fn each_obstacle_has_its_verdict() {
     use PreflightError as E;
     assert_eq!(verdict(|_| ()), None);
-    let proc = ("/proc/self/status", "No such file".to_owned());
-    let expected = E::Proc { path: proc.0, reason: proc.1.clone() };
-    assert_eq!(verdict(|p| p.proc_unreadable = Some(proc)), Some(expected));
+    for (errno, reason, part) in [(libc::ENOENT, "ENOENT", "mount proc"), (libc::EMFILE, "EMFILE", "ulimit -n")] {
+        let found = verdict(|p| p.proc_unreadable = Some(("/proc/self/status", errno))).unwrap().to_string();
+        assert!(found.contains(reason) && found.contains(part), "{found}");
+    }
     assert_eq!(
         verdict(|p| (p.version, p.release) = (None, "six".to_owned())),
         Some(E::UnknownRelease("six".to_owned()))
@@ -100,7 +101,11 @@ fn every_error_is_one_line_with_a_remedy() {
     let step = "BPF_PROG_LOAD of the smallest program";
     let refused = |errno, refuser| PreflightError::Refused(BpfRefused { step, errno }, refuser);
     for (error, cause, remedy) in [
-        (PreflightError::Proc { path: "/proc/self/status", reason: "gone".into() }, "/proc/self/status", "mount proc"),
+        (
+            PreflightError::Proc { path: "/proc/self/status", reason: "ENOENT".into(), remedy: "mount proc" },
+            "/proc/self/status",
+            "mount proc",
+        ),
         (PreflightError::UnknownRelease("x".into()), "\"x\"", "report"),
         (PreflightError::KernelTooOld(version(4, 19, 1)), "4.19.1", "5.10.0 or later"),
         (PreflightError::Capabilities(vec![Capability::Bpf, Capability::Perfmon]), "CAP_BPF, CAP_PERFMON", "sudo"),

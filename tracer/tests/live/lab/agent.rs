@@ -225,7 +225,8 @@ impl Agent {
         });
     }
 
-    fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+    /// The status code and the body of one answer.
+    pub(crate) fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(patient(HTTP_LIMIT)))?;
         stream.set_write_timeout(Some(patient(HTTP_LIMIT)))?;

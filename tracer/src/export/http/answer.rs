@@ -1,0 +1,95 @@
+//! Answers on their way: one text for many clients, in pieces, with what it holds for as long as it is not sent.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::connections::{Connection, Doing};
+
+/// What goes to the socket at once. A client that takes less than this in a quarter of a second counts as one that
+/// reads nothing, where others need the room.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A text with the room that it takes among all that are not sent yet.
+struct Shared {
+    text: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+/// The text, which gives `room` back once nobody holds any part of it.
+pub(super) fn share(text: Bytes, room: OwnedSemaphorePermit) -> Bytes {
+    Bytes::from_owner(Shared { text, _room: room })
+}
+
+/// What one request holds: until the last byte of its answer is with the kernel, or the connection ends.
+pub(super) struct Held {
+    pub(super) connection: Arc<Connection>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connection.begins(Doing::Idle);
+    }
+}
+
+/// The text for one client.
+struct Own {
+    text: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Own {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+/// The body of one answer.
+pub(super) struct Answer {
+    rest: Bytes,
+    connection: Arc<Connection>,
+}
+
+impl Answer {
+    pub(super) fn new(text: Bytes, held: Held) -> Self {
+        let connection = Arc::clone(&held.connection);
+        connection.begins(Doing::Sending);
+        Self { rest: Bytes::from_owner(Own { text, _held: held }), connection }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.connection.moves();
+        let piece = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
