@@ -174,9 +174,17 @@ fn flags(pod: &Value) -> Result<Vec<String>> {
     for mount in container["volumeMounts"].as_array().into_iter().flatten() {
         let volumes = pod["volumes"].as_array().into_iter().flatten();
         let volume = volumes.into_iter().find(|volume| volume["name"] == mount["name"]);
-        let source = volume.and_then(|volume| volume["hostPath"]["path"].as_str()).context("a mount has its volume")?;
+        let volume = volume.context("a mount has its volume")?;
         let target = mount["mountPath"].as_str().context("a mount has a path")?;
-        let access = if mount["readOnly"] == true { "ro" } else { "rw" };
+        if volume["emptyDir"].is_object() {
+            flags.push(format!("--tmpfs={target}"));
+            continue;
+        }
+        let source = volume["hostPath"]["path"].as_str().context("a volume is the node's or empty")?;
+        let mut access = if mount["readOnly"] == true { "ro" } else { "rw" }.to_owned();
+        if mount["mountPropagation"] == "HostToContainer" {
+            access.push_str(",rslave");
+        }
         flags.push(format!("--volume={}:{target}:{access}", of_this_machine(source)?.display()));
     }
     Ok(flags)
@@ -210,9 +218,12 @@ mod tests {
                     "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"], "add": ["BPF"]},
                 },
                 "resources": {"limits": {"memory": "128Mi"}},
-                "volumeMounts": [{"name": "proc", "mountPath": "/p", "readOnly": true}],
+                "volumeMounts": [
+                    {"name": "proc", "mountPath": "/p", "readOnly": true, "mountPropagation": "HostToContainer"},
+                    {"name": "recordings", "mountPath": "/tmp"},
+                ],
             }],
-            "volumes": [{"name": "proc", "hostPath": {"path": "/proc"}}],
+            "volumes": [{"name": "proc", "hostPath": {"path": "/proc"}}, {"name": "recordings", "emptyDir": {}}],
         })
     }
 
@@ -230,7 +241,8 @@ mod tests {
                 "--memory=128m",
                 "--cap-drop=ALL",
                 "--cap-add=BPF",
-                "--volume=/proc:/p:ro"
+                "--volume=/proc:/p:ro,rslave",
+                "--tmpfs=/tmp"
             ]
         );
     }

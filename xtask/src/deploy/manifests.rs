@@ -28,6 +28,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("leastPriviledge=true", "leastPriviledge"),
     ("image.digest=x", "digest"),
     ("port=0", "port"),
+    ("listenAddress=", "listenAddress"),
     ("prometheusRule.runbookBaseUrl=https://x/", "runbookBaseUrl"),
 ];
 
@@ -42,6 +43,7 @@ pub(super) fn check() -> Result<()> {
     }
     versions_agree(&rendered)?;
     capabilities_agree(&rendered)?;
+    errors_are_seen(&rendered)?;
     rules_agree(&tools, &rendered)?;
     validate(&tools, &rendered)?;
     operator::check(&tools, &of_operator(&rendered))?;
@@ -73,7 +75,7 @@ fn fits(objects: &[Value]) -> Result<()> {
 
 /// The image is that of this version.
 fn versions_agree(rendered: &[Rendered]) -> Result<()> {
-    let expected = format!("tracer:{}", version());
+    let expected = format!("localhost/tracer:{}", version());
     for daemonset in
         rendered.iter().flat_map(|both| both.kustomize.iter().chain(&both.helm)).filter(|object| is_daemonset(object))
     {
@@ -96,6 +98,27 @@ fn capabilities_agree(rendered: &[Rendered]) -> Result<()> {
         added.sort_unstable();
         if added != listed {
             bail!("the least-privilege manifest grants {added:?} and the list in xtask/src/run.rs has {listed:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong on a node is said by the agent, where `kubectl` shows it: kubelet neither refuses the pod for a directory
+/// that the agent can do without, nor ends it in its first pass.
+fn errors_are_seen(rendered: &[Rendered]) -> Result<()> {
+    let objects = rendered.iter().flat_map(|both| both.kustomize.iter().chain(&both.helm));
+    for daemonset in objects.filter(|object| is_daemonset(object)) {
+        let pod = &daemonset["spec"]["template"]["spec"];
+        let agent = &pod["containers"][0];
+        if agent["terminationMessagePolicy"] != "FallbackToLogsOnError" || agent["startupProbe"].is_null() {
+            bail!("the agent has no startupProbe, or its last words are not its terminationMessage: {agent}");
+        }
+        for volume in pod["volumes"].as_array().into_iter().flatten() {
+            let host = &volume["hostPath"];
+            // The hierarchy is on every node.
+            if host["type"] == "Directory" && host["path"] != "/sys/fs/cgroup" {
+                bail!("kubelet refuses the pod where {} is missing", host["path"]);
+            }
         }
     }
     Ok(())

@@ -24,11 +24,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* Directories of the node, read-only and at the same place. */}}
 {{- define "tracer.mounts" -}}
-- {name: cgroup, path: /sys/fs/cgroup}
-- {name: btf, path: /sys/kernel/btf}
-{{- if not .Values.leastPrivilege }}
-- {name: tracing, path: /sys/kernel/tracing}
-{{- end }}
-- {name: container-logs, path: /var/log/containers}
-- {name: pod-logs, path: /var/log/pods}
+- {name: cgroup, path: /sys/fs/cgroup, type: Directory}
+- {name: netns, path: /run/netns, type: DirectoryOrCreate, propagation: HostToContainer}
+- {name: container-logs, path: /var/log/containers, type: DirectoryOrCreate}
+- {name: pod-logs, path: /var/log/pods, type: DirectoryOrCreate}
 {{- end -}}
