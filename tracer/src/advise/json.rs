@@ -121,6 +121,7 @@ mod tests {
                 "background": "document 004, sections 3.1 and 3.2",
             }],
             "cannot_tell": [],
+            "findings_left_out": 0,
         });
         assert_eq!(object, expected);
     }
