@@ -100,12 +100,13 @@ fn a_scrape_without_descriptors_is_refused_and_comes_back_whole() {
     let agent = Agent::start();
     agent.await_two_passes();
     let rows = agent.scrape().len();
-    let before =
-        prlimit(Some(agent.pid()), Resource::Nofile, Rlimit { current: Some(4096), maximum: Some(4096) }).unwrap();
+    // The hard limit stays: who lowers it may not be allowed to raise it again.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before = prlimit(Some(agent.pid()), Resource::Nofile, Rlimit { current: Some(4096), maximum }).unwrap();
     // Every number below what is open: a connection can be accepted, and after it nothing opened.
     let lowest_free =
         (0..4096).find(|fd| !std::path::Path::new(&format!("/proc/{}/fd/{fd}", agent.pid().as_raw_nonzero())).exists());
-    let short = Rlimit { current: Some(lowest_free.unwrap() + 3), maximum: Some(4096) };
+    let short = Rlimit { current: Some(lowest_free.unwrap() + 3), maximum };
     prlimit(Some(agent.pid()), Resource::Nofile, short).unwrap();
     let (code, cause) = agent.get("/metrics").unwrap();
     assert_eq!(code, 503, "{cause}");
