@@ -20,7 +20,7 @@ pub enum AllRows {
     Admitted = 0,
     /// Rows that the agent made or removed itself, as in [`RowsBeside`].
     Beside = 1,
-    /// Events that count in `_other` because their namespace had as many rows as one may have.
+    /// Look-ups that made no row because the namespace had as many as one may have.
     Refused = 2,
 }
 

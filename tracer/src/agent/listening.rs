@@ -13,6 +13,7 @@ use crate::{
     kernel::{
         listening::{ListeningSocket, listening_sockets},
         load::Kernel,
+        maps::{Admission, Maps},
         walk::{ListeningTable, Walks},
     },
     pipeline::{
@@ -39,7 +40,13 @@ pub(super) fn list(
     }
     match walks.table {
         Some(ListeningTable::SockDiag) => {
-            table(id, netns_inum, kernel.reads_cgroups())?.into_iter().for_each(|socket| found.add_table(socket));
+            let told =
+                listening_sockets(found.room_in_table()).map_err(outage::of("asking for the listening sockets"))?;
+            if !told.is_whole {
+                found.cut_table(id);
+            }
+            let reads_cgroups = kernel.reads_cgroups();
+            told.sockets.iter().for_each(|socket| found.add_table(in_table(socket, (id, netns_inum), reads_cgroups)));
         }
         Some(ListeningTable::Walk(program)) if is_due => kernel.walk(program, |record| found.add(record))?,
         _ => {}
@@ -47,12 +54,11 @@ pub(super) fn list(
     Ok(())
 }
 
-/// The table of listening sockets of the namespace that the thread is in. Their cgroups are told as the programs tell them.
-fn table(id: u64, netns_inum: u32, reads_cgroups: bool) -> io::Result<Vec<TableSocket>> {
-    let told = listening_sockets().map_err(outage::of("asking for the listening sockets"))?;
-    let socket = |socket: ListeningSocket| TableSocket {
+/// A socket of the table as the programs tell one.
+fn in_table(socket: &ListeningSocket, (netns, netns_inum): (u64, u32), reads_cgroups: bool) -> TableSocket {
+    TableSocket {
         key: ListenerKey {
-            netns: id,
+            netns,
             cgroup: if reads_cgroups { socket.cgroup } else { 0 },
             address: socket.address,
             port: socket.port,
@@ -62,8 +68,19 @@ fn table(id: u64, netns_inum: u32, reads_cgroups: bool) -> io::Result<Vec<TableS
         inode: socket.inode,
         accept_queue: Queue { length: socket.accept_queue_length, limit: socket.accept_queue_limit },
         sk_drops: socket.sk_drops,
-    };
-    Ok(told.into_iter().map(socket).collect())
+    }
+}
+
+/// Gives the listeners that have no row one, as far as their namespaces may have more.
+pub(super) fn admit(maps: &Maps, counts: &Counts, listeners: &BTreeMap<ListenerKey, Listener>) -> io::Result<()> {
+    let have_rows: HashSet<&ListenerKey> = counts.listeners.iter().map(|(key, _)| key).collect();
+    let mut full = HashSet::new();
+    for (key, listener) in listeners.iter().filter(|(key, _)| !have_rows.contains(key)) {
+        if !full.contains(&key.netns) && maps.admit_listener(key, listener.sockets)? == Admission::NoRoom {
+            full.insert(key.netns);
+        }
+    }
+    Ok(())
 }
 
 /// Namespaces with a listener that counts and that no walk over open files has found.

@@ -29,7 +29,6 @@ use crate::{
         load::Kernel,
         maps::Maps,
         netns::{self, Discovery, NetnsRef, Roots, VisitError},
-        quota::ListenerRows,
         walk::Walks,
     },
     labels::Labels,
@@ -159,6 +158,7 @@ impl Worker {
         let after = self.maps.read().map_err(outage::of("reading the maps"))?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
+            self.maps.begin_listener_walk()?;
             self.socket_pass.time(|| {
                 self.kernel.walk(program, |record| {
                     if walks.node_has_listeners {
@@ -183,12 +183,7 @@ impl Worker {
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
         self.registry.note_listeners(&listeners);
         self.socket_pass.found.iter().for_each(|found| self.registry.note_sockets(found));
-        let mut rows = ListenerRows::new(&after, self.maps.listeners_max()?);
-        for (key, listener) in &listeners {
-            if rows.has_room(key.netns) && self.maps.admit_listener(key, listener.sockets)? {
-                rows.note(key.netns);
-            }
-        }
+        listening::admit(&self.maps, &after, &listeners)?;
         let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
         if self.sees_listeners() && unlisted.is_empty() && is_complete {
             self.maps.set_listed()?;

@@ -85,6 +85,7 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
         Err(error) => tracing::error!(%error, "cannot read how many rows were refused"),
     }
     let left_out = sources.view.left_out;
+    rows.add(MetricId::ListenerNamespacesLeftOut, &[], number(left_out.namespaces));
     rows.add(MetricId::ListenerDescriptorsLeftOut, &[], number(left_out.descriptors));
     rows.add(MetricId::ListenerProcessesLeftOut, &[], number(left_out.processes));
 }

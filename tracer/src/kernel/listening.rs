@@ -1,7 +1,7 @@
 //! The kernel's own table of listening sockets, by sock_diag: what no open file leads to is in it as well (an
 //! MPTCP socket's subflow, a service of the kernel, a descriptor that is in flight or held by io_uring alone).
 //!
-//! It covers the network namespace of the calling thread, and costs one socket and two short dialogues.
+//! It covers the network namespace of the calling thread, and costs two sockets and two short dialogues.
 
 use std::{
     io,
@@ -44,35 +44,48 @@ pub struct ListeningSocket {
     pub sk_drops: u32,
 }
 
+/// A table of listening sockets.
+#[derive(Debug)]
+pub struct Table {
+    /// As many as were asked for at most.
+    pub sockets: Vec<ListeningSocket>,
+    /// Whether these are all.
+    pub is_whole: bool,
+}
+
 /// How often a table is asked for anew that changed while it was told.
 const TRIES_MAX: usize = 3;
 
-/// All listening TCP sockets of the calling thread's network namespace. ENOENT: the kernel is without sock_diag for
-/// TCP (modules `inet_diag` and `tcp_diag`).
-pub fn listening_sockets() -> io::Result<Vec<ListeningSocket>> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+/// The listening TCP sockets of the calling thread's network namespace, `max` of them at most. ENOENT: the kernel is
+/// without sock_diag for TCP (modules `inet_diag` and `tcp_diag`).
+pub fn listening_sockets(max: usize) -> io::Result<Table> {
     let mut buffer = vec![0; ANSWER_BYTES];
-    let mut sockets = Vec::new();
+    let mut table = Table { sockets: Vec::new(), is_whole: true };
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        sockets.extend(of_family(&socket, family, &any, &mut buffer)?);
+        // A socket each: a dialogue that was broken off would go on in the next.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?;
+        let told = of_family(&socket, (family, &any), max - table.sockets.len(), &mut buffer)?;
+        table.is_whole &= told.is_over;
+        table.sockets.extend(told.sockets);
     }
-    Ok(sockets)
+    Ok(table)
 }
 
-fn of_family(socket: &OwnedFd, family: u8, any: &SocketId, buffer: &mut [u8]) -> io::Result<Vec<ListeningSocket>> {
+fn of_family(socket: &OwnedFd, (family, any): (u8, &SocketId), max: usize, buffer: &mut [u8]) -> io::Result<Told> {
     let mut told = Told::default();
     for _ in 0..TRIES_MAX {
-        told = Told::default();
+        told = Told { max, ..Told::default() };
         ask(socket, family, any.clone())?;
-        while !told.is_over {
+        while !told.is_over && !told.is_cut {
             let (_, length) = recv(socket.as_fd(), &mut *buffer, RecvFlags::empty())?;
             told.take(buffer.get(..length).unwrap_or_default())?;
         }
-        if !told.is_torn {
+        if !told.is_torn || told.is_cut {
             break;
         }
     }
-    Ok(told.sockets)
+    Ok(told)
 }
 
 fn ask(socket: &OwnedFd, family: u8, any: SocketId) -> io::Result<()> {
@@ -96,7 +109,11 @@ fn ask(socket: &OwnedFd, family: u8, any: SocketId) -> io::Result<()> {
 /// What the kernel has told of one family.
 #[derive(Debug, Default)]
 struct Told {
+    /// How many it may be.
+    max: usize,
     sockets: Vec<ListeningSocket>,
+    /// There are more.
+    is_cut: bool,
     /// The table changed meanwhile, so that a socket may be missing or be there twice.
     is_torn: bool,
     is_over: bool,
@@ -109,6 +126,10 @@ impl Told {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer).map_err(io::Error::other)?;
             self.is_torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(_)) if self.sockets.len() == self.max => {
+                    self.is_cut = true;
+                    return Ok(());
+                }
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     self.sockets.push(read(&response));
                 }
@@ -180,8 +201,12 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let port = listener.local_addr().unwrap().port();
             let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
-            let found: Vec<_> =
-                listening_sockets().unwrap().into_iter().filter(|socket| socket.inode == inode).collect();
+            let found: Vec<_> = listening_sockets(usize::MAX)
+                .unwrap()
+                .sockets
+                .into_iter()
+                .filter(|socket| socket.inode == inode)
+                .collect();
             let [socket] = found.as_slice() else { panic!("{address}: {found:?}") };
             assert_eq!((socket.port, socket.address, socket.accept_queue_length), (port, bound, 0), "{address}");
             assert!(socket.accept_queue_limit > 0 && socket.cgroup > 0, "{socket:?}");
@@ -207,10 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn no_more_are_told_than_were_asked_for() {
+        let _listeners = ["127.0.0.1:0", "[::1]:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
+        let table = listening_sockets(usize::MAX).unwrap();
+        assert!(table.is_whole && table.sockets.len() >= 3, "{table:?}");
+        for max in 0..3 {
+            let table = listening_sockets(max).unwrap();
+            assert!(!table.is_whole && table.sockets.len() == max, "{table:?}");
+        }
+    }
+
+    #[test]
     fn one_that_was_closed_is_not_listed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
         drop(listener);
-        assert!(listening_sockets().unwrap().iter().all(|socket| socket.inode != inode));
+        assert!(listening_sockets(usize::MAX).unwrap().sockets.iter().all(|socket| socket.inode != inode));
     }
 }

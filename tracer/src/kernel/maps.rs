@@ -24,7 +24,7 @@ use tracer_ebpf::{
 use super::{
     load::LoadError,
     ports::PortMaps,
-    quota::Quotas,
+    quota::{Change, Quotas, Shared},
     shortage,
     sys::{Map, PerCpuArray, Update},
     table::Table,
@@ -56,6 +56,15 @@ pub struct Maps {
     rows: Mutex<()>,
     /// Of the walk that counts ephemeral ports.
     pub port_walk: PortMaps,
+}
+
+/// Whether a listener has a row now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has one.
+    Has,
+    /// Its namespace has its share of the table, or the table is full.
+    NoRoom,
 }
 
 /// How full a map is.
@@ -193,14 +202,13 @@ impl Maps {
         Ok(Kind::ALL.iter().map(|&kind| (kind, sum(kind))).collect())
     }
 
-    /// How full the hash maps are; `counts` is a reading of them. Tells the programs, which keep quotas by it.
+    /// How full the hash maps are; `counts` is a reading of them.
     pub fn fill(&self, counts: &Counts) -> io::Result<Vec<Fill>> {
         let (mut workloads, mut ports) = (Vec::<(WorkloadKey, u64)>::new(), Vec::<(PortKey, u64)>::new());
         let reading = self.lock_rows();
         self.workloads.read_all(&mut workloads)?;
         self.ports.read_all(&mut ports)?;
         drop(reading);
-        self.quotas.settle(counts, &workloads)?;
         let map_workloads = self.workloads.map::<WorkloadKey, u64>()?;
         let map_ports = self.ports.map::<PortKey, u64>()?;
         let other = self.other.map::<CounterKey, u64>()?.max_entries();
@@ -214,15 +222,19 @@ impl Maps {
         ])
     }
 
-    /// Gives a listener that a pass found a row, so that its children find it. Returns whether one was made: it may
-    /// have one, or there may be no room.
-    pub fn admit_listener(&self, key: &ListenerKey, sockets: u32) -> io::Result<bool> {
+    /// Gives a listener that a pass found and that has no row one, so that its children find it.
+    pub fn admit_listener(&self, key: &ListenerKey, sockets: u32) -> io::Result<Admission> {
+        let map = self.map_listeners()?;
+        let admitted = self.map_netns()?.lookup(&key.netns)?.map(|seen| seen.admitted);
+        if !self.quotas.has_room_for_listener(key.netns, admitted, map.max_entries())? {
+            return Ok(Admission::NoRoom);
+        }
         let stats = ListenerStats { opened: u64::from(sockets), ..ListenerStats::default() };
-        match self.map_listeners()?.update(key, &stats, Update::NoExist) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        match map.update(key, &stats, Update::NoExist) {
+            Ok(()) => self.quotas.note(key.netns, Shared::Listeners, Change::Made).map(|()| Admission::Has),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Admission::Has),
             // E2BIG: the map is full, which `Fill` shows.
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(Admission::NoRoom),
             Err(error) => Err(error),
         }
     }
@@ -235,14 +247,21 @@ impl Maps {
     /// Forgets a listener that is gone.
     pub fn remove_listener(&self, key: &ListenerKey) -> io::Result<bool> {
         let _removing = self.lock_rows();
-        self.map_listeners()?.delete(key)
+        self.delete_listener(key)
     }
 
     /// Forgets a listener that is gone, unless its row has changed since it was read: then it is not.
     pub fn remove_listener_if_still(&self, key: &ListenerKey, stats: &ListenerStats) -> io::Result<bool> {
         let _removing = self.lock_rows();
-        let map = self.map_listeners()?;
-        if map.lookup(key)?.as_ref() == Some(stats) { map.delete(key) } else { Ok(false) }
+        if self.map_listeners()?.lookup(key)?.as_ref() == Some(stats) { self.delete_listener(key) } else { Ok(false) }
+    }
+
+    fn delete_listener(&self, key: &ListenerKey) -> io::Result<bool> {
+        let was_there = self.map_listeners()?.delete(key)?;
+        if was_there {
+            self.quotas.note(key.netns, Shared::Listeners, Change::Removed)?;
+        }
+        Ok(was_there)
     }
 
     /// Forgets a counter of a workload that is gone, and its room.
@@ -252,7 +271,9 @@ impl Maps {
         self.other.map::<CounterKey, u64>()?.delete(key)?;
         // There is none if this is a count by namespace; where sockets' cgroups cannot be read, it has cgroup 0.
         let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
-        self.workloads.map::<WorkloadKey, u64>()?.delete(&workload)?;
+        if self.workloads.map::<WorkloadKey, u64>()?.delete(&workload)? {
+            self.quotas.note(key.netns, Shared::Workloads, Change::Removed)?;
+        }
         if key.port != 0 {
             let port = PortKey { netns: key.netns, cgroup: key.cgroup, port: key.port, role: key.role, zero: [0; 5] };
             self.ports.map::<PortKey, u64>()?.delete(&port)?;
@@ -263,12 +284,18 @@ impl Maps {
     /// Forgets a namespace.
     pub fn remove_netns(&self, id: u64) -> io::Result<bool> {
         let _removing = self.lock_rows();
+        self.quotas.forget(id)?;
         self.map_netns()?.delete(&id)
     }
 
     /// The maps of the socket pass.
     pub fn socket_maps(&self) -> io::Result<SocketMaps<'_>> {
         SocketMaps::new(&self.sockets, &self.sockets_other, self.socket_walk.as_fd())
+    }
+
+    /// Tells the programs that another walk over open files begins: one that meets no listener leaves nothing else.
+    pub fn begin_listener_walk(&self) -> io::Result<()> {
+        Map::<u32, ListenerWalk>::new(self.listener_walk.as_fd())?.update(&0, &ListenerWalk::default(), Update::Any)
     }
 
     /// Processes that the last walk over open files left out of what it told of their listeners.

@@ -1,73 +1,110 @@
-//! How many rows of a table one network namespace may have: what the programs are told of rows, once a pass, and the same
-//! rule for rows that the agent makes itself. What the rule is stands in the programs' `quota`.
+//! How many rows of a table one network namespace may have: the same rule as the programs' `quota`, for rows that the
+//! agent makes itself, and the numbers by which both agree.
+//!
+//! The hooks count each row that they make, the agent each that it makes or removes, at once: no number is worked out
+//! from readings of different instants, so nobody gains rows by making them while a pass reads.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
 
-use tracer_ebpf::{
-    counter::WorkloadKey,
-    rows::{AllRows, Rows, RowsBeside, rows_for_any, rows_of_few},
-};
+use tracer_ebpf::rows::{AllRows, Rows, RowsBeside, rows_for_any, rows_of_few};
 
 use super::{
     load::LoadError,
     sys::{Map, Update},
 };
-use crate::pipeline::counters::Counts;
 
 /// The maps by which programs and agent agree on the number of rows.
 #[derive(Debug)]
 pub struct Quotas {
     beside: OwnedFd,
     all: OwnedFd,
-    /// What the programs were told, by namespace.
-    told: Mutex<HashMap<u64, RowsBeside>>,
+    own: Mutex<OwnRows>,
+}
+
+/// Rows that the agent made less those that it removed; numbers wrap below zero.
+#[derive(Debug, Default)]
+struct OwnRows {
+    all: RowsBeside,
+    by_netns: HashMap<u64, RowsBeside>,
+}
+
+/// A table whose rows a namespace shares with others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shared {
+    Listeners,
+    Workloads,
+}
+
+impl Shared {
+    const fn of(self, rows: &mut Rows) -> &mut u64 {
+        match self {
+            Self::Listeners => &mut rows.listeners,
+            Self::Workloads => &mut rows.workloads,
+        }
+    }
+}
+
+/// What the agent did to a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    Made,
+    Removed,
+}
+
+impl OwnRows {
+    fn note(&mut self, netns: u64, table: Shared, change: Change) -> (RowsBeside, RowsBeside) {
+        let by_netns = self.by_netns.entry(netns).or_default();
+        for rows in [&mut self.all, by_netns] {
+            let number = table.of(rows);
+            *number = match change {
+                Change::Made => number.wrapping_add(1),
+                Change::Removed => number.wrapping_sub(1),
+            };
+        }
+        (self.all, *by_netns)
+    }
 }
 
 impl Quotas {
     pub(super) fn open(mut fd: impl FnMut(&'static str) -> Result<OwnedFd, LoadError>) -> Result<Self, LoadError> {
-        Ok(Self { beside: fd("ROWS_BESIDE")?, all: fd("ALL_ROWS")?, told: Mutex::default() })
+        Ok(Self { beside: fd("ROWS_BESIDE")?, all: fd("ALL_ROWS")?, own: Mutex::default() })
     }
 
-    /// Tells the programs how many rows there are beyond those that they admitted, or how many fewer. A row that is made
-    /// between the readings of rows and of admissions counts once too little or too much until the next pass.
-    pub(super) fn settle(&self, counts: &Counts, workloads: &[(WorkloadKey, u64)]) -> io::Result<()> {
-        let mut there: HashMap<u64, Rows> = HashMap::new();
-        for (key, _) in &counts.listeners {
-            there.entry(key.netns).or_default().listeners += 1;
+    /// Tells the programs of one row that the agent made or removed.
+    pub(super) fn note(&self, netns: u64, table: Shared, change: Change) -> io::Result<()> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, by_netns) = own.note(netns, table, change);
+        self.all()?.update(&(AllRows::Beside as u32), &all, Update::Any)?;
+        match Map::<u64, RowsBeside>::new(self.beside.as_fd())?.update(&netns, &by_netns, Update::Any) {
+            // E2BIG: more namespaces than the hooks have room to know. Those beyond have no share of their own.
+            Err(error) if error.raw_os_error() != Some(libc::E2BIG) => Err(error),
+            _ => Ok(()),
         }
-        for (key, _) in workloads {
-            there.entry(key.netns).or_default().workloads += 1;
-        }
-        let sum = |one: Rows, other: &Rows| Rows {
-            listeners: one.listeners + other.listeners,
-            workloads: one.workloads + other.workloads,
-        };
-        let all = self.all()?;
-        let admitted = all.lookup(&(AllRows::Admitted as u32))?.unwrap_or_default();
-        let beside = beyond(there.values().fold(Rows::default(), sum), admitted);
-        all.update(&(AllRows::Beside as u32), &beside, Update::Any)?;
-        let map = Map::<u64, RowsBeside>::new(self.beside.as_fd())?;
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // The dead first: the map has room for as many namespaces as the hooks know.
-        let alive: HashSet<u64> = counts.netns.iter().map(|(id, _)| *id).collect();
-        for (id, _) in told.extract_if(|id, _| !alive.contains(id)) {
-            map.delete(&id)?;
-        }
-        for (id, seen) in &counts.netns {
-            let beside = beyond(there.get(id).copied().unwrap_or_default(), seen.admitted);
-            if told.insert(*id, beside) != Some(beside) {
-                map.update(id, &beside, Update::Any)?;
-            }
-        }
-        Ok(())
     }
 
-    /// Events that the rule sent to `_other`, by table.
+    /// Forgets a namespace all of whose rows were removed.
+    pub(super) fn forget(&self, netns: u64) -> io::Result<()> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.by_netns.remove(&netns);
+        Map::<u64, RowsBeside>::new(self.beside.as_fd())?.delete(&netns).map(drop)
+    }
+
+    /// Whether a namespace may have one more row of a listener in a table of `max`; `admitted` is what the hooks
+    /// admitted of its rows, `None` if they do not know the namespace.
+    pub(super) fn has_room_for_listener(&self, netns: u64, admitted: Option<Rows>, max: u32) -> io::Result<bool> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all()?.lookup(&(AllRows::Admitted as u32))?.unwrap_or_default();
+        let beside = own.by_netns.get(&netns).copied().unwrap_or_default();
+        let held = admitted.map(|admitted| admitted.listeners.wrapping_add(beside.listeners));
+        Ok(has_room(all.listeners.wrapping_add(own.all.listeners), held, max))
+    }
+
+    /// Look-ups by hooks that found no row and made none because the namespace had its share, by table.
     pub fn refused(&self) -> io::Result<Rows> {
         Ok(self.all()?.lookup(&(AllRows::Refused as u32))?.unwrap_or_default())
     }
@@ -77,45 +114,10 @@ impl Quotas {
     }
 }
 
-/// What must be added to the admitted rows to have those that there are.
-const fn beyond(there: Rows, admitted: Rows) -> RowsBeside {
-    Rows {
-        listeners: there.listeners.wrapping_sub(admitted.listeners),
-        workloads: there.workloads.wrapping_sub(admitted.workloads),
-    }
-}
-
-/// The rule for rows of listeners that a pass makes.
-#[derive(Debug)]
-pub struct ListenerRows {
-    max: u32,
-    all: u64,
-    held: HashMap<u64, u64>,
-}
-
-impl ListenerRows {
-    /// As many as there are, in a table of `max`.
-    #[must_use]
-    pub fn new(counts: &Counts, max: u32) -> Self {
-        let mut held = HashMap::new();
-        for (key, _) in &counts.listeners {
-            *held.entry(key.netns).or_default() += 1;
-        }
-        Self { max, all: counts.listeners.len() as u64, held }
-    }
-
-    /// Whether the namespace may have one more.
-    #[must_use]
-    pub fn has_room(&self, netns: u64) -> bool {
-        let held = self.held.get(&netns).copied().unwrap_or(0);
-        self.all < rows_for_any(self.max) || held < rows_of_few(self.max)
-    }
-
-    /// Counts one that was made.
-    pub fn note(&mut self, netns: u64) {
-        self.all += 1;
-        *self.held.entry(netns).or_default() += 1;
-    }
+/// The rule, for a table of `max` rows of which `all` are taken, `held` of them by the namespace that wants one. One that
+/// is not known may hold any number.
+fn has_room(all: u64, held: Option<u64>, max: u32) -> bool {
+    all < rows_for_any(max) || held.is_some_and(|held| held < rows_of_few(max))
 }
 
 #[cfg(test)]
@@ -124,29 +126,32 @@ mod tests {
 
     #[test]
     fn one_namespace_takes_no_more_than_three_quarters_and_newcomers_find_room() {
-        let mut rows = ListenerRows::new(&Counts::default(), 640);
+        let (mut all, mut held) = (0, HashMap::new());
         let mut fill = |netns, wanted: u32| {
-            let made = (0..wanted).take_while(|_| rows.has_room(netns).then(|| rows.note(netns)).is_some());
-            made.count()
+            let mut made = 0;
+            while made < wanted && has_room(all, Some(*held.entry(netns).or_default()), 640) {
+                (all, made) = (all + 1, made + 1);
+                *held.entry(netns).or_default() += 1;
+            }
+            made
         };
         assert_eq!(fill(1, 1000), 480);
         assert_eq!([fill(2, 1000), fill(3, 4), fill(1, 1)], [10, 4, 0]);
+        assert!(!has_room(480, None, 640));
     }
 
     #[test]
     fn a_small_table_has_no_reserve() {
-        let mut rows = ListenerRows::new(&Counts::default(), 3);
-        for _ in 0..3 {
-            assert!(rows.has_room(1));
-            rows.note(1);
-        }
-        assert!(!rows.has_room(1));
+        assert!(has_room(2, Some(2), 3) && !has_room(3, Some(3), 3));
     }
 
     #[test]
-    fn what_the_agent_removed_is_taken_from_what_was_admitted() {
-        let beside = beyond(Rows { listeners: 3, workloads: 9 }, Rows { listeners: 5, workloads: 2 });
-        assert_eq!(5_u64.wrapping_add(beside.listeners), 3);
-        assert_eq!(beside.workloads, 7);
+    fn what_the_agent_removes_is_taken_from_what_was_admitted() {
+        let mut own = OwnRows::default();
+        own.note(1, Shared::Listeners, Change::Made);
+        let (all, first) = own.note(1, Shared::Workloads, Change::Removed);
+        assert_eq!((all, first), (Rows { listeners: 1, workloads: u64::MAX }, all));
+        let (all, second) = own.note(2, Shared::Workloads, Change::Removed);
+        assert_eq!((5_u64.wrapping_add(all.workloads), 2_u64.wrapping_add(second.workloads)), (3, 1));
     }
 }

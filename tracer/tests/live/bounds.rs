@@ -75,6 +75,30 @@ fn a_greedy_namespace_leaves_listeners_room() {
     assert_eq!(refused(&agent, "workloads"), 0);
 }
 
+/// Rows that the agent makes, of listeners older than itself, that the hooks make and that the agent removes: the number
+/// of rows never drifts from what there is, so each time the namespace gets its three quarters and no row more.
+#[test]
+fn rows_that_are_removed_are_room_again() {
+    let _lab = Lab::enter(&[Signal::ListenerPass]);
+    let greedy = Netns::single();
+    let open = || -> Vec<_> {
+        let address = |number| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + number));
+        (0..80).map(|number| Listener::open(&greedy, address(number), 2)).collect()
+    };
+    let mut listeners = open();
+    let agent = Agent::with(PASS_INTERVAL, &["--max-listeners", "64", "--retain", "1s"]);
+    let rows = || agent.scrape().sum("tracer_map_entries", &[("map", "listeners")]);
+    for _ in 0..3 {
+        agent.await_two_passes();
+        assert_eq!(rows(), 48);
+        listeners.clear();
+        until("the rows of what is gone to be removed", Duration::from_secs(10), || {
+            if rows() < 24 { Ok(()) } else { Err(format!("{} rows", rows())) }
+        });
+        listeners = open();
+    }
+}
+
 /// Refused connects from one cgroup after the other, in one namespace and then from one more in another.
 #[test]
 fn a_greedy_namespace_leaves_workloads_room() {

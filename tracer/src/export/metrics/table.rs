@@ -151,9 +151,11 @@ metrics! {
     MapCapacity Gauge "tracer_map_capacity" [NODE + MAP] "entries" Agent
         "Rows that a BPF map has room for, beyond which counts go to the _other row.";
     RowsRefused Counter "tracer_rows_refused_total" [NODE + MAP] "events" Agent
-        "Events that count in the _other row of their namespace because it had as many rows of this map as one namespace may have: any until three quarters of the map are taken, then 1/64 of it.";
+        "Look-ups of a row by a hook that found none and made none because the namespace had as many rows of this map as one namespace may have: any until three quarters of the map are taken, then 1/64 of it.";
     SocketsUncounted Gauge "tracer_sockets_uncounted" [NODE] "sockets" SocketPass
         "Descriptors whose sockets the last socket pass left out of tracer_tcp_sockets because the maps sockets_other or shared_sockets were full.";
+    ListenerNamespacesLeftOut Gauge "tracer_listener_namespaces_left_out" [NODE] "namespaces" ListenerPass
+        "Network namespaces of whose listening sockets the last listener pass read a part only, because there was no room for more: one may fill three quarters of it and 1/64 of the rest; such a namespace keeps the rows of its listeners that are gone.";
     ListenerDescriptorsLeftOut Gauge "tracer_listener_descriptors_left_out" [NODE] "descriptors" ListenerPass
         "Descriptors of listening sockets that the last listener pass left out because there were more sockets than it tells apart; a listener that has a row is never left out.";
     ListenerProcessesLeftOut Gauge "tracer_listener_processes_left_out" [NODE] "processes" ListenerPass

@@ -87,7 +87,7 @@ impl Kernel {
             return Err(explain(hook.attach, Stage::SwitchedOff, None, ""));
         }
         if hook.attach == Attach::SockDiag {
-            let listed = listening_sockets().map(drop);
+            let listed = listening_sockets(1).map(drop);
             return listed
                 .map_err(|error| explain(hook.attach, Stage::Attach, error.raw_os_error(), &error.to_string()));
         }

@@ -27,6 +27,8 @@ const MORE_HOLDERS_MAX: usize = 2 * HOLDERS_MORE as usize;
 /// What the bounds left out of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
+    /// Namespaces whose table of listening sockets was not read to its end.
+    pub namespaces: u64,
     /// Descriptors of listening sockets.
     pub descriptors: u64,
     /// Processes that hold a listener, each as often as the walk met it with another listener in between.
@@ -142,14 +144,23 @@ impl<'rows> Found<'rows> {
         add_holder(holders, record, (&mut self.more_holders, self.bounds), &mut self.left_out);
     }
 
-    /// Adds a socket of the kernel's own table. Without room the whole namespace counts as not listed.
+    /// How many sockets of its kernel's table the next namespace may add: any number until three quarters of the room are
+    /// taken and few of the rest, so that no tenant's listeners end the listing of the others'.
+    #[must_use]
+    pub fn room_in_table(&self) -> usize {
+        let (taken, all) = (self.table.len(), self.bounds.sockets);
+        (all - all / 4).saturating_sub(taken).max((all / 64).min(all.saturating_sub(taken)))
+    }
+
+    /// Adds a socket of the kernel's own table.
     pub fn add_table(&mut self, socket: TableSocket) {
-        if self.table.len() < self.bounds.sockets {
-            self.table.push(socket);
-        } else {
-            self.unlisted.insert(socket.key.netns);
-            self.left_out.descriptors += 1;
-        }
+        self.table.push(socket);
+    }
+
+    /// Notes that a namespace has more sockets in the kernel's table than it may add: it counts as not listed.
+    pub fn cut_table(&mut self, netns: u64) {
+        self.unlisted.insert(netns);
+        self.left_out.namespaces += 1;
     }
 
     /// One entry for each metric identity. A socket that a walk and the table have counts once.

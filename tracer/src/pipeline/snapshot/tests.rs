@@ -162,7 +162,7 @@ fn a_bound_on_holders_keeps_some_of_each_listener() {
     let each = HOLDERS_EACH as usize;
     assert_eq!(holders, [HOLDERS_MORE as usize * 2 + each, each]);
     assert_eq!(listeners.values().map(|listener| listener.without_holder).sum::<u32>(), 0);
-    assert_eq!(left_out, LeftOut { descriptors: 0, processes: 100 - 8 + 92 });
+    assert_eq!(left_out, LeftOut { processes: 100 - 8 + 92, ..LeftOut::default() });
 }
 
 #[test]
@@ -177,17 +177,39 @@ fn a_bound_on_sockets_leaves_out_none_that_has_a_row() {
     found.add(&ListenerSocket { key: at_port(90), ..socket(sockets + 1, 11, 7, 2, 5) });
     let (listeners, left_out) = found.join();
     assert_eq!(listeners.len(), 32_768 + 1);
-    assert_eq!(left_out, LeftOut { descriptors: sockets - 32_768, processes: 0 });
+    assert_eq!(left_out, LeftOut { descriptors: sockets - 32_768, ..LeftOut::default() });
     let with_row = &listeners[&at_port(90)];
     assert_eq!((with_row.sockets, with_row.accept_queue, with_row.holders[0].tgid), (1, queue(2, 5), 11));
 }
 
-#[test]
-fn a_namespace_whose_table_is_too_long_is_not_listed() {
-    let mut found = Found::default();
-    for inode in 1..=65_537 {
-        found.add_table(in_table(inode, 0, 5));
+/// A visit of a namespace with so many listening sockets.
+fn visit(found: &mut Found<'_>, netns: u64, sockets: u64) {
+    let room = u64::try_from(found.room_in_table()).unwrap();
+    let key = |inode| ListenerKey { netns, ..in_table(inode, 0, 5).key };
+    (1..=sockets.min(room)).for_each(|inode| found.add_table(TableSocket { key: key(inode), ..in_table(inode, 0, 5) }));
+    if sockets > room {
+        found.cut_table(netns);
     }
-    assert_eq!((found.unlisted.len(), found.left_out.descriptors), (1, 1));
-    assert_eq!(found.join().0.into_values().next().unwrap().sockets, 65_536);
+}
+
+#[test]
+fn a_namespace_whose_table_is_too_long_is_not_listed_and_the_others_are() {
+    let mut found = Found::default();
+    visit(&mut found, 1, 70_000);
+    (2..=16).for_each(|netns| visit(&mut found, netns, 1_000));
+    visit(&mut found, 17, 1_025);
+    assert_eq!((&found.unlisted, found.left_out.namespaces), (&[1, 17].into(), 2));
+    let sockets: Vec<u32> = found.join().0.into_values().map(|listener| listener.sockets).collect();
+    assert_eq!(sockets[0], 49_152);
+    assert_eq!(sockets[1..16], [1_000; 15]);
+    assert_eq!(sockets[16], 1_024);
+}
+
+#[test]
+fn the_room_for_tables_ends() {
+    let mut found = Found::default();
+    (1..=17).for_each(|netns| visit(&mut found, netns, 70_000));
+    assert_eq!((found.unlisted.len(), found.room_in_table()), (17, 0));
+    visit(&mut found, 18, 1);
+    assert!(found.unlisted.contains(&18));
 }
