@@ -27,6 +27,7 @@ use crate::{
 /// CLOSE→SYN_SENT. Frequency: 5 to 8 a connection. Cost: 1 m; at listen(), connect()'s end and a
 /// child's birth 1 to 4 m and 1 to 5 h more. With a record of each transition 1 m and 4 h more.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;

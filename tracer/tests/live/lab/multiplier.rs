@@ -3,6 +3,7 @@
 //!
 //! A perl script, as in [`super::script`].
 
+use super::descriptors::have_descriptors;
 use super::netns::Netns;
 use super::script::Script;
 
@@ -33,6 +34,9 @@ POSIX::read(0, my $line, 1);
 /// Ends what a test leaves behind that was killed.
 const LIFE_S: u32 = 300;
 
+/// Descriptors beside those of listeners.
+const FURTHER_DESCRIPTORS: u64 = 100;
+
 /// What is multiplied.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
@@ -46,6 +50,7 @@ pub(crate) struct Plan {
 
 /// Starts the processes and returns once all is held.
 pub(crate) fn multiply(netns: &Netns, plan: Plan) -> Script {
+    have_descriptors(u64::from(plan.listeners + plan.copies) + FURTHER_DESCRIPTORS);
     let numbers = [u32::from(plan.first_port), plan.listeners, plan.copies, plan.forks, LIFE_S];
     let arguments = numbers.map(|number| number.to_string());
     Script::start(netns, SCRIPT, &arguments.each_ref().map(String::as_str))
