@@ -2,7 +2,8 @@
 //!
 //! A listener keeps the labels it once had for as long as its row lives, so that a series is not cut
 //! in two when its process ends; but where another process listens by now, or the same one from another cgroup, they
-//! are that one's. So does a namespace keep its tenant's. Labels that cannot be told yet hold the row back for a few passes.
+//! are that one's. So does a namespace keep its tenant's. Where a listener's labels cannot be told yet its row is held back for a
+//! few passes; a workload's counts are shown for its namespace until then.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,8 +11,9 @@ use std::{
     time::Instant,
 };
 
-use tracer_ebpf::counter::{CGROUP_OTHER, ListenerKey, ListenerStats};
+use tracer_ebpf::counter::{CGROUP_OTHER, CounterKey, ListenerKey, ListenerStats};
 
+use self::provisional::{CGROUP_OF_NAMESPACE, Provisional};
 use self::tenants::{Tenants, Verdict};
 use crate::{
     pipeline::{
@@ -23,6 +25,7 @@ use crate::{
     view::{Namespace, View},
 };
 
+pub mod provisional;
 mod tenants;
 
 #[cfg(test)]
@@ -36,6 +39,7 @@ pub struct Labels {
     attributor: Attributor,
     tenants: Tenants,
     listeners: HashMap<ListenerKey, Known>,
+    provisional: Provisional,
 }
 
 /// What is remembered of a listener.
@@ -75,7 +79,7 @@ impl Labels {
     /// With nothing remembered.
     #[must_use]
     pub fn new(attributor: Attributor) -> Self {
-        Self { attributor, tenants: Tenants::default(), listeners: HashMap::new() }
+        Self { attributor, tenants: Tenants::default(), listeners: HashMap::new(), provisional: Provisional::default() }
     }
 
     /// The workload behind a socket's cgroup. `None`: ask again at the next scrape.
@@ -92,6 +96,24 @@ impl Labels {
         now: Instant,
     ) -> Option<Arc<Owner>> {
         self.owner(cgroup, holder, namespace, now)
+    }
+
+    /// Puts counts of workloads without a name yet to their namespaces' own, and leaves there what was shown so. `counts`
+    /// are as read from the maps, before `now`.
+    pub fn show_at_once(&mut self, counts: &mut Counts, view: &View, now: Instant) {
+        let namespaces: HashMap<u64, &Namespace> =
+            view.namespaces.iter().map(|namespace| (namespace.id, namespace)).collect();
+        let mut provisional = std::mem::take(&mut self.provisional);
+        provisional.split(&mut counts.counters, |netns, cgroup| {
+            // One that is not in the view has no rows at all.
+            namespaces.get(&netns).is_none_or(|namespace| self.workload(cgroup, namespace, now).is_some())
+        });
+        self.provisional = provisional;
+    }
+
+    /// Forgets a workload's row that is removed; returns how much of it was shown for the namespace.
+    pub fn forget_counter(&mut self, key: &CounterKey) -> u64 {
+        self.provisional.take(key)
     }
 
     fn owner(&mut self, cgroup: u64, holder: Option<u32>, namespace: &Namespace, now: Instant) -> Option<Arc<Owner>> {
@@ -220,7 +242,8 @@ impl Labels {
         living.into_iter().find(is_heir).copied()
     }
 
-    /// A living cgroup that has the owner of a dead one in the same namespace.
+    /// Who has the labels of a dead cgroup in the same namespace: a living cgroup, or the namespace itself, which has what
+    /// no workload could be named for.
     pub fn heir_of_cgroup(
         &mut self,
         netns: u64,
@@ -232,6 +255,9 @@ impl Labels {
         let mut owner =
             |cgroup_id| self.attributor.owner(&Evidence { cgroup_id, holder_tgid: None, tenant: &tenant }, now);
         let labels = owner(dead)?;
+        if labels == tenant {
+            return Some(CGROUP_OF_NAMESPACE);
+        }
         living.into_iter().find(|cgroup| *cgroup != dead && owner(*cgroup).is_some_and(|heir| heir == labels))
     }
 
@@ -250,6 +276,7 @@ impl Labels {
     pub fn forget_namespace(&mut self, id: u64) {
         self.tenants.forget(id);
         self.forget_listeners(id);
+        self.provisional.forget_namespace(id);
     }
 
     fn forget_listeners(&mut self, namespace: u64) {

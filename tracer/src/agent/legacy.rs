@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use tracer_ebpf::counter::{CounterKey, ListenerKey, ListenerStats};
 
+use crate::labels::provisional::{CGROUP_OF_NAMESPACE, of_namespace};
 use crate::pipeline::counters::{Counts, Totals};
 
 /// What heirs have taken over.
@@ -15,7 +16,13 @@ use crate::pipeline::counters::{Counts, Totals};
 pub struct Legacy {
     listeners: HashMap<ListenerKey, ListenerStats>,
     counters: HashMap<CounterKey, u64>,
+    /// What workloads without a name left to their namespaces.
+    of_namespaces: HashMap<CounterKey, u64>,
 }
+
+/// How many rows of namespaces may outlive their workloads: a tenant that makes cgroups and destinations without end
+/// must not fill the agent's memory. What is beyond is retired.
+const OF_NAMESPACES_MAX: usize = 8_192;
 
 impl Legacy {
     /// `heir` takes over what the listener `from` counted, and what that had taken over itself.
@@ -26,12 +33,32 @@ impl Legacy {
         add_counts(legacy, &inherited);
     }
 
-    /// The workload `heir` (a cgroup of the same namespace) takes over rows.
-    pub fn bequeath_counters(&mut self, rows: &[(CounterKey, u64)], heir: u64) {
+    /// The workload `heir` (a cgroup of the same namespace, or [`CGROUP_OF_NAMESPACE`]) takes over rows. Returns what
+    /// found no room.
+    pub fn bequeath_counters(&mut self, rows: &[(CounterKey, u64)], heir: u64) -> Totals {
+        let mut homeless = Totals::default();
         for (key, n) in rows {
-            let inherited = self.counters.remove(key).unwrap_or(0);
-            *self.counters.entry(CounterKey { cgroup: heir, ..*key }).or_default() += n + inherited;
+            let all = n + self.counters.remove(key).unwrap_or(0);
+            if heir == CGROUP_OF_NAMESPACE {
+                homeless.add_all(&self.leave_to_namespace(key, all));
+            } else {
+                *self.counters.entry(CounterKey { cgroup: heir, ..*key }).or_default() += all;
+            }
         }
+        homeless
+    }
+
+    /// A count stays with the namespace, for which it was shown. Returns it if it found no room.
+    pub fn leave_to_namespace(&mut self, key: &CounterKey, n: u64) -> Totals {
+        let key = of_namespace(key);
+        let has_room = self.of_namespaces.len() < OF_NAMESPACES_MAX;
+        match self.of_namespaces.get_mut(&key) {
+            Some(kept) => *kept += n,
+            None if n == 0 => {}
+            None if has_room => _ = self.of_namespaces.insert(key, n),
+            None => return Totals::of_counter(&key, n),
+        }
+        Totals::default()
     }
 
     /// Takes out what a listener without heir had taken over.
@@ -51,13 +78,15 @@ impl Legacy {
 
     fn end(&mut self, counter: impl Fn(&CounterKey) -> bool, listener: impl Fn(&ListenerKey) -> bool) -> Totals {
         let mut totals = Totals::default();
-        self.counters.retain(|key, n| {
-            let ends = counter(key);
-            if ends {
-                totals.add_all(&Totals::of_counter(key, *n));
-            }
-            !ends
-        });
+        for counters in [&mut self.counters, &mut self.of_namespaces] {
+            counters.retain(|key, n| {
+                let ends = counter(key);
+                if ends {
+                    totals.add_all(&Totals::of_counter(key, *n));
+                }
+                !ends
+            });
+        }
         self.listeners.retain(|key, stats| {
             let ends = listener(key);
             if ends {
@@ -75,7 +104,7 @@ impl Legacy {
                 add_counts(stats, inherited);
             }
         }
-        counts.counters.extend(self.counters.iter().map(|(key, n)| (*key, *n)));
+        counts.counters.extend(self.counters.iter().chain(&self.of_namespaces).map(|(key, n)| (*key, *n)));
     }
 }
 
@@ -105,6 +134,32 @@ mod tests {
     fn counter(cgroup: u64) -> CounterKey {
         let counter = Counter::RetransmitFailed as u8;
         CounterKey { netns: 1, cgroup, port: 0, role: 0, counter, a: 0, b: 0, zero: 0 }
+    }
+
+    #[test]
+    fn what_is_left_to_a_namespace_stays_as_long_as_that() {
+        let mut legacy = Legacy::default();
+        assert_eq!(legacy.leave_to_namespace(&counter(7), 2), Totals::default());
+        legacy.bequeath_counters(&[(counter(6), 5)], 8);
+        // With what it had taken over itself.
+        assert_eq!(legacy.bequeath_counters(&[(counter(8), 1)], CGROUP_OF_NAMESPACE), Totals::default());
+        let mut counts = Counts::default();
+        legacy.add_to(&mut counts);
+        assert_eq!(counts.counters, [(counter(0), 8)]);
+        assert_eq!(legacy.end_workload(1, 8), Totals::default());
+        assert_eq!(legacy.end_namespace(1).get(Closing::RetransmitsFailed), 8);
+    }
+
+    #[test]
+    fn rows_of_namespaces_have_a_bound_and_what_is_beyond_is_retired() {
+        let mut legacy = Legacy::default();
+        let of_port = |port: usize| CounterKey { port: u16::try_from(port).unwrap(), ..counter(7) };
+        for port in 0..OF_NAMESPACES_MAX {
+            assert_eq!(legacy.leave_to_namespace(&of_port(port), 1), Totals::default());
+        }
+        assert_eq!(legacy.leave_to_namespace(&of_port(0), 1), Totals::default(), "there already");
+        let homeless = legacy.bequeath_counters(&[(of_port(OF_NAMESPACES_MAX), 3)], CGROUP_OF_NAMESPACE);
+        assert_eq!(homeless.get(Closing::RetransmitsFailed), 3);
     }
 
     #[test]

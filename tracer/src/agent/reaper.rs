@@ -38,6 +38,15 @@ pub struct DeadWorkload {
 }
 
 impl DeadWorkload {
+    /// The part of its rows that was shown for its namespace, as `shown` says, and the workload without that.
+    pub fn split(&self, mut shown: impl FnMut(&CounterKey) -> u64) -> (Vec<(CounterKey, u64)>, Self) {
+        let parts: Vec<_> = self.rows.iter().map(|(key, n)| (*key, shown(key).min(*n), *n)).collect();
+        let of_namespace =
+            parts.iter().filter(|(_, shown, _)| *shown > 0).map(|(key, shown, _)| (*key, *shown)).collect();
+        let rows = parts.iter().map(|(key, shown, n)| (*key, n - shown)).collect();
+        (of_namespace, Self { rows, ..*self })
+    }
+
     /// What the rows add up to.
     #[must_use]
     pub fn totals(&self) -> Totals {

@@ -191,7 +191,7 @@ impl Worker {
         let shared = Arc::clone(&self.labels);
         // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
         let mut labels = lock(&shared);
-        self.reap(&after, &listeners, &unlisted, &mut labels, started)?;
+        self.reap(&after, &listeners, &unlisted, &mut labels, namespaces_done)?;
         let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
@@ -223,7 +223,7 @@ impl Worker {
             programs: self.kernel.program_stats(),
             namespaces_denied: discovery.denied,
         };
-        labels.meet(&after, &view, started);
+        labels.meet(&after, &view, namespaces_done);
         replace(&self.view, Arc::new(view));
         self.list_failed.take().map_or(Ok(()), Err)
     }
@@ -306,16 +306,19 @@ impl Worker {
         for (key, _) in &workload.rows {
             self.maps.remove_counter(key)?;
         }
-        let totals = workload.totals();
-        self.registry.retire(workload.netns, &totals);
+        self.registry.retire(workload.netns, &workload.totals());
+        let (shown, workload) = workload.split(|key| labels.forget_counter(key));
+        for (key, n) in &shown {
+            self.reaper.retired.add_all(&self.legacy.leave_to_namespace(key, *n));
+        }
         let neighbours = counts.counters.iter().filter(|(key, _)| key.netns == workload.netns && key.cgroup > 0);
         let living: BTreeSet<u64> =
             neighbours.map(|(key, _)| key.cgroup).filter(|cgroup| !labels.cgroup_has_gone(*cgroup)).collect();
         if let Some(heir) = labels.heir_of_cgroup(workload.netns, workload.cgroup, living, now) {
-            self.legacy.bequeath_counters(&workload.rows, heir);
+            self.reaper.retired.add_all(&self.legacy.bequeath_counters(&workload.rows, heir));
             self.registry.bequeath_cgroup(workload.netns, workload.cgroup, heir);
         } else {
-            self.reaper.retired.add_all(&totals);
+            self.reaper.retired.add_all(&workload.totals());
             self.reaper.retired.add_all(&self.legacy.end_workload(workload.netns, workload.cgroup));
             let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
             self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);

@@ -60,6 +60,7 @@ pub struct Sources<'a> {
 pub fn collect(sources: &mut Sources<'_>) -> io::Result<Bytes> {
     let mut rows = Rows::new(ROWS_MAX, sources.suppressed);
     let mut counts = sources.maps.read()?;
+    sources.labels.show_at_once(&mut counts, sources.view, sources.now);
     sources.view.legacy.add_to(&mut counts);
     counted(&mut rows, sources, &counts);
     agent_rows::add(&mut rows, sources, &counts)?;

@@ -4,9 +4,11 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::cgroup::Cgroup;
+use crate::lab::cgroup::{Cgroup, Unit};
 use crate::lab::closing::assert_closes;
 use crate::lab::counters::Watch;
 use crate::lab::drops::{ACCEPT_QUEUE_FULL_SYN, assert_drops, drops_are};
@@ -143,6 +145,38 @@ fn series_of_a_service_that_restarts_never_fall() {
         let unknown = scrape.sum(DROPS, &[("netns", &watch.inode), ("reason", "unknown")]);
         let unowned = if agent.rungs().drops == Drops::Totals { unknown } else { 0 };
         equal("retired", &(scrape.sum("tracer_retired_total", &[("signal", "listen_drops")]) + unowned), &21)
+    });
+    assert_closes(&agent, &[&watch]);
+}
+
+/// Jobs that are gone before anybody can look for their names: their counts show at once, for the namespace, and outlive
+/// their rows there.
+#[test]
+fn workloads_that_live_for_a_moment_count_at_once_and_for_good() {
+    const JOBS: u64 = 60;
+    const FAILURES: &str = "tracer_tcp_connect_failures_total";
+    let _lab = Lab::enter(&[Signal::Connections]);
+    let netns = Netns::single();
+    let watch = Watch::from_now(&netns);
+    let retain = patient(RETAIN);
+    let agent = Agent::with(PASS_INTERVAL, &["--retain", &format!("{}ms", retain.as_millis())]);
+    agent.await_two_passes();
+    let workloads = || agent.scrape().one("tracer_map_entries", &[("map", "workloads")]).unwrap();
+    let workloads_before = workloads();
+    for job in 1..=JOBS {
+        let unit = Unit::enter(&format!("job-{job}"));
+        assert_eq!(Client::connect(&netns, SocketAddr::V4(address())).outcome(LIMIT), Err(Errno::CONNREFUSED));
+        drop(unit);
+        // Each scrape has all: no count waits for a name.
+        let scrape = agent.scrape();
+        let failures = scrape.sum(FAILURES, &[("netns", &watch.inode)]);
+        assert_eq!(failures, job, "{}", scrape.show(FAILURES, &[("netns", &watch.inode)]));
+    }
+    assert!(workloads() >= workloads_before + 1.0);
+    until("the rows of those that are gone to leave", 2 * retain + LIMIT, || {
+        equal("failures", &agent.scrape().sum(FAILURES, &[("netns", &watch.inode)]), &JOBS)?;
+        let left = workloads() - workloads_before;
+        if left < 10.0 { Ok(()) } else { Err(format!("{left} workloads more than before")) }
     });
     assert_closes(&agent, &[&watch]);
 }

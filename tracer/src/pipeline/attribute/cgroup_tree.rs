@@ -47,6 +47,9 @@ pub enum Lookup {
 pub struct CgroupTree {
     mount: PathBuf,
     directories: HashMap<u64, Directory>,
+    /// When the last walk began, whether it succeeded or not.
+    tried: Option<Instant>,
+    /// When the walk began that took the picture.
     walked: Option<Instant>,
     truncated: bool,
     walks: u64,
@@ -66,7 +69,7 @@ impl CgroupTree {
     /// The tree below `mount`; nothing is read yet.
     #[must_use]
     pub fn at(mount: PathBuf) -> Self {
-        Self { mount, directories: HashMap::new(), walked: None, truncated: false, walks: 0 }
+        Self { mount, directories: HashMap::new(), tried: None, walked: None, truncated: false, walks: 0 }
     }
 
     /// Whether the mount shows the whole hierarchy and not a container's part: only then do programs
@@ -82,18 +85,23 @@ impl CgroupTree {
         &self.mount
     }
 
-    /// The path of the cgroup `id`. Walks the hierarchy when the last walk did not see it, at most once a second.
+    /// The path of the cgroup `id`, which was met before `now`. Walks the hierarchy when the last walk did not see it, at
+    /// most once a second. One walk answers for all that were met before it began.
     pub fn lookup(&mut self, id: u64, now: Instant) -> Lookup {
         if let Some(path) = self.path_of(id) {
             return Lookup::Found(path);
         }
-        if self.walked.is_some_and(|walked| now.saturating_duration_since(walked) < REFRESH_INTERVAL) {
+        if self.walked.is_some_and(|walked| walked >= now) {
+            return Lookup::Gone;
+        }
+        if self.tried.is_some_and(|tried| now.saturating_duration_since(tried) < REFRESH_INTERVAL) {
             return Lookup::TooEarly;
         }
-        self.walked = Some(now);
+        self.tried = Some(now);
         if self.walk().is_err() {
             return Lookup::TooEarly;
         }
+        self.walked = Some(now);
         self.path_of(id).map_or(Lookup::Gone, Lookup::Found)
     }
 
@@ -268,7 +276,8 @@ mod tests {
 
         let path = "/system.slice/web.service".to_owned();
         assert_eq!(tree.lookup(service_id, start), Lookup::Found(path.clone()));
-        assert_eq!(tree.lookup(file, start), Lookup::TooEarly);
+        assert_eq!(tree.lookup(file, start), Lookup::Gone, "the walk began no earlier");
+        assert_eq!(tree.lookup(file, start + SECOND / 4), Lookup::TooEarly);
 
         let job = mount.join("system.slice/job.service");
         fs::create_dir(&job).unwrap();
@@ -286,6 +295,26 @@ mod tests {
     }
 
     #[test]
+    fn one_walk_answers_for_all_that_were_met_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids: Vec<u64> = (0..60)
+            .map(|number| {
+                let job = dir.path().join(format!("job-{number}.service"));
+                fs::create_dir(&job).unwrap();
+                let id = inode(&job);
+                // Kept open: the file system would give the number to the next one.
+                std::mem::forget(fs::File::open(&job).unwrap());
+                fs::remove_dir(&job).unwrap();
+                id
+            })
+            .collect();
+        let mut tree = CgroupTree::at(dir.path().to_owned());
+        let now = Instant::now();
+        assert!(ids.iter().all(|id| tree.lookup(*id, now) == Lookup::Gone));
+        assert_eq!(tree.walks(), 1);
+    }
+
+    #[test]
     fn an_unreadable_mount_makes_nobody_gone() {
         let dir = tempfile::tempdir().unwrap();
         let mount = dir.path().join("unified");
@@ -296,6 +325,7 @@ mod tests {
         assert_eq!(tree.lookup(id, start), Lookup::Found("/a.service".into()));
         fs::remove_dir_all(&mount).unwrap();
         assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::TooEarly);
+        assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::TooEarly, "that walk saw nothing");
         assert!(tree.contains(id));
     }
 

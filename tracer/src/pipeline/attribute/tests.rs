@@ -253,7 +253,7 @@ fn a_new_cgroup_waits_for_the_next_walk() {
     let mut attributor = host.attributor();
     assert_eq!(ask(&mut attributor, by_cgroup(first), host.start), Some(unit("a.service")));
     let second = host.add_cgroup("b.service");
-    assert_eq!(ask(&mut attributor, by_cgroup(second), host.start), None);
+    assert_eq!(ask(&mut attributor, by_cgroup(second), host.start + Duration::from_millis(500)), None);
     assert_eq!(ask(&mut attributor, by_cgroup(second), host.after(1)), Some(unit("b.service")));
 }
 
