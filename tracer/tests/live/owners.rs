@@ -105,6 +105,40 @@ fn listener_and_namespace_of_a_pod() {
     listener.exit();
 }
 
+/// Whoever has a cgroup of their own gives what is inside any name, that of a pod's container or of another unit.
+#[test]
+fn names_in_a_delegated_cgroup_are_nobodys() {
+    let _lab = Lab::enter(&[Signal::ListenDrops]);
+    let pod = Pod::start(Netns::single());
+    let agent = pod.agent(&[]);
+    pod.name("app", 1);
+    let root = format!("live{}.slice", std::process::id());
+    let (given, manager) = (format!("{root}/given.service"), format!("{root}/user@1000.service"));
+    let delegated = Cgroup::make(&given);
+    delegated.delegate();
+    let unit = |inside: &str| Cgroup::make(&format!("{inside}/sshd.service"));
+    // The user's manager has cgroups of its own by its name alone.
+    for impostor in [pod.impostor(&given, 1), unit(&given), pod.impostor(&manager, 1), unit(&manager)] {
+        // The listener's process is the first of its namespace as well.
+        let netns = Netns::single();
+        let watch = Watch::from_now(&netns);
+        let listener = listen(&netns, &impostor);
+        seven_drops(&netns);
+        let name = if impostor.path().contains(&given) { "given.service" } else { "user@1000.service" };
+        let labels = [("netns", watch.inode.as_str()), ("unit", name), ("process", "service")];
+        until("the drops of the delegated unit", LIMIT, || drops_are(&agent, &labels, &[(ACCEPT_QUEUE_FULL_SYN, 7)]));
+        assert_closes(&agent, &[&watch]);
+        let scrape = agent.scrape();
+        let own = [("netns", watch.inode.as_str())];
+        let is_fooled = |row: &&Sample| {
+            row.label("unit") == "sshd.service" || NAMESPACE.iter().any(|(name, value)| row.label(name) == *value)
+        };
+        let fooled: Vec<_> = scrape.with(&own).filter(is_fooled).collect();
+        assert!(fooled.is_empty(), "{fooled:#?}");
+        listener.exit();
+    }
+}
+
 /// No hook saw `listen()`: the agent comes last.
 #[test]
 fn listener_of_a_pod_that_is_older_than_the_agent() {

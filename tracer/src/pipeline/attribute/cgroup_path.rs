@@ -3,6 +3,34 @@
 //! Owns the shapes that Kubernetes, the container runtimes and systemd give to paths. Pure: no I/O. Paths
 //! are chosen by whoever may make cgroups, so nothing in one is taken on trust but its shape.
 
+/// A cgroup's path, and how much of it names cgroups that only root can make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPath {
+    whole: String,
+    by_root: usize,
+}
+
+impl CgroupPath {
+    /// `by_root` bytes at the path's beginning are of cgroups that only root can make.
+    #[must_use]
+    pub fn new(whole: String, by_root: usize) -> Self {
+        Self { by_root: by_root.min(whole.len()), whole }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.whole
+    }
+}
+
+/// A path of which nothing is delegated.
+impl From<&str> for CgroupPath {
+    fn from(path: &str) -> Self {
+        Self { whole: path.to_owned(), by_root: path.len() }
+    }
+}
+
 /// What a path names; every part may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Workload {
@@ -12,21 +40,31 @@ pub struct Workload {
     pub container_id: Option<String>,
     /// The systemd unit, with its suffix.
     pub unit: Option<String>,
+    /// A container's digits in the part of the path that others than root can make: a detail of the unit, by which no
+    /// name is ever looked up.
+    pub delegated_container: Option<String>,
 }
 
-/// Reads a path from the outermost cgroup inwards.
+/// Reads a path from the outermost cgroup inwards, as far as only root can make its cgroups.
 ///
-/// The innermost pod counts, and its outermost container: the one that the node's runtime knows, not one
-/// nested inside. The innermost unit that is no container's scope is the unit, but a unit around a pod
-/// (`containerd.service`) says nothing about the pod.
+/// The outermost pod counts, and in it the outermost container, the one that the node's runtime knows; so does the
+/// outermost unit. What is nested inside was made by what is around it. But a unit around a pod (`containerd.service`)
+/// says nothing about the pod, and a container's own scope is no unit.
 #[must_use]
-pub fn parse(path: &str) -> Workload {
+pub fn parse(path: &CgroupPath) -> Workload {
     let mut workload = Workload::default();
-    for segment in path.split('/') {
+    let (by_root, by_others) = path.whole.split_at(path.by_root);
+    let mut segments = by_root.split('/');
+    for segment in segments.by_ref() {
         // `<slice>:<runtime>:<id>` is how containerd writes systemd's slice and scope in one name.
-        for part in segment.split(':') {
-            workload.descend(part);
+        segment.split(':').for_each(|part| workload.descend(part));
+        if is_user_manager(segment) {
+            break;
         }
+    }
+    if workload.pod_uid.is_none() && workload.container_id.is_none() && workload.unit.is_some() {
+        let id = segments.chain(by_others.split('/')).find_map(container_id);
+        workload.delegated_container = id.map(str::to_owned);
     }
     workload
 }
@@ -34,15 +72,22 @@ pub fn parse(path: &str) -> Workload {
 impl Workload {
     fn descend(&mut self, part: &str) {
         if let Some(uid) = pod_uid(part) {
-            *self = Self { pod_uid: Some(uid), ..Self::default() };
+            if self.pod_uid.is_none() {
+                *self = Self { pod_uid: Some(uid), ..Self::default() };
+            }
         } else if is_monitor(part) {
             // Beside the container, not in it, and named after it.
         } else if let Some(id) = container_id(part) {
             self.container_id.get_or_insert_with(|| id.to_owned());
         } else if is_unit(part) {
-            self.unit = Some(part.to_owned());
+            self.unit.get_or_insert_with(|| part.to_owned());
         }
     }
+}
+
+/// `user@1000.service`, all that is in which belongs to that user, who may give it any name.
+fn is_user_manager(part: &str) -> bool {
+    part.starts_with("user@") && part.ends_with(".service")
 }
 
 /// The UID in `pod<uid>` (cgroupfs driver) or `kubepods-burstable-pod<uid>.slice` (systemd driver, where
@@ -106,7 +151,7 @@ mod tests {
             .replace("STATIC", STATIC)
             .replace("OTHER", OTHER)
             .replace("ID", ID);
-        let workload = parse(&path);
+        let workload = parse(&path.as_str().into());
         let name = |value: Option<String>| match value.as_deref() {
             None => "-",
             Some(UID) => "UID",
@@ -165,12 +210,35 @@ mod tests {
             ("/system.slice/foo.service/worker", ["-", "-", "foo.service"]),
             ("/system.slice/system-getty.slice/getty@tty1.service", ["-", "-", "getty@tty1.service"]),
             ("/user.slice/user-0.slice/session-3.scope", ["-", "-", "session-3.scope"]),
-            ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service", ["-", "-", "web.service"]),
+            // What a user's manager runs is that user's to name.
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service", ["-", "-", "user@1000.service"]),
+            ("/user.slice/user-1000.slice/user@1000.service/podUID/ID", ["-", "-", "user@1000.service"]),
+            // The outermost unit and the outermost pod.
+            ("/system.slice/web.service/sshd.service", ["-", "-", "web.service"]),
+            ("/kubepods/podUID/ID/podSTATIC/OTHER", ["UID", "ID", "-"]),
+            ("/kubepods/podUID/ID/a.service/b.service", ["UID", "ID", "a.service"]),
             ("/init.scope", ["-", "-", "init.scope"]),
         ];
         for (template, expected) in rows {
             assert_eq!(found(&template.replace("{slice}", slice)), *expected, "{template}");
         }
+    }
+
+    #[test]
+    fn what_others_than_root_can_make_names_nobody() {
+        let pod = format!("/user.slice/kubepods-pod{UID_}.slice/docker-{ID}.scope");
+        let unit = format!("/system.slice/web.service/docker-{ID}.scope");
+        let parsed = |path: &str, by_root: &str| parse(&CgroupPath::new(path.to_owned(), by_root.len()));
+        assert_eq!(parsed(&pod, "/user.slice"), Workload::default());
+        let web = Workload { unit: Some("web.service".into()), ..Workload::default() };
+        assert_eq!(
+            parsed(&unit, "/system.slice/web.service"),
+            Workload { delegated_container: Some(ID.into()), ..web }
+        );
+        assert_eq!(parsed(&unit, "/system.slice"), Workload::default());
+        let user = format!("/user.slice/user@1.service/libpod-{ID}.scope");
+        assert_eq!(parse(&user.as_str().into()).delegated_container.as_deref(), Some(ID));
+        assert_eq!(parsed(&user, "/user.slice/user@1.service").delegated_container.as_deref(), Some(ID));
     }
 
     #[test]
@@ -203,7 +271,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_found_has_the_right_shape(path in "(/|:|pod|-|kubepods|\\.slice|\\.scope|\\.service|[0-9a-f]{32}|\\PC){0,40}") {
-            let workload = parse(&path);
+            let workload = parse(&path.as_str().into());
             if let Some(uid) = workload.pod_uid {
                 prop_assert!(is_uuid(&uid) || is_hex(&uid, 32), "{uid}");
             }
@@ -218,7 +286,7 @@ mod tests {
         #[test]
         fn a_container_is_found_at_any_depth(depth in 0..50_usize, id in "[0-9a-f]{64}") {
             let path = format!("{}/docker-{id}.scope", "/a".repeat(depth));
-            prop_assert_eq!(parse(&path).container_id, Some(id));
+            prop_assert_eq!(parse(&path.as_str().into()).container_id, Some(id));
         }
     }
 }

@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io, iter};
 
+use super::cgroup_mounts::{CgroupMount, cgroup_mounts};
+use super::cgroup_path::CgroupPath;
+use super::delegation::Root;
+
 /// The number of the hierarchy's root. On v1 and hybrid hosts sockets carry it, or 0.
 pub const ROOT_ID: u64 = 1;
 
@@ -28,13 +32,15 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 struct Directory {
     parent: u64,
     name: Box<str>,
+    /// Whether only root can make cgroups in it.
+    is_roots: bool,
 }
 
 /// The answer for one number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// The cgroup's path below the mount, beginning with a slash.
-    Found(String),
+    Found(CgroupPath),
     /// There is no such cgroup (unless the walk was truncated), and as numbers are not used twice there will
     /// be none.
     Gone,
@@ -60,10 +66,11 @@ impl CgroupTree {
     ///
     /// A container sees its own part of the hierarchy and, given the host's, the whole: the whole is taken.
     pub fn locate(mountinfo: &Path) -> io::Result<Option<Self>> {
-        let mounts = cgroup2_mounts(&fs::read(mountinfo)?);
-        let is_whole = |mount: &&PathBuf| fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_ID);
+        let mut mounts = cgroup_mounts(&fs::read(mountinfo)?);
+        mounts.retain(CgroupMount::is_v2);
+        let is_whole = |mount: &&CgroupMount| fs::metadata(&mount.point).is_ok_and(|root| root.ino() == ROOT_ID);
         let mount = mounts.iter().find(is_whole).or(mounts.first());
-        Ok(mount.cloned().map(Self::at))
+        Ok(mount.map(|mount| Self::at(mount.point.clone())))
     }
 
     /// The tree below `mount`; nothing is read yet.
@@ -115,7 +122,7 @@ impl CgroupTree {
     #[must_use]
     pub fn has_gone(&self, id: u64) -> bool {
         let Some(path) = self.path_of(id) else { return false };
-        match fs::metadata(self.mount.join(path.trim_start_matches('/'))) {
+        match fs::metadata(self.mount.join(path.as_str().trim_start_matches('/'))) {
             // Numbers are not used twice, names are.
             Ok(directory) => directory.ino() != id,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -148,21 +155,26 @@ impl CgroupTree {
 
     /// The path of a cgroup that the last walk saw.
     #[must_use]
-    pub fn path_of(&self, id: u64) -> Option<String> {
+    pub fn path_of(&self, id: u64) -> Option<CgroupPath> {
         let entry = |id: u64| self.directories.get(&id);
         // From the inside out; it ends at the root, which has no entry.
-        let names: Vec<&str> = iter::successors(entry(id), |directory| entry(directory.parent))
-            .take(DEPTH_MAX)
-            .map(|directory| &*directory.name)
-            .collect();
-        let path: String = names.iter().rev().flat_map(|name| ["/", name]).collect();
-        (!path.is_empty()).then_some(path)
+        let directories: Vec<&Directory> =
+            iter::successors(entry(id), |directory| entry(directory.parent)).take(DEPTH_MAX).collect();
+        let (mut path, mut by_root) = (String::new(), None);
+        for directory in directories.iter().rev() {
+            path.extend(["/", &*directory.name]);
+            if !directory.is_roots {
+                by_root.get_or_insert(path.len());
+            }
+        }
+        let by_root = by_root.unwrap_or(path.len());
+        (!path.is_empty()).then(|| CgroupPath::new(path, by_root))
     }
 
     /// Takes a new picture. When the root cannot be read the old one stays.
     fn walk(&mut self) -> io::Result<()> {
         let root = fs::metadata(&self.mount)?;
-        let mut walk = Walk { device: root.dev(), ..Walk::default() };
+        let mut walk = Walk::of(&root);
         walk.list(root.ino(), &self.mount)?;
         while let Some((id, path)) = walk.pending.pop() {
             // A cgroup may be removed at any time during the walk.
@@ -176,8 +188,8 @@ impl CgroupTree {
 }
 
 /// A walk under way.
-#[derive(Default)]
 struct Walk {
+    root: Root,
     /// The hierarchy's; what is mounted over a part of it has numbers of its own.
     device: u64,
     seen: HashMap<u64, Directory>,
@@ -187,6 +199,11 @@ struct Walk {
 }
 
 impl Walk {
+    fn of(root: &Metadata) -> Self {
+        let seen = HashMap::new();
+        Self { root: Root::of(root), device: root.dev(), seen, pending: Vec::new(), truncated: false }
+    }
+
     /// Takes in the subdirectories of `path`, whose number is `parent`.
     fn list(&mut self, parent: u64, path: &Path) -> io::Result<()> {
         for entry in fs::read_dir(path)?.flatten() {
@@ -209,7 +226,7 @@ impl Walk {
 
     fn take(&mut self, parent: u64, entry: &DirEntry, metadata: &Metadata) {
         let name = entry.file_name().to_string_lossy().into();
-        self.seen.insert(metadata.ino(), Directory { parent, name });
+        self.seen.insert(metadata.ino(), Directory { parent, name, is_roots: self.root.alone_writes(metadata) });
         // Two links, its name and its own dot, mean no subdirectory. Most cgroups are such leaves and hold
         // some fifty files that need not be listed.
         if metadata.nlink() != 2 {
@@ -218,41 +235,9 @@ impl Walk {
     }
 }
 
-/// The mount points of type `cgroup2` in the text of a `mountinfo` file, in its order.
-fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
-    String::from_utf8_lossy(mountinfo).lines().filter_map(cgroup2_mount).collect()
-}
-
-/// `<id> <parent> <device> <root> <mount point> <options> [<tags>] - <type> <source> <options>`
-fn cgroup2_mount(line: &str) -> Option<PathBuf> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    if file_system.split(' ').next() != Some("cgroup2") {
-        return None;
-    }
-    mount.split(' ').nth(4).map(|point| unescape(point).into())
-}
-
-/// Undoes the kernel's `\040` for a space, and the like.
-fn unescape(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        plain.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        rest = if let Some(code) = code {
-            plain.push(char::from(code));
-            &after[3..]
-        } else {
-            plain.push('\\');
-            after
-        };
-    }
-    plain + rest
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -274,7 +259,7 @@ mod tests {
         let start = Instant::now();
         let mut tree = CgroupTree::at(mount.clone());
 
-        let path = "/system.slice/web.service".to_owned();
+        let path = CgroupPath::from("/system.slice/web.service");
         assert_eq!(tree.lookup(service_id, start), Lookup::Found(path.clone()));
         assert_eq!(tree.lookup(file, start), Lookup::Gone, "the walk began no earlier");
         assert_eq!(tree.lookup(file, start + SECOND / 4), Lookup::TooEarly);
@@ -292,6 +277,17 @@ mod tests {
         assert!(!tree.contains(service_id) && tree.contains(job_id));
         assert_eq!(tree.walks(), 3);
         assert!(!tree.is_truncated());
+    }
+
+    #[test]
+    fn a_walk_sees_what_is_delegated() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("given/sshd.service/inner");
+        fs::create_dir_all(&inner).unwrap();
+        fs::set_permissions(dir.path().join("given"), fs::Permissions::from_mode(0o777)).unwrap();
+        let mut tree = CgroupTree::at(dir.path().to_owned());
+        let expected = CgroupPath::new("/given/sshd.service/inner".into(), "/given".len());
+        assert_eq!(tree.lookup(inode(&inner), Instant::now()), Lookup::Found(expected));
     }
 
     #[test]
@@ -327,22 +323,6 @@ mod tests {
         assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::TooEarly);
         assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::TooEarly, "that walk saw nothing");
         assert!(tree.contains(id));
-    }
-
-    const HYBRID: &str = "\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn mounts_are_known_by_their_type() {
-        assert_eq!(cgroup2_mounts(HYBRID.as_bytes()), [Path::new("/sys/fs/cgroup/unified")]);
-        let tagged = b"30 23 0:26 /../.. /a\\040b\\134 ro shared:4 master:1 - cgroup2 cgroup rw,nsdelegate";
-        assert_eq!(cgroup2_mounts(tagged), [Path::new("/a b\\")]);
-        for odd in ["", "cgroup2", " - cgroup2", "1 2 3 - cgroup2 x", "1 2 3 / /cgroup2 rw - tmpfs cgroup2 rw"] {
-            assert!(cgroup2_mounts(odd.as_bytes()).is_empty(), "{odd:?}");
-        }
     }
 
     #[test]
@@ -389,23 +369,9 @@ mod tests {
         let path = format!("/tracer-test-{}.slice/inner.service", std::process::id());
         let inner_id = inode(&inner);
         let start = Instant::now();
-        assert_eq!(tree.lookup(inner_id, start), Lookup::Found(path));
+        assert_eq!(tree.lookup(inner_id, start), Lookup::Found(path.as_str().into()));
         drop(scratch);
         assert_eq!(tree.lookup(u64::MAX, start + SECOND), Lookup::Gone);
         assert!(!tree.contains(inner_id));
-    }
-
-    proptest! {
-        #[test]
-        fn any_mountinfo_is_survived(text in "(\\\\|0|4|9| |-|cgroup2|/|\n|\\PC){0,60}") {
-            for mount in cgroup2_mounts(text.as_bytes()) {
-                prop_assert!(text.len() >= mount.as_os_str().len() || text.contains('\\'));
-            }
-        }
-
-        #[test]
-        fn what_needs_no_escape_stays(text in "[^\\\\]{0,40}") {
-            prop_assert_eq!(unescape(&text), text);
-        }
     }
 }

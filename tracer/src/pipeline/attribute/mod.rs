@@ -17,8 +17,10 @@ use self::log_listing::{LogListing, NAMES_MAX};
 use self::names::{Found, Names};
 use self::process::Processes;
 
+pub mod cgroup_mounts;
 pub mod cgroup_path;
 pub mod cgroup_tree;
+pub mod delegation;
 pub mod log_listing;
 pub mod log_names;
 pub mod names;
@@ -211,7 +213,7 @@ impl Attributor {
         let (path, found) = match looked {
             Lookup::Found(path) => {
                 let found = self.names.owner(&cgroup_path::parse(&path), now);
-                (path, found)
+                (path.as_str().to_owned(), found)
             }
             Lookup::Gone => (String::new(), Found::Nobody),
             Lookup::TooEarly => return Found::Later,
@@ -237,7 +239,7 @@ impl Attributor {
         }
         self.swept = tree.walks();
         self.owners.retain(|id, remembered| match tree.path_of(*id) {
-            Some(path) => path == remembered.path,
+            Some(path) => path.as_str() == remembered.path,
             None => now.saturating_duration_since(remembered.asked) < GONE_KEPT,
         });
     }

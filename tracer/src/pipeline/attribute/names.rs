@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::cgroup_path::Workload;
 use super::log_listing::LogListing;
+use super::log_names::ContainerName;
 use super::{GONE_KEPT, OWNERS_MAX, Owner};
 
 /// How much of a container's id is shown, as the runtimes' own lists do.
@@ -57,7 +58,9 @@ impl Names {
     /// The owner that a workload's labels name. The first answer but [`Found::Later`] stands.
     pub fn owner(&mut self, workload: &Workload, now: Instant) -> Found {
         if workload.pod_uid.is_none() && workload.container_id.is_none() {
-            let named = |unit: &String| Owner { unit: unit.clone(), ..Owner::default() };
+            let container = workload.delegated_container.as_deref().map(digits).unwrap_or_default();
+            let named =
+                |unit: &String| Owner { unit: unit.clone(), container: container.to_owned(), ..Owner::default() };
             return workload.unit.as_ref().map_or(Found::Nobody, |unit| Found::Named(Arc::new(named(unit))));
         }
         let mut since = now;
@@ -106,12 +109,15 @@ impl Names {
     fn labels(&self, workload: &Workload) -> Result<Owner, Owner> {
         let unit = workload.unit.clone().unwrap_or_default();
         let id = workload.container_id.as_deref();
-        if let Some(names) = id.and_then(|id| self.logs.container(id)) {
+        let pod = workload.pod_uid.as_deref().map(|uid| self.logs.pod(uid));
+        // A name is of the container in whose cgroup its id is, in the pod that the log is of.
+        let is_of_pod = |names: &&ContainerName| pod.flatten().is_none_or(|pod| *pod == names.pod);
+        if let Some(names) = id.and_then(|id| self.logs.container(id)).filter(is_of_pod) {
             let (namespace, pod) = (names.pod.namespace.to_string(), names.pod.pod.to_string());
             return Ok(Owner { unit, container: names.container.to_string(), namespace, pod });
         }
-        let digits = id.map_or("", |id| id.get(..CONTAINER_DIGITS).unwrap_or(id)).to_owned();
-        let Some(pod) = workload.pod_uid.as_deref().and_then(|uid| self.logs.pod(uid)) else {
+        let digits = id.map_or("", digits).to_owned();
+        let Some(pod) = pod.flatten() else {
             return Err(Owner { unit, container: digits, ..Owner::default() });
         };
         // A pod's sandbox is a container that kubelet keeps no log of.
@@ -139,6 +145,10 @@ impl Names {
             self.known.retain(|_, known| now.saturating_duration_since(known.asked) < GONE_KEPT);
         }
     }
+}
+
+fn digits(id: &str) -> &str {
+    id.get(..CONTAINER_DIGITS).unwrap_or(id)
 }
 
 #[cfg(test)]

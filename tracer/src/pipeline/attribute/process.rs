@@ -6,6 +6,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::cgroup_mounts::{CgroupMount, cgroup_mounts};
+use super::cgroup_path::CgroupPath;
+use super::delegation::made_by_root;
+
 /// The v1 hierarchies to ask, best first, when the v2 one does not tell processes apart.
 const V1_HIERARCHIES: [&str; 4] = ["name=systemd", "pids", "memory", "cpu"];
 
@@ -13,20 +17,30 @@ const V1_HIERARCHIES: [&str; 4] = ["name=systemd", "pids", "memory", "cpu"];
 #[derive(Clone, Debug)]
 pub struct Processes {
     proc: PathBuf,
+    /// The hierarchies in sight.
+    mounts: Vec<CgroupMount>,
 }
 
 impl Processes {
     /// Reads below `proc`, which is `/proc` outside tests.
     #[must_use]
     pub fn new(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into() }
+        let proc = proc.into();
+        let mounts = fs::read(proc.join("self/mountinfo")).map(|text| cgroup_mounts(&text)).unwrap_or_default();
+        Self { proc, mounts }
     }
 
-    /// The path of the process's cgroup, as seen from the agent's cgroup namespace.
+    /// The path of the process's cgroup, as seen from the agent's cgroup namespace. Where the hierarchy is not in sight,
+    /// or the cgroup lies outside of that namespace, nothing tells what is delegated: then all of it is taken for root's.
     #[must_use]
-    pub fn cgroup_of(&self, pid: u32) -> Option<String> {
+    pub fn cgroup_of(&self, pid: u32) -> Option<CgroupPath> {
         let text = self.read(pid, "cgroup")?;
-        cgroup_path(&String::from_utf8_lossy(&text)).map(str::to_owned)
+        let text = String::from_utf8_lossy(&text);
+        let Hierarchy { controllers, path } = telling(&text)?;
+        let is_outside = path.split('/').any(|segment| segment == "..");
+        let mount = self.mounts.iter().find(|mount| !is_outside && mount.has(controllers));
+        let by_root = mount.map_or(path.len(), |mount| made_by_root(&mount.point, path));
+        Some(CgroupPath::new(path.to_owned(), by_root))
     }
 
     /// The name of the process: up to 15 bytes that it may have chosen itself, of any value but zero.
@@ -44,15 +58,16 @@ impl Processes {
 
 /// The most telling path in the text of a `cgroup` file: the v2 one, but on hybrid hosts, where all
 /// processes are in its root, that of a v1 hierarchy.
-fn cgroup_path(text: &str) -> Option<&str> {
+fn telling(text: &str) -> Option<Hierarchy<'_>> {
     let hierarchies: Vec<Hierarchy> = text.lines().filter_map(Hierarchy::parse).collect();
     let v2 = hierarchies.iter().find(|one| one.controllers.is_empty());
     let v1 = V1_HIERARCHIES.iter().filter_map(|name| hierarchies.iter().find(|one| one.has(name)));
     let telling = v2.into_iter().chain(v1).find(|one| one.path != "/");
-    telling.or(hierarchies.first()).map(|one| one.path)
+    telling.or(hierarchies.first()).copied()
 }
 
 /// One line: `<number>:<controllers>:<path>`, without controllers for v2.
+#[derive(Clone, Copy)]
 struct Hierarchy<'a> {
     controllers: &'a str,
     path: &'a str,
@@ -94,7 +109,7 @@ mod tests {
             ("garbage\n0:\n0::relative\n", None),
             ("", None),
         ] {
-            assert_eq!(cgroup_path(text), expected, "{text:?}");
+            assert_eq!(telling(text).map(|one| one.path), expected, "{text:?}");
         }
     }
 
@@ -107,7 +122,7 @@ mod tests {
         fs::write(process.join("cgroup"), b"0::/\xff.service\n").unwrap();
         let processes = Processes::new(dir.path());
         assert_eq!(processes.comm(7).unwrap(), b"a\"b\n\xff\n");
-        assert_eq!(processes.cgroup_of(7).unwrap(), "/\u{fffd}.service");
+        assert_eq!(processes.cgroup_of(7).unwrap().as_str(), "/\u{fffd}.service");
         assert_eq!((processes.comm(8), processes.cgroup_of(8)), (None, None));
     }
 
@@ -116,13 +131,13 @@ mod tests {
         let processes = Processes::new("/proc");
         let pid = std::process::id();
         assert!(!processes.comm(pid).unwrap().is_empty());
-        assert!(processes.cgroup_of(pid).unwrap().starts_with('/'));
+        assert!(processes.cgroup_of(pid).unwrap().as_str().starts_with('/'));
     }
 
     proptest! {
         #[test]
         fn a_path_is_absolute_whatever_the_text(text in "([0-9]:|:|/|name=systemd|cpu|,|\n|\\PC){0,60}") {
-            if let Some(path) = cgroup_path(&text) {
+            if let Some(Hierarchy { path, .. }) = telling(&text) {
                 prop_assert!(path.starts_with('/'));
             }
         }

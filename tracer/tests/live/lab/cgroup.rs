@@ -36,6 +36,12 @@ impl Cgroup {
         Self { path, made }
     }
 
+    /// Gives it to an ordinary user, as a service manager does whose unit may make cgroups of its own.
+    pub(crate) fn delegate(&self) {
+        const NOBODY: u32 = 65_534;
+        std::os::unix::fs::chown(&self.path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }

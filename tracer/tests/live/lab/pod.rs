@@ -52,6 +52,11 @@ impl Pod {
         Cgroup::make(&scope(&self.uid, &id(number)))
     }
 
+    /// A cgroup with the names of that container's, made inside of another cgroup.
+    pub(crate) fn impostor(&self, inside: &str, number: u32) -> Cgroup {
+        Cgroup::make(&format!("{inside}/{}", scope(&self.uid, &id(number))))
+    }
+
     /// Makes the log's name, as kubelet does once the container runs: a link that leads nowhere from here.
     pub(crate) fn name(&self, container: &str, number: u32) {
         let link = self.logs.path().join(format!("containers/{POD}_shop_{container}-{}.log", id(number)));
