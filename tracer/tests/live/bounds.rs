@@ -90,7 +90,8 @@ fn rows_that_are_removed_are_room_again() {
     let rows = || agent.scrape().sum("tracer_map_entries", &[("map", "listeners")]);
     for _ in 0..3 {
         agent.await_two_passes();
-        assert_eq!(rows(), 48);
+        // The agent's own listener is one of the 48, or the one for which there is room beyond.
+        assert!((48..=49).contains(&rows()), "{} rows", rows());
         listeners.clear();
         until("the rows of what is gone to be removed", Duration::from_secs(10), || {
             if rows() < 24 { Ok(()) } else { Err(format!("{} rows", rows())) }
