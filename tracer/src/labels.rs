@@ -16,6 +16,7 @@ use tracer_ebpf::counter::{CGROUP_OTHER, CounterKey, ListenerKey, ListenerStats}
 use self::provisional::{CGROUP_OF_NAMESPACE, Provisional};
 use self::tenants::{Tenants, Verdict};
 use crate::{
+    obstacles::Obstacles,
     pipeline::{
         attribute::{Attributor, CacheFill, Evidence, Owner},
         counters::Counts,
@@ -162,6 +163,11 @@ impl Labels {
             }
         }
         self.attributor.forget_gone(now);
+    }
+
+    /// Notes the directories of names that were not read the last time.
+    pub fn note_obstacles(&self, met: &mut Obstacles) {
+        self.attributor.note_obstacles(met);
     }
 
     /// How full the caches of names are.

@@ -3,14 +3,19 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use tracer::{
     cli::{Cli, Command},
     command::{advise, completions, doctor, events, manual, replay, run, top},
     failure::Failure,
+    log_lines::{self, LogLines},
     terminal::unless_reader_left,
 };
+
+/// How long whoever reads standard error may take for what is left of it at the end.
+const LAST_LINES_LIMIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = match Cli::from_arguments() {
@@ -32,9 +37,11 @@ fn main() -> ExitCode {
                 .map_err(|error| Failure::other(format!("cannot write the page: {error}; give stdout room")))
         }
     };
-    outcome.unwrap_or_else(|failure: Failure| {
+    let code = outcome.unwrap_or_else(|failure: Failure| {
         // With stderr gone the exit code alone has to tell.
-        let _ = writeln!(io::stderr(), "tracer: {failure}");
+        let _ = LogLines.write_all(format!("tracer: {failure}\n").as_bytes());
         failure.exit_code()
-    })
+    });
+    log_lines::flush(LAST_LINES_LIMIT);
+    code
 }

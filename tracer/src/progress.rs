@@ -19,9 +19,20 @@ const ERASE: &str = "\r\x1b[K";
 /// Whether the line stands on the terminal.
 static IS_SHOWN: Mutex<bool> = Mutex::new(false);
 
+/// How long the line's end is waited for: a terminal that was stopped takes nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The thread that writes the line.
+struct Keeper {
+    /// Dropped to end it.
+    stop: mpsc::Sender<()>,
+    /// Gone once it has ended.
+    ended: mpsc::Receiver<()>,
+}
+
 /// The line, while this lives.
 pub struct Progress {
-    keeper: Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>,
+    keeper: Option<Keeper>,
 }
 
 impl Progress {
@@ -34,18 +45,23 @@ impl Progress {
         }
         let what = what.to_owned();
         let (stop, stopped) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let keep = move || {
+            keep(&what, expected, &stopped);
+            drop(end);
+        };
         // Without a thread there is no line, and the work goes on all the same.
-        let thread = thread::Builder::new().name("progress".into()).spawn(move || keep(&what, expected, &stopped));
-        Self { keeper: thread.ok().map(|thread| (stop, thread)) }
+        let thread = thread::Builder::new().name("progress".into()).spawn(keep);
+        Self { keeper: thread.ok().map(|_| Keeper { stop, ended }) }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.keeper.take() {
+        if let Some(Keeper { stop, ended }) = self.keeper.take() {
             drop(stop);
-            // The thread writes and waits, and nothing in it can fail.
-            let _ = thread.join();
+            // Nothing is ever sent: either end is the end.
+            let _ = ended.recv_timeout(PATIENCE);
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct View {
     pub fills: Vec<Fill>,
     /// What the kernel knows of the programs.
     pub programs: Vec<ProgramStats>,
+    /// What passes take of a processor, and may.
+    pub budget: Budget,
     /// Namespaces that could not be looked at for want of rights.
     pub namespaces_denied: usize,
 }
@@ -78,6 +80,8 @@ pub struct Namespace {
     pub owner: Arc<Owner>,
     /// Whether the last pass still found it.
     pub alive: bool,
+    /// Whether it is there and the last pass could not read it.
+    pub is_stale: bool,
     /// Comparison with the kernel's counters.
     pub books: Books,
     /// The kernel's counters at the last reading.
@@ -90,6 +94,17 @@ pub struct Namespace {
     pub sysctls: Sysctls,
     /// All settings that are shown; `None` until they were read.
     pub settings: Option<SettingsReading>,
+}
+
+/// What passes take, and what they were told to keep to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    /// Time between two passes as configured.
+    pub interval: Duration,
+    /// Share of one processor that they take at their present intervals.
+    pub taken: f64,
+    /// Share that they are to keep to.
+    pub limit: f64,
 }
 
 /// One kind of pass.

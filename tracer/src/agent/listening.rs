@@ -12,24 +12,23 @@ use super::outage;
 use crate::{
     kernel::{
         listening::{ListeningSocket, listening_sockets},
-        load::Kernel,
         maps::{Admission, Maps},
-        walk::{ListeningTable, Walks},
+        walk::{ListeningTable, Walker, Walks},
     },
     pipeline::{
         counters::Counts,
-        snapshot::{Found, Listener, Queue, TableSocket},
+        snapshot::{Gathered, Listener, Queue, SOCKETS_MAX, TableSocket},
     },
 };
 
 /// Adds the listeners of the namespace that the thread is in, as far as they are not left to the walk over the node.
 /// `is_due`: whether a table that must be walked for is wanted.
 pub(super) fn list(
-    kernel: &mut Kernel,
+    kernel: &Walker,
     walks: Walks,
     (id, netns_inum): (u64, u32),
     is_due: bool,
-    found: &mut Found<'_>,
+    found: &mut Gathered,
 ) -> io::Result<()> {
     if let Some(program) = walks.netns {
         kernel.walk(program, |record| {
@@ -40,13 +39,10 @@ pub(super) fn list(
     }
     match walks.table {
         Some(ListeningTable::SockDiag) => {
-            let told =
-                listening_sockets(found.room_in_table()).map_err(outage::of("asking for the listening sockets"))?;
-            if !told.is_whole {
-                found.cut_table(id);
-            }
+            let told = listening_sockets(SOCKETS_MAX).map_err(outage::of("asking for the listening sockets"))?;
             let reads_cgroups = kernel.reads_cgroups();
-            told.sockets.iter().for_each(|socket| found.add_table(in_table(socket, (id, netns_inum), reads_cgroups)));
+            let sockets = told.sockets.iter().map(|socket| in_table(socket, (id, netns_inum), reads_cgroups));
+            found.set_table(sockets.collect(), told.is_whole);
         }
         Some(ListeningTable::Walk(program)) if is_due => kernel.walk(program, |record| found.add(record))?,
         _ => {}

@@ -2,10 +2,13 @@
 //! ring and HTTP. Nothing is opened before the configuration is valid, and the address is bound
 //! before anything is attached.
 
+mod burial;
 pub mod descriptors;
+pub mod inside;
 pub mod late_ipv6;
 pub mod legacy;
 mod listening;
+mod liveness;
 pub mod origins;
 pub mod outage;
 pub mod overdue;
@@ -15,6 +18,7 @@ pub mod registry;
 pub mod settings;
 pub mod snapshot;
 pub mod socket_pass;
+pub mod visits;
 pub mod watch;
 pub mod worker;
 
@@ -23,14 +27,17 @@ use std::{
     future::Future,
     path::Path,
     sync::{Arc, Mutex, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use aya_log::EbpfLogger;
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch as changes},
+};
 use tracer_ebpf::settings::KINDS_OF_AGENT;
 
 use self::{
@@ -41,7 +48,9 @@ use self::{
     ports::PortPass,
     reaper::Reaper,
     registry::Registry,
+    settings::Slice,
     socket_pass::SocketPass,
+    visits::Visits,
     worker::{Stop, Worker, lock},
 };
 use crate::{
@@ -59,12 +68,13 @@ use crate::{
         hooks::{Report, Signal, Verdict},
         load::{Kernel, LoadOptions, chain, ipv6_is_loaded},
         maps::Maps,
-        netns::{Roots, VisitError},
+        netns::Roots,
         preflight::{Preflight, kernel_version, lift_memlock_limit},
         shortage,
         version::KernelVersion,
     },
     labels::Labels,
+    obstacles::Obstacles,
     pipeline::{
         attribute::{Attributor, cgroup_tree::CgroupTree, log_listing::LogListing, process::Processes},
         decode::decode,
@@ -74,8 +84,14 @@ use crate::{
     view::View,
 };
 
-/// How long a start may take until the first pass is done, and an end until the worker is gone.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long responses may go on once the agent is to end.
+const RESPONSES_LIMIT: Duration = Duration::from_secs(3);
+/// How long the worker may then take for what it is at. What it holds ends with the process.
+const WORKER_LIMIT: Duration = Duration::from_secs(1);
+/// How often is looked whether the first pass is done, and whether the worker has ended.
+const TICK: Duration = Duration::from_millis(10);
+/// Time between two lines about a first pass that goes on.
+const FIRST_PASS_SAID: Duration = Duration::from_secs(30);
 
 /// What the HTTP server shows; shared by all parts.
 pub struct Shared {
@@ -88,6 +104,7 @@ pub struct Shared {
     maps: Arc<Maps>,
     view: Arc<Mutex<Arc<View>>>,
     labels: Arc<Mutex<Labels>>,
+    obstacles: Arc<Mutex<Obstacles>>,
     journal: Mutex<Journal>,
     suppressed: Suppressed,
     own: Own,
@@ -160,13 +177,19 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
         maps: Arc::clone(&maps),
         view: Arc::default(),
         labels: Arc::new(Mutex::new(Labels::new(attributor(logs)?))),
+        obstacles: Arc::default(),
         journal: Mutex::default(),
         suppressed: Suppressed::default(),
         own: Own::new().map_err(|error| Failure::other(format!("the agent's own metrics: {error}")))?,
         config,
     });
+    let walker = kernel
+        .walker()
+        .map_err(|error| Failure::other(format!("duplicating descriptors: {}", shortage::explain(&error))))?;
     let mut worker = Worker {
         kernel,
+        walker,
+        visits: Visits::default(),
         report,
         maps,
         labels: Arc::clone(&shared.labels),
@@ -182,11 +205,15 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
         node: node::Reader::new("/proc", tcp_memory_unit_bytes()),
         descriptors: Descriptors::new("/proc"),
         unlisted: HashSet::new(),
-        turn: None,
+        slice: Slice::default(),
+        until_next: shared.config.pass_interval,
+        is_first: true,
         late_ipv6: LateIpv6::after(&shared.report, ipv6_is_loaded()),
         outage: Outage::default(),
-        list_failed: None,
-        stranded: None,
+        failed: None,
+        met: Obstacles::default(),
+        obstacles: Arc::clone(&shared.obstacles),
+        lost_passes: 0,
     };
     worker.baseline().map_err(|error| {
         let cause = shortage::explain(&error);
@@ -205,24 +232,45 @@ pub async fn run(
     let logs = LogListing::new(&config.pod_logs);
     let Started { shared, worker, ring, logger } = start(config, logs)?;
     let (stop, stopped) = mpsc::channel();
-    let (ended, end) = oneshot::channel();
+    let (ended, end) = oneshot::channel::<()>();
     let worker = thread::Builder::new()
         .name("passes".into())
         .spawn(move || {
+            worker.run(&stopped);
             // Nobody listens any more once the agent is leaving.
-            let _ = ended.send(worker.run(&stopped));
+            let _ = ended.send(());
         })
         .map_err(|error| Failure::other(format!("cannot start the worker thread: {error}")))?;
+    let (leave, mut leaving) = changes::channel(());
+    let shutdown = async move {
+        shutdown.await;
+        drop(leave);
+    };
+    let late = async move {
+        // The channel carries nothing: it ends when the agent is to.
+        let _ = leaving.changed().await;
+        tokio::time::sleep(RESPONSES_LIMIT).await;
+        tracing::warn!("a response takes too long; the agent ends without it");
+    };
     let served = tokio::select! {
         served = serve(Arc::clone(&shared), http, ring, logger, shutdown, announce) => served,
-        end = end => Err(worker_ended(end)),
+        _ = end => Err(worker_ended()),
+        () = late => Ok(()),
     };
     // An error here means that the worker has ended already.
     let _ = stop.send(Stop);
-    let joined = tokio::task::spawn_blocking(move || worker.join().is_ok());
-    match tokio::time::timeout(GRACE, joined).await {
-        Ok(Ok(true)) => served,
-        _ => Err(Failure::other("the worker thread did not end as it should")),
+    await_end(&worker).await;
+    served
+}
+
+/// Lets the worker end by itself, so that the programs are dropped by whom they belong to.
+async fn await_end<T>(worker: &JoinHandle<T>) {
+    let limit = Instant::now() + WORKER_LIMIT;
+    while !worker.is_finished() {
+        if Instant::now() > limit {
+            return tracing::warn!("a pass takes too long; the agent ends without it");
+        }
+        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -232,11 +280,9 @@ fn tcp_memory_unit_bytes() -> u64 {
     kernel_version().map_or(page_bytes, |version| version.tcp_memory_unit_bytes(page_bytes))
 }
 
-fn worker_ended(end: Result<Result<(), VisitError>, oneshot::error::RecvError>) -> Failure {
-    match end {
-        Ok(Err(error)) => Failure::other(format!("the passes ended: {error}; start the agent again")),
-        Ok(Ok(())) | Err(_) => Failure::other("the passes ended by themselves; start the agent again and report it"),
-    }
+/// Nobody told them to.
+fn worker_ended() -> Failure {
+    Failure::other("the passes ended by themselves; start the agent again and report it")
 }
 
 async fn serve(
@@ -251,27 +297,30 @@ async fn serve(
     let drain = ring::drain(ring, move |record| lock(&journal.journal).record(decode(record)));
     let server = http::serve(http, Arc::clone(&shared) as Arc<dyn Source>, shutdown);
     let ready = async {
-        wait_until_ready(&shared).await?;
+        wait_until_ready(&shared).await;
         announce(&shared);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = server => Ok(()),
         result = drain => Err(Failure::other(format!("the event ring failed: {}", result.err().map(|error| error.to_string()).unwrap_or_default()))),
-        result = ready => result,
+        () = ready => Ok(()),
         () = flush_log(logger) => Ok(()),
     }
 }
 
-async fn wait_until_ready(shared: &Shared) -> Result<(), Failure> {
-    let limit = Instant::now() + GRACE;
-    while shared.ready().is_err() {
-        if Instant::now() > limit {
-            return Err(Failure::other("the first pass over namespaces and listeners did not end; see the log"));
+/// Waits for the first pass for as long as it goes on: a pass has a deadline for all that may hang, and what takes long
+/// on this node would take as long again after a restart.
+async fn wait_until_ready(shared: &Shared) {
+    let mut said = Instant::now();
+    while shared.view().passes.is_empty() {
+        if said.elapsed() >= FIRST_PASS_SAID {
+            said = Instant::now();
+            let seconds = shared.started.elapsed().as_secs();
+            tracing::warn!(seconds, "the first pass over namespaces and listeners goes on; it is waited for");
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(TICK).await;
     }
-    Ok(())
 }
 
 /// The eBPF programs' own log output, at debug level only.
@@ -318,6 +367,7 @@ impl Source for Shared {
         // The labels first: the worker holds them from the removal of rows until the view that makes up for it.
         let mut labels = lock(&self.labels);
         let view = self.view();
+        let obstacles = lock(&self.obstacles).clone();
         // A copy, since the ring's reader waits for the journal.
         let losses = lock(&self.journal).losses().clone();
         let collected = collector::collect(&mut Sources {
@@ -326,6 +376,7 @@ impl Source for Shared {
             report: &self.report,
             labels: &mut labels,
             losses: &losses,
+            obstacles: &obstacles,
             suppressed: &self.suppressed,
             own: &self.own,
             now: Instant::now(),
@@ -339,7 +390,8 @@ impl Source for Shared {
 
     fn status(&self, shows_peers: bool) -> Value {
         let up = self.started.elapsed();
-        let mut status = status::status(&self.report, &self.view(), &lock(&self.journal), up);
+        let obstacles = lock(&self.obstacles).clone();
+        let mut status = status::status(&self.report, &self.view(), &obstacles, &lock(&self.journal), up);
         if !shows_peers {
             status::hide_peers(&mut status);
         }
@@ -351,6 +403,10 @@ impl Source for Shared {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.view().passes.is_empty() { Err("the first pass is under way".to_owned()) } else { Ok(()) }
+        liveness::ready(&self.view(), &lock(&self.obstacles), Instant::now())
+    }
+
+    fn alive(&self) -> Result<(), String> {
+        liveness::alive(&self.view(), self.started, Instant::now())
     }
 }

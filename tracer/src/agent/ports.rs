@@ -6,16 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    outage::Outage,
-    registry::Reading,
-    worker::{Worker, thread_cpu_time},
-};
+use super::{outage::Outage, registry::Reading, worker::Worker};
 use crate::{
     kernel::{
         hooks::Signal,
         maps::Fill,
-        netns::{self, Discovery, VisitError},
+        netns::{Discovery, VisitError},
     },
     pipeline::{
         ports::{Busiest, Candidate, PortUse, Ports, Walk, bound_ports},
@@ -73,7 +69,7 @@ impl Worker {
         }
         let candidates: Vec<_> = readings.iter().filter_map(candidate).collect();
         let Some(next) = self.ports.ports.next(&candidates, Instant::now()) else { return };
-        let (cpu, started) = (thread_cpu_time(), Instant::now());
+        let (cpu, started) = (self.cpu_time(), Instant::now());
         let found = match self.walk(discovery, &next) {
             Ok(found) => {
                 if self.ports.outage.ends() {
@@ -90,7 +86,7 @@ impl Worker {
                 None
             }
         };
-        self.ports.cpu = thread_cpu_time().saturating_sub(cpu);
+        self.ports.cpu = self.cpu_time().saturating_sub(cpu);
         let walk = Walk { duration: started.elapsed(), cpu: self.ports.cpu, ended: Instant::now() };
         let percent = f64::from(self.cpu_percent.max(1)) / f64::from(SHARES);
         self.ports.ports.note(next.id, found, walk, percent);
@@ -101,22 +97,18 @@ impl Worker {
             return Err(io::ErrorKind::NotFound.into());
         };
         self.maps.port_walk.prepare(next.range)?;
-        let kernel = &mut self.kernel;
-        let walked = netns::visit(namespace, |inside| {
+        let (walker, id) = (self.walker.clone(), next.id);
+        let walked = self.visits.visit(namespace, move |inside| {
             // The inode number may have found a new owner since it was read.
-            if kernel.netns_id(inside)? != next.id {
+            if walker.netns_id(inside)? != id {
                 return Err(io::Error::from(io::ErrorKind::NotFound));
             }
             // The walk writes nothing; what it counted is in its maps.
-            kernel.walk("ports_by_netns", |_| {})?;
+            walker.walk("ports_by_netns", |_| {})?;
             Ok(sysctls::reserved_ports())
         });
         let reserved = match walked {
             Ok(result) => result?,
-            Err(error @ VisitError::Stranded { .. }) => {
-                self.stranded = Some(error);
-                return Err(io::Error::other("the worker cannot return to the host's namespace"));
-            }
             Err(VisitError::Gone) => return Err(io::ErrorKind::NotFound.into()),
             Err(error) => return Err(io::Error::other(error)),
         };

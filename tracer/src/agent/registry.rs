@@ -1,14 +1,14 @@
 //! Namespaces by identity, their books, and when they are closed. No I/O: readings are passed in.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tracer_ebpf::counter::ListenerKey;
 
-use super::settings::{SettingsReading, is_turn_of};
+use super::settings::SettingsReading;
 use crate::{
     kernel::netns::Discovery,
     pipeline::{
@@ -77,6 +77,8 @@ struct Entry {
     sysctls: Sysctls,
     settings: Option<SettingsReading>,
     alive: bool,
+    /// Whether the last pass read it.
+    is_read: bool,
     /// How often another namespace has taken over the identity.
     life: u32,
     /// Passes that hooks or the listener pass knew of it and could not read it; `None` once it was read.
@@ -90,6 +92,8 @@ struct Entry {
 pub struct Registry {
     entries: BTreeMap<u64, Entry>,
     baselines: BTreeMap<u64, Baseline>,
+    /// Inode numbers of namespaces that are older than the agent and were not read when baselines were.
+    older: HashSet<u32>,
 }
 
 /// What a namespace had counted when the agent started.
@@ -115,6 +119,19 @@ impl Registry {
         self.baselines.values().all(|baseline| baseline.finder.is_settled())
     }
 
+    /// Remembers which namespaces were there and could not be read with the baselines: the first reading of theirs will be
+    /// one.
+    pub fn note_older(&mut self, inums: impl Iterator<Item = u32>) {
+        self.older.extend(inums);
+    }
+
+    /// The living namespaces that these readings leave out.
+    #[must_use]
+    pub fn unread(&self, readings: &[Reading]) -> Vec<u64> {
+        let read: HashSet<u64> = readings.iter().map(|reading| reading.id).collect();
+        self.known().difference(&read).copied().collect()
+    }
+
     /// Opens the books of the namespaces that were there when the agent started. Any found later
     /// counts from zero.
     pub fn open_books(&mut self) {
@@ -126,16 +143,16 @@ impl Registry {
         }
     }
 
-    /// Whether a pass has met the namespace.
+    /// The namespaces that a pass has met.
     #[must_use]
-    pub fn knows(&self, id: u64) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.alive)
+    pub fn known(&self) -> HashSet<u64> {
+        self.entries.iter().filter(|(_, entry)| entry.alive).map(|(id, _)| *id).collect()
     }
 
-    /// Whether all settings of a namespace are to be read in this pass: at first sight, then in turn.
-    #[must_use]
-    pub fn settings_are_due(&self, id: u64, pass: u64) -> bool {
-        is_turn_of(id, pass) || self.entries.get(&id).is_none_or(|entry| entry.settings.is_none())
+    /// When the settings of the living namespaces were read, if they were.
+    pub fn settings_read(&self) -> impl Iterator<Item = (u64, Instant)> {
+        let living = self.entries.iter().filter(|(_, entry)| entry.alive);
+        living.filter_map(|(id, entry)| Some((*id, entry.settings.as_ref()?.read)))
     }
 
     /// Enters a pass's readings into the books.
@@ -152,10 +169,14 @@ impl Registry {
         let (before_totals, after_totals) = (before.totals(), after.totals_at_most());
         for reading in readings {
             let figures = reading.figures();
+            let is_older = self.older.remove(&reading.inum);
             let entry = self
                 .entries
                 .entry(reading.id)
                 .or_insert_with(|| Entry::new(reading.inum, Books::open(KernelFigures::ZERO)));
+            if is_older && !entry.alive {
+                entry.unread = Some(u32::MAX);
+            }
             let (before, after) = (of(&before_totals, reading.id), of(&after_totals, reading.id));
             entry.take(reading, &before, &after);
             entry.books.enter(&Observation {
@@ -168,6 +189,7 @@ impl Registry {
                 sole_suspect: evidence.suspects.get(&reading.id).copied(),
             });
         }
+        self.older.retain(|inum| discovery.namespaces.contains_key(inum));
         let counted = after.totals();
         self.note_seen_by_hooks(after, &counted);
         self.note_missing(discovery, readings, &counted, now);
@@ -211,18 +233,21 @@ impl Registry {
         totals: &HashMap<u64, Totals>,
         now: Instant,
     ) {
+        let ids: HashSet<u64> = readings.iter().map(|reading| reading.id).collect();
+        let inums: HashMap<u32, u64> = readings.iter().map(|reading| (reading.inum, reading.id)).collect();
         for (id, entry) in &mut self.entries {
-            let read = readings.iter().any(|reading| reading.id == *id);
+            let read = ids.contains(id);
             // Found but not entered this time: neither alive nor dead can be said, so nothing changes.
-            let reused = readings.iter().any(|reading| reading.inum == entry.inum && reading.id != *id);
-            let found = discovery.namespaces.contains_key(&entry.inum) && !reused;
+            let reused = inums.get(&entry.inum).is_some_and(|now| now != id);
+            let found = (discovery.namespaces.contains_key(&entry.inum) || !discovery.unread.is_empty()) && !reused;
+            entry.is_read = read;
             if read || (found && entry.alive) {
                 entry.alive = true;
                 entry.quiet = None;
                 continue;
             }
             entry.alive = false;
-            entry.unread = entry.unread.map(|passes| passes + 1);
+            entry.unread = entry.unread.map(|passes| passes.saturating_add(1));
             let rows = of(totals, *id);
             match entry.quiet {
                 Some((_, then)) if then == rows => {}
@@ -257,8 +282,15 @@ impl Registry {
     }
 
     /// Closes namespaces that are gone and whose rows stood still for `retain`; at once if another
-    /// namespace has got the inode number, which both would be labelled with.
-    pub fn close_dead(&mut self, counts: &Counts, retain: Duration, now: Instant) -> Vec<(u64, Closed)> {
+    /// namespace has got the inode number, which both would be labelled with. One whose rows `are_removed` could not
+    /// remove stays open.
+    pub fn close_dead(
+        &mut self,
+        counts: &Counts,
+        retain: Duration,
+        now: Instant,
+        mut are_removed: impl FnMut(u64) -> bool,
+    ) -> Vec<(u64, Closed)> {
         let totals = counts.totals();
         let living: Vec<u32> = self.entries.values().filter(|entry| entry.alive).map(|entry| entry.inum).collect();
         let is_over = |id: &u64, entry: &Entry| {
@@ -268,7 +300,9 @@ impl Registry {
             let waiting = counts.pending.iter().any(|pending| pending.listener.netns == *id);
             !entry.alive && ((quiet && !waiting) || living.contains(&entry.inum))
         };
-        let over: Vec<u64> = self.entries.iter().filter(|(id, entry)| is_over(id, entry)).map(|(id, _)| *id).collect();
+        let mut over: Vec<u64> =
+            self.entries.iter().filter(|(id, entry)| is_over(id, entry)).map(|(id, _)| *id).collect();
+        over.retain(|id| are_removed(*id));
         if over.is_empty() {
             return Vec::new();
         }
@@ -299,6 +333,7 @@ impl Entry {
             sysctls: Sysctls::default(),
             settings: None,
             alive: false,
+            is_read: false,
             life: 0,
             unread: None,
             quiet: None,
@@ -366,6 +401,7 @@ impl Entry {
             life: self.life,
             owner: Arc::default(),
             alive: self.alive,
+            is_stale: self.alive && !self.is_read,
             books: self.books.clone(),
             counters: self.counters,
             segments: self.segments,

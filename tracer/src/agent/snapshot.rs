@@ -11,10 +11,8 @@ use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{GRACE, Shared, Source, Started, start, worker::Stop};
-use crate::{
-    config::Config, failure::Failure, kernel::netns::VisitError, pipeline::attribute::log_listing::LogListing,
-};
+use super::{Shared, Source, Started, start, worker::Stop};
+use crate::{config::Config, failure::Failure, pipeline::attribute::log_listing::LogListing};
 
 /// Passes come this often, so that a look of a few seconds holds a few.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +41,7 @@ pub fn take(config: Config, watch: Duration) -> Result<Seen, Failure> {
 pub struct Look {
     shared: Arc<Shared>,
     stop: mpsc::Sender<Stop>,
-    passes: JoinHandle<Result<(), VisitError>>,
+    passes: JoinHandle<()>,
     /// Lives as long as the look, so that programs find where to put what nobody reads.
     _ring: RingBuf<MapData>,
 }
@@ -86,20 +84,15 @@ impl Look {
     pub fn end(self) -> Result<(), Failure> {
         // An error here means that the worker has ended already.
         let _ = self.stop.send(Stop);
-        match self.passes.join() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::other(format!("the passes ended: {error}; try again"))),
-            Err(_) => Err(Failure::other("the worker thread did not end as it should")),
-        }
+        self.passes.join().map_err(|_| Failure::other("the worker thread did not end as it should"))
     }
 }
 
-/// Waits for a pass that ended after `from`.
+/// Waits for a pass that ended after `from`, for as long as passes go on.
 fn await_pass(shared: &Shared, from: Instant, has_ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let limit = Instant::now() + GRACE;
     let is_new = || shared.view().passes.iter().any(|pass| pass.ended > from);
     while !is_new() {
-        if has_ended() || Instant::now() > limit {
+        if has_ended() {
             return Err(Failure::other("no pass over namespaces and listeners ended; see the messages above"));
         }
         thread::sleep(PAUSE);

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::worker::thread_cpu_time;
 use crate::{
+    errand::thread_cpu_time,
     kernel::{
         hooks::Report,
         maps::{Fill, Maps},
@@ -22,11 +22,20 @@ use crate::{
 
 /// What a pass's walks took.
 #[derive(Clone, Copy, Debug, Default)]
-struct Walked {
+pub struct Walked {
     /// On the clock.
     wall: Duration,
     /// Of this thread's CPU time.
     cpu: Duration,
+}
+
+impl Walked {
+    /// Runs a walk on the calling thread.
+    pub fn of<T>(walk: impl FnOnce() -> T) -> (T, Self) {
+        let (started, cpu) = (Instant::now(), thread_cpu_time());
+        let result = walk();
+        (result, Self { wall: started.elapsed(), cpu: thread_cpu_time().saturating_sub(cpu) })
+    }
 }
 
 /// The socket pass between two walks.
@@ -45,6 +54,8 @@ pub struct SocketPass {
     counts: bool,
     /// Time between two walks that count.
     interval: Duration,
+    /// Share of a core that passes take with these intervals.
+    pub taken: f64,
     /// What the last one found.
     pub found: Option<Arc<Sockets>>,
     /// How full the maps were.
@@ -68,13 +79,10 @@ impl SocketPass {
         Ok(walks)
     }
 
-    /// Runs a walk of this pass.
-    pub fn time<T>(&mut self, walk: impl FnOnce() -> T) -> T {
-        let (started, cpu) = (Instant::now(), thread_cpu_time());
-        let result = walk();
-        self.walked.wall += started.elapsed();
-        self.walked.cpu += thread_cpu_time().saturating_sub(cpu);
-        result
+    /// Takes the time of a walk of this pass.
+    pub fn add(&mut self, walked: Walked) {
+        self.walked.wall += walked.wall;
+        self.walked.cpu += walked.cpu;
     }
 
     /// Takes what the walks of this pass counted.
@@ -91,12 +99,13 @@ impl SocketPass {
         Ok(())
     }
 
-    /// The time between two passes, given the CPU time of this one, so that all keep to `share`
-    /// of a core.
-    pub fn stretch(&mut self, interval: Duration, cpu: Duration, share: f64) -> Duration {
+    /// The time between two passes, given the CPU time of this one, so that all keep to `share` of a core, as far as that
+    /// is no longer than `longest`.
+    pub fn stretch(&mut self, interval: Duration, longest: Duration, cpu: Duration, share: f64) -> Duration {
         let others = if self.counts { cpu.saturating_sub(self.counting) } else { cpu };
-        let (passes, sockets) = intervals(interval, others, self.counting, share);
+        let (passes, sockets) = intervals([interval, longest], others, self.counting, share);
         self.interval = sockets;
+        self.taken = others.div_duration_f64(passes) + self.counting.div_duration_f64(sockets);
         passes
     }
 
@@ -111,10 +120,15 @@ impl SocketPass {
 /// Time between two passes and between two that count sockets. `others` is the CPU time of a pass
 /// without counting, `counting` what that adds. Counting takes half of the share at most, and
 /// the rest is left to passes.
-fn intervals(interval: Duration, others: Duration, counting: Duration, share: f64) -> (Duration, Duration) {
+fn intervals(
+    [interval, longest]: [Duration; 2],
+    others: Duration,
+    counting: Duration,
+    share: f64,
+) -> (Duration, Duration) {
     let sockets = interval.max(counting.div_f64(share / 2.0));
     let of_counting = if sockets.is_zero() { 0.0 } else { counting.div_duration_f64(sockets) };
-    let passes = interval.max(others.div_f64(share - of_counting));
+    let passes = interval.max(others.div_f64(share - of_counting)).min(longest);
     (passes, sockets.max(passes))
 }
 
@@ -138,7 +152,7 @@ mod tests {
         ] {
             let share = f64::from(percent) / 100.0;
             let (found_passes, found_sockets) =
-                intervals(milliseconds(5_000), milliseconds(others), milliseconds(counting), share);
+                intervals([5_000, 30_000].map(milliseconds), milliseconds(others), milliseconds(counting), share);
             // Shares of a core are fractions.
             let found = [found_passes, found_sockets].map(|interval| (interval + Duration::from_micros(1)).as_millis());
             assert_eq!(found, [passes, sockets], "{others} {counting} {percent}");
@@ -146,5 +160,16 @@ mod tests {
                 + milliseconds(counting).div_duration_f64(found_sockets);
             assert!(share <= f64::from(percent) / 100.0 + 1e-9, "{share}");
         }
+    }
+
+    /// A new namespace is read within the longest interval, whatever passes cost.
+    #[test]
+    fn no_interval_is_longer_than_the_longest() {
+        let ms = Duration::from_millis;
+        let (passes, sockets) = intervals([ms(5_000), ms(30_000)], ms(2_000), ms(0), 0.01);
+        assert_eq!((passes, sockets), (ms(30_000), ms(30_000)));
+        let mut pass = SocketPass::default();
+        pass.stretch(ms(5_000), ms(30_000), ms(600), 0.01);
+        assert!((pass.taken - 0.02).abs() < 1e-9, "twice what it may: {}", pass.taken);
     }
 }

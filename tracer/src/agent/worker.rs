@@ -3,49 +3,62 @@
 //! the thread that opens them; when it ends, everything is detached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
-use tracer_ebpf::counter::ListenerKey;
+use tracer_ebpf::counter::{ListenerKey, ListenerSocket};
 
 use super::{
     descriptors::{self, Descriptors},
+    inside::{self, Seen, Wanted},
     late_ipv6::LateIpv6,
     legacy::Legacy,
     listening,
     outage::{self, Outage},
     ports::PortPass,
-    reaper::{DeadWorkload, Reaper},
+    reaper::Reaper,
     registry::{Evidence, Reading, Registry},
-    settings::{self, SettingsReading},
-    socket_pass::SocketPass,
+    settings,
+    socket_pass::{SocketPass, Walked},
+    visits::{self, Visits},
 };
 use crate::{
+    errand::thread_cpu_time,
     kernel::{
         hooks::{Report, Signal},
         load::Kernel,
         maps::Maps,
-        netns::{self, Discovery, NetnsRef, Roots, VisitError},
-        walk::Walks,
+        netns::{self, Discovery, NetnsRef, Roots},
+        proc_sys::ProcSys,
+        shortage,
+        walk::{Walker, Walks},
     },
     labels::Labels,
+    obstacles::{Obstacle, Obstacles},
     pipeline::{
-        counters::{Closing, Counts, Totals},
-        kernel_counters::{KernelCounters, Sockstat, Sysctls},
+        counters::{Closing, Counts},
         node,
         snapshot::{Found, Listener},
-        sysctls::{Settings, Whose},
+        sysctls::Whose,
     },
-    view::{Pass, View},
+    view::{Budget, Pass, View},
 };
+
+/// The longest time between two passes, unless a longer one is configured: within it a new namespace is read. Where it
+/// is too short for the share of a core that passes are to keep to, they take more, and say so.
+const INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// What the worker is given.
 pub struct Worker {
     /// The loaded programs.
     pub kernel: Kernel,
+    /// Their iterators, for the thread that visits.
+    pub walker: Walker,
+    /// Enters namespaces.
+    pub visits: Visits,
     /// What became of the hooks.
     pub report: Arc<Report>,
     /// The maps.
@@ -76,16 +89,24 @@ pub struct Worker {
     pub descriptors: Descriptors,
     /// Namespaces whose own table of listening sockets must be walked in the next pass, where it cannot be asked for.
     pub unlisted: HashSet<u64>,
-    /// Passes made, by which namespaces have their settings read; `None` while baselines are.
-    pub turn: Option<u64>,
+    /// What passes spend on settings.
+    pub slice: settings::Slice,
+    /// The time until the next pass, by the last one.
+    pub until_next: Duration,
+    /// Whether no pass has ended yet.
+    pub is_first: bool,
     /// Whether IPv6 may still be loaded, after the hooks.
     pub late_ipv6: LateIpv6,
     /// Why a pass failed, as far as that was said.
     pub outage: Outage,
-    /// Why the listeners of some namespace could not be listed in this pass.
-    pub list_failed: Option<io::Error>,
-    /// Why this thread must not go on, if so.
-    pub stranded: Option<VisitError>,
+    /// What failed in this pass and kept it from nothing else.
+    pub failed: Option<io::Error>,
+    /// What this pass could not do.
+    pub met: Obstacles,
+    /// What the last one could not do, for the exporter.
+    pub obstacles: Arc<Mutex<Obstacles>>,
+    /// Passes in a row that showed nothing new.
+    pub lost_passes: usize,
 }
 
 /// Tells the worker to end.
@@ -96,76 +117,114 @@ impl Worker {
     /// Reads baselines: for a few rounds, until no hook counts while the kernel is read.
     pub fn baseline(&mut self) -> io::Result<()> {
         const ROUNDS_MAX: usize = 5;
+        let (mut found, mut read) = (HashSet::new(), HashSet::new());
         for _ in 0..ROUNDS_MAX {
             let discovery = netns::discover(&self.roots)?;
             let before = self.maps.read()?;
             let readings = self.visit_all(&discovery, Walks::default(), &mut Found::default());
             let after = self.maps.read()?;
+            found.extend(discovery.namespaces.keys().copied());
+            read.extend(readings.iter().map(|reading| reading.inum));
             if self.registry.observe_baselines(&readings, &before, &after) {
                 break;
             }
         }
         self.registry.open_books();
+        self.registry.note_older(found.difference(&read).copied());
         Ok(())
     }
 
-    /// Makes passes until told to stop; the first at once. An error means that this thread is of no
-    /// further use.
-    pub fn run(mut self, stop: &mpsc::Receiver<Stop>) -> Result<(), VisitError> {
+    /// Makes passes until told to stop; the first at once.
+    pub fn run(mut self, stop: &mpsc::Receiver<Stop>) {
         loop {
-            let (started, cpu) = (Instant::now(), thread_cpu_time());
+            let (started, cpu) = (Instant::now(), self.cpu_time());
             self.late_ipv6.look();
-            match self.pass(cpu) {
-                Ok(()) if self.outage.ends() => tracing::info!("passes end well again"),
-                Ok(()) => {}
-                Err(error) => {
-                    if let Some(cause) = self.outage.begins(&error) {
-                        tracing::warn!(cause, "a pass failed; each next one tries again");
-                    }
-                }
-            }
-            if let Some(stranded) = self.stranded.take() {
-                return Err(stranded);
-            }
-            let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
-            match stop.recv_timeout(interval.saturating_sub(started.elapsed())) {
+            let share = self.ports.share_of_others(self.cpu_percent);
+            self.slice.begin(self.until_next, share, self.is_first);
+            self.met = Obstacles::default();
+            let outcome = self.pass(cpu);
+            self.lost_passes = if outcome.is_ok() { 0 } else { self.lost_passes + 1 };
+            let error = outcome.err().or(self.failed.take());
+            self.say(error.as_ref());
+            self.tell_obstacles(error.as_ref());
+            self.until_next = self.stretched(self.cpu_time().saturating_sub(cpu));
+            self.slice.end();
+            self.is_first = false;
+            match stop.recv_timeout(self.until_next.saturating_sub(started.elapsed())) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// The time between two passes that keeps those of this cost to their share of a core. The first one reads what none
-    /// reads again, all settings of all namespaces: it belongs to the start, and the second is not put off for it.
+    /// Says what failed when it begins, when it changes and when it ends.
+    fn say(&mut self, error: Option<&io::Error>) {
+        match error {
+            None if self.outage.ends() => tracing::info!("passes end well again"),
+            None => {}
+            Some(error) => {
+                if let Some(cause) = self.outage.begins(error) {
+                    tracing::warn!(cause, "a pass failed; each next one tries again");
+                }
+            }
+        }
+    }
+
+    /// Says what passes cannot do when that begins and ends, and shows it to the exporter.
+    fn tell_obstacles(&mut self, error: Option<&io::Error>) {
+        let cause = error.map(|error| shortage::explain(error)).unwrap_or_default();
+        self.met.note_many(Obstacle::PassFailed, self.lost_passes, cause);
+        let mut told = lock(&self.obstacles);
+        for met in self.met.new_since(&told).filter(|met| met.obstacle != Obstacle::PassFailed) {
+            tracing::warn!(reason = met.obstacle.name(), "{met}");
+        }
+        for met in told.new_since(&self.met).filter(|met| met.obstacle != Obstacle::PassFailed) {
+            tracing::info!(reason = met.obstacle.name(), "over: {}", met.obstacle.what());
+        }
+        told.clone_from(&self.met);
+    }
+
+    /// CPU time of this thread and of the visits that it had made.
+    pub(super) fn cpu_time(&self) -> Duration {
+        thread_cpu_time() + self.visits.cpu_time()
+    }
+
+    /// The time between two passes that keeps those of this cost to their share of a core, as far as that is no longer
+    /// than [`INTERVAL_MAX`].
     fn stretched(&mut self, cpu: Duration) -> Duration {
-        let cpu = if self.turn == Some(0) { Duration::ZERO } else { cpu };
+        // The first pass reads and names what none does again: it belongs to the start, and the second is not put off.
+        let cpu = if self.is_first { Duration::ZERO } else { self.slice.usual_cost(self.ports.cpu_of_others(cpu)) };
         let share = self.ports.share_of_others(self.cpu_percent);
-        self.socket_pass.stretch(self.interval, self.ports.cpu_of_others(cpu), share)
+        self.socket_pass.stretch(self.interval, self.interval.max(INTERVAL_MAX), cpu, share)
+    }
+
+    /// What passes take of a processor, and may.
+    fn budget(&self) -> Budget {
+        let limit = f64::from(self.cpu_percent.max(1)) / 100.0;
+        Budget { interval: self.interval, taken: self.socket_pass.taken, limit }
     }
 
     /// One pass over namespaces, listeners and rows. `cpu` is the thread's CPU time at its start.
     fn pass(&mut self, cpu: Duration) -> io::Result<()> {
         let started = Instant::now();
-        self.turn = Some(self.turn.map_or(0, |turn| turn.wrapping_add(1)));
         let discovery = netns::discover(&self.roots).map_err(outage::of("finding the namespaces"))?;
         let before = self.maps.read().map_err(outage::of("reading the maps"))?;
         let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
         let mut found = Found::new(&before.listeners);
         let readings = self.visit_all(&discovery, walks, &mut found);
-        if self.stranded.is_some() {
-            return Err(io::Error::other("the worker cannot return to the host's namespace"));
-        }
+        found.unlisted.extend(self.registry.unread(&readings));
         let after = self.maps.read().map_err(outage::of("reading the maps"))?;
         let namespaces_done = Instant::now();
         if let Some(program) = walks.node {
             self.maps.begin_listener_walk()?;
-            self.socket_pass.time(|| {
-                self.kernel.walk(program, |record| {
-                    if walks.node_has_listeners {
-                        found.add(record);
-                    }
-                })
-            })?;
+            let add = |record: &ListenerSocket| {
+                if walks.node_has_listeners {
+                    found.add(record);
+                }
+            };
+            let (walk, walked) = Walked::of(|| self.walker.walk(program, add));
+            self.socket_pass.add(walked);
+            walk?;
             found.left_out.processes += self.maps.processes_left_out()?;
         }
         self.socket_pass.finish(&self.maps)?;
@@ -188,11 +247,15 @@ impl Worker {
         if self.sees_listeners() && unlisted.is_empty() && is_complete {
             self.maps.set_listed()?;
         }
+        let mut fills = self.maps.fill(&after).map_err(outage::of("reading how full the maps are"))?;
+        fills.extend_from_slice(&self.socket_pass.fills);
+        fills.extend(self.ports.fill);
         let shared = Arc::clone(&self.labels);
-        // Held until the view is out: a scrape would miss what has left the maps and is not yet in it.
+        // Held until the view is out: a scrape would miss what has left the maps and is not yet in it. Nothing fails from
+        // here on, or the view would not come out.
         let mut labels = lock(&shared);
-        self.reap(&after, &listeners, &unlisted, &mut labels, namespaces_done)?;
-        let interval = self.stretched(thread_cpu_time().saturating_sub(cpu));
+        self.reap(&after, &listeners, &unlisted, &mut labels, namespaces_done);
+        let interval = self.stretched(self.cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
         let mut passes = vec![
@@ -203,10 +266,7 @@ impl Worker {
         ];
         passes.extend(self.socket_pass.pass());
         passes.extend(self.ports.row(interval));
-        passes.extend(settings::round(&namespaces, interval));
-        let mut fills = self.maps.fill(&after)?;
-        fills.extend_from_slice(&self.socket_pass.fills);
-        fills.extend(self.ports.fill);
+        passes.extend(settings::round(&namespaces, interval.max(self.interval * settings::ROUND_PASSES)));
         let view = View {
             namespaces,
             listeners,
@@ -221,11 +281,13 @@ impl Worker {
             ports: self.ports.ports.found(),
             fills,
             programs: self.kernel.program_stats(),
+            budget: self.budget(),
             namespaces_denied: discovery.denied,
         };
         labels.meet(&after, &view, namespaces_done);
+        labels.note_obstacles(&mut self.met);
         replace(&self.view, Arc::new(view));
-        self.list_failed.take().map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// What must make up for hooks that are not in force.
@@ -243,166 +305,50 @@ impl Worker {
     }
 
     /// Whether passes list the listeners.
-    fn sees_listeners(&self) -> bool {
+    pub(super) fn sees_listeners(&self) -> bool {
         self.report.of(Signal::ListenerPass).is_some_and(|pass| pass.rung.is_some())
-    }
-
-    /// Removes the rows of what is gone for good.
-    fn reap(
-        &mut self,
-        counts: &Counts,
-        listeners: &BTreeMap<ListenerKey, Listener>,
-        unlisted: &HashSet<u64>,
-        labels: &mut Labels,
-        now: Instant,
-    ) -> io::Result<()> {
-        // Whole namespaces first: their rows must not be retired one by one as well.
-        let mut closed_ids = HashSet::new();
-        for (id, closed) in self.registry.close_dead(counts, self.reaper.retain, now) {
-            self.reaper.retired.add_all(&closed.exported);
-            self.reaper.retired.add_all(&self.legacy.end_namespace(id));
-            self.reaper.unverified.add_all(&closed.unverified);
-            labels.forget_namespace(id);
-            remove_rows(&self.maps, counts, id)?;
-            closed_ids.insert(id);
-        }
-        if self.sees_listeners() {
-            let dead = self.reaper.dead_listeners(counts, listeners, now);
-            // Where listing failed, a listener is not known to be gone.
-            let is_left = |netns: &u64| closed_ids.contains(netns) || unlisted.contains(netns);
-            for (key, stats) in dead.into_iter().filter(|(key, _)| !is_left(&key.netns)) {
-                if !self.maps.remove_listener_if_still(&key, &stats)? {
-                    continue;
-                }
-                let totals = Totals::of_listener(&stats);
-                self.registry.retire(key.netns, &totals);
-                let heir = labels.heir_of_listener(&key, listeners.keys());
-                self.reaper.retired.add(Closing::ListenDrops, self.registry.retire_suspect(&key, heir));
-                if let Some(heir) = heir {
-                    self.legacy.bequeath_listener(&key, &stats, heir);
-                } else {
-                    self.reaper.retired.add_all(&totals);
-                    self.reaper.retired.add_all(&self.legacy.end_listener(&key));
-                }
-                labels.forget_listener(&key);
-            }
-        }
-        let dead = self.reaper.dead_workloads(counts, |cgroup| labels.cgroup_has_gone(cgroup), now);
-        for workload in dead.into_iter().filter(|workload| !closed_ids.contains(&workload.netns)) {
-            self.bury_workload(&workload, counts, labels, now)?;
-        }
-        Ok(())
-    }
-
-    /// Removes a workload's rows; their value goes to a living one with the same labels, if any.
-    fn bury_workload(
-        &mut self,
-        workload: &DeadWorkload,
-        counts: &Counts,
-        labels: &mut Labels,
-        now: Instant,
-    ) -> io::Result<()> {
-        // Removed before they are accounted for: if removing fails, they are still there to be.
-        for (key, _) in &workload.rows {
-            self.maps.remove_counter(key)?;
-        }
-        self.registry.retire(workload.netns, &workload.totals());
-        let (shown, workload) = workload.split(|key| labels.forget_counter(key));
-        for (key, n) in &shown {
-            self.reaper.retired.add_all(&self.legacy.leave_to_namespace(key, *n));
-        }
-        let neighbours = counts.counters.iter().filter(|(key, _)| key.netns == workload.netns && key.cgroup > 0);
-        let living: BTreeSet<u64> =
-            neighbours.map(|(key, _)| key.cgroup).filter(|cgroup| !labels.cgroup_has_gone(*cgroup)).collect();
-        if let Some(heir) = labels.heir_of_cgroup(workload.netns, workload.cgroup, living, now) {
-            self.reaper.retired.add_all(&self.legacy.bequeath_counters(&workload.rows, heir));
-            self.registry.bequeath_cgroup(workload.netns, workload.cgroup, heir);
-        } else {
-            self.reaper.retired.add_all(&workload.totals());
-            self.reaper.retired.add_all(&self.legacy.end_workload(workload.netns, workload.cgroup));
-            let confirmed = self.registry.retire_cgroup(workload.netns, workload.cgroup);
-            self.reaper.retired.add(Closing::TimeWaitOverflows, confirmed);
-        }
-        Ok(())
     }
 
     /// Reads every namespace that can be entered.
     fn visit_all(&mut self, discovery: &Discovery, walks: Walks, found: &mut Found<'_>) -> Vec<Reading> {
+        visits::note_unseen(discovery, &mut self.met);
+        let wanted = Arc::new(self.wanted(walks, discovery.namespaces.len()));
         let mut readings = Vec::with_capacity(discovery.namespaces.len());
         for namespace in discovery.namespaces.values() {
-            let whose = if namespace.inum == discovery.host { Whose::Host } else { Whose::Other };
-            match self.visit(namespace, whose, walks, found) {
-                Ok(Some(reading)) => readings.push(reading),
-                // A namespace that dies meanwhile is none of anybody's errors.
-                Ok(None) | Err(VisitError::Gone) => {}
-                // The thread is in a namespace that it cannot leave: whatever it read now would be another's.
-                Err(error @ VisitError::Stranded { .. }) => {
-                    self.stranded = Some(error);
-                    break;
-                }
-                Err(error) => tracing::debug!(inum = namespace.inum, %error, "cannot enter a namespace"),
+            let Some(seen) = self.visit(namespace, namespace.inum == discovery.host, &wanted) else { continue };
+            self.socket_pass.add(seen.walked);
+            found.add_gathered(seen.reading.id, seen.gathered);
+            if let Some(error) = seen.unlisted {
+                found.unlisted.insert(seen.reading.id);
+                let cause = shortage::explain(&error);
+                self.met.note(Obstacle::Unlisted, format_args!("namespace {}: {cause}", namespace.inum));
+                self.failed = Some(error);
             }
+            if let Some(settings) = &seen.reading.settings {
+                self.slice.add(settings);
+            }
+            readings.push(seen.reading);
         }
         readings
     }
 
-    fn visit(
-        &mut self,
-        namespace: &NetnsRef,
-        whose: Whose,
-        walks: Walks,
-        found: &mut Found<'_>,
-    ) -> Result<Option<Reading>, VisitError> {
-        let kernel = &mut self.kernel;
-        let socket_pass = &mut self.socket_pass;
-        let (registry, turn, unlisted) = (&self.registry, self.turn, &self.unlisted);
-        let list_failed = &mut self.list_failed;
-        netns::visit(namespace, |inside| {
-            let id = kernel
-                .netns_id(inside)
-                .inspect_err(|error| tracing::debug!(inum = namespace.inum, %error, "a namespace is not told"))
-                .ok()?;
-            let counters = KernelCounters::read().ok()?;
-            let is_due = !registry.knows(id) || unlisted.contains(&id);
-            let listed = socket_pass.time(|| listening::list(kernel, walks, (id, namespace.inum), is_due, found));
-            if let Err(error) = listed {
-                found.unlisted.insert(id);
-                *list_failed = Some(error);
-            }
-            Some(Reading {
-                id,
-                inum: namespace.inum,
-                counters,
-                sockstat: Sockstat::read().unwrap_or_default(),
-                sysctls: Sysctls::read().unwrap_or_default(),
-                settings: turn.is_some_and(|turn| registry.settings_are_due(id, turn)).then(|| read_settings(whose)),
-            })
-        })
+    /// What this pass wants of each namespace.
+    fn wanted(&self, walks: Walks, namespaces: usize) -> Wanted {
+        let known = self.registry.known();
+        let listed = known.difference(&self.unlisted).copied().collect();
+        // A pass that comes a little early would put a reading off by a whole interval.
+        let age = (self.interval * settings::ROUND_PASSES).saturating_sub(self.interval / 2);
+        let fresh = settings::fresh(self.registry.settings_read(), self.slice.affords(), age, Instant::now());
+        Wanted { walker: self.walker.clone(), walks, listed, proc_sys: ProcSys::for_namespaces(namespaces), fresh }
     }
-}
 
-fn read_settings(whose: Whose) -> SettingsReading {
-    let read = Instant::now();
-    let settings = Arc::new(Settings::read(whose));
-    SettingsReading { settings, read, took: read.elapsed() }
-}
-
-/// CPU time of this thread, in the kernel's walks as well. (Wall time would make a busy node's passes
-/// rarer than they need be.)
-pub(super) fn thread_cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
-}
-
-fn remove_rows(maps: &Maps, counts: &Counts, id: u64) -> io::Result<()> {
-    for (key, _) in counts.listeners.iter().filter(|(key, _)| key.netns == id) {
-        maps.remove_listener(key)?;
+    fn visit(&mut self, namespace: &NetnsRef, is_host: bool, wanted: &Arc<Wanted>) -> Option<Seen> {
+        let whose = if is_host { Whose::Host } else { Whose::Other };
+        let (wanted, may_read_settings) = (Arc::clone(wanted), self.slice.has_time());
+        let visited =
+            self.visits.visit(namespace, move |inside| inside::read(&wanted, inside, whose, may_read_settings));
+        visits::noted(namespace.inum, visited, &mut self.met)
     }
-    for (key, _) in counts.counters.iter().chain(&counts.other).filter(|(key, _)| key.netns == id) {
-        maps.remove_counter(key)?;
-    }
-    maps.remove_netns(id)?;
-    Ok(())
 }
 
 /// Locks without regard to a panic elsewhere: all state behind the agent's locks is valid at every step.

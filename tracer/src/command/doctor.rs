@@ -11,13 +11,16 @@ use serde_json::json;
 
 use super::run::{signal_in_words, write_ladder};
 use crate::{
-    agent,
+    agent::{self, visits},
     config::{Config, Flags},
+    export::status,
     failure::Failure,
     kernel::{
         hooks::{Report, Verdict},
         preflight::{Preflight, preempts_softirqs},
+        shortage,
     },
+    obstacles::{Obstacle, Obstacles},
     progress::Progress,
     terminal::unless_reader_left,
 };
@@ -57,28 +60,60 @@ const fn exit_code(verdict: Verdict) -> u8 {
 /// Runs the examination. Its verdict is the exit code.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
-    let (report, obstacle) = match examine(&config) {
-        Ok(report) => (report, None),
-        Err(failure) => (Report::nothing(), Some(failure.message)),
+    let (found, obstacle) = match examine(&config) {
+        Ok(found) => (found, None),
+        Err(failure) => (Findings::nothing(), Some(failure.message)),
     };
     let mut out = io::stdout().lock();
     let written = match options.output {
-        Output::Text => write_text(&mut out, &report, obstacle.as_deref()),
-        Output::Json => write_json(&mut out, &report, obstacle.as_deref()),
+        Output::Text => write_text(&mut out, &found, obstacle.as_deref()),
+        Output::Json => write_json(&mut out, &found, obstacle.as_deref()),
     };
     unless_reader_left(written).map_err(|error| Failure::other(format!("cannot write the findings: {error}")))?;
-    Ok(ExitCode::from(exit_code(report.verdict())))
+    Ok(ExitCode::from(exit_code(found.verdict())))
 }
 
-/// Loads and attaches as the agent would; everything is detached when this returns.
-fn examine(config: &Config) -> Result<Report, Failure> {
+/// What the examination found.
+struct Findings {
+    report: Report,
+    /// Namespaces that were entered and read.
+    read: usize,
+    /// What kept it from others.
+    met: Obstacles,
+}
+
+impl Findings {
+    fn nothing() -> Self {
+        Self { report: Report::nothing(), read: 0, met: Obstacles::default() }
+    }
+
+    /// The hooks', unless namespaces are not read, in which nothing is compared and no queue is seen.
+    fn verdict(&self) -> Verdict {
+        match self.report.verdict() {
+            Verdict::Best if self.lacks_namespaces() => Verdict::Degraded,
+            verdict => verdict,
+        }
+    }
+
+    fn lacks_namespaces(&self) -> bool {
+        [Obstacle::Refused, Obstacle::Hung, Obstacle::Unreadable].iter().any(|obstacle| self.met.count(*obstacle) > 0)
+    }
+}
+
+/// Loads and attaches as the agent would, and enters each namespace once; everything is detached when this returns.
+fn examine(config: &Config) -> Result<Findings, Failure> {
     let _progress = Progress::new("loading and attaching every hook", None);
     let mut kernel = agent::prepare(config)?;
     let maps = kernel.maps().map_err(|error| Failure::unusable(&error))?;
-    kernel.attach(&maps).map_err(|error| Failure::unusable(&error))
+    let report = kernel.attach(&maps).map_err(|error| Failure::unusable(&error))?;
+    let tried = kernel.walker().and_then(visits::try_each);
+    let (read, met) = tried
+        .map_err(|error| Failure::other(format!("finding the network namespaces: {}", shortage::explain(&error))))?;
+    Ok(Findings { report, read, met })
 }
 
-fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
+fn write_text(out: &mut impl Write, found: &Findings, obstacle: Option<&str>) -> io::Result<()> {
+    let report = &found.report;
     writeln!(out, "kernel {}", Preflight::collect().release)?;
     if preempts_softirqs() {
         writeln!(out, "{REALTIME}")?;
@@ -90,10 +125,11 @@ fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> 
             write_ladder(out, ladder)?;
         }
     }
-    if let Some(obstacle) = obstacle {
-        writeln!(out, "obstacle: {obstacle}")?;
+    match obstacle {
+        Some(obstacle) => writeln!(out, "obstacle: {obstacle}")?,
+        None => write_visits(out, found)?,
     }
-    let verdict = match report.verdict() {
+    let verdict = match found.verdict() {
         Verdict::Best => "best: every signal counts outcomes, with owner and cause",
         Verdict::Degraded => "degraded: totals are exact as far as each signal says above, and the rest is said there",
         Verdict::Unusable => "unusable: the agent cannot run here",
@@ -101,12 +137,24 @@ fn write_text(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> 
     writeln!(out, "verdict: {verdict}")
 }
 
-fn write_json(out: &mut impl Write, report: &Report, obstacle: Option<&str>) -> io::Result<()> {
+/// How entering the namespaces went.
+fn write_visits(out: &mut impl Write, found: &Findings) -> io::Result<()> {
+    let mark = if found.lacks_namespaces() { "degraded" } else { "best" };
+    writeln!(out, "{:<20} {mark:<9} {} network namespaces entered and read", "visits", found.read)?;
+    for met in found.met.iter() {
+        writeln!(out, "{:<30} {met}", "")?;
+    }
+    Ok(())
+}
+
+fn write_json(out: &mut impl Write, found: &Findings, obstacle: Option<&str>) -> io::Result<()> {
     let findings = json!({
         "kernel": Preflight::collect().release,
         "preempt_rt": preempts_softirqs(),
-        "verdict": report.verdict(),
-        "signals": report.ladders,
+        "verdict": found.verdict(),
+        "signals": found.report.ladders,
+        "namespaces_read": found.read,
+        "obstacles": found.met.iter().map(status::obstacle).collect::<Vec<_>>(),
         "obstacle": obstacle,
     });
     writeln!(out, "{findings:#}")
@@ -124,12 +172,12 @@ mod tests {
     #[test]
     fn an_obstacle_is_shown_and_makes_it_unusable() {
         let mut text = Vec::new();
-        write_text(&mut text, &Report::nothing(), Some("no BTF")).unwrap();
+        write_text(&mut text, &Findings::nothing(), Some("no BTF")).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("obstacle: no BTF") && text.contains("verdict: unusable"), "{text}");
         assert!(text.contains("\nresets               unusable  nothing\n"), "each signal is judged: {text}");
         let mut json = Vec::new();
-        write_json(&mut json, &Report::nothing(), Some("no BTF")).unwrap();
+        write_json(&mut json, &Findings::nothing(), Some("no BTF")).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(json["verdict"], "unusable");
         assert_eq!(json["obstacle"], "no BTF");

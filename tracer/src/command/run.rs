@@ -1,19 +1,17 @@
 //! `tracer run`: the agent until SIGINT or SIGTERM.
 
 use std::{
-    future::Future,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use super::supervisor;
+use super::{stop, supervisor};
 use crate::{
     agent::{self, Shared},
     config::{Config, Flags, LogLevel},
@@ -24,9 +22,13 @@ use crate::{
         load::chain,
         shortage,
     },
-    progress::{self, Progress},
+    log_lines::{self, LogLines},
+    progress::Progress,
     terminal,
 };
+
+/// Time from a signal to the end of the process, whatever hangs: less than the five seconds that are promised.
+const END_LIMIT: Duration = Duration::from_millis(4500);
 
 /// Runs the agent with these flags.
 pub fn run(flags: &Flags) -> Result<(), Failure> {
@@ -37,18 +39,25 @@ pub fn run(flags: &Flags) -> Result<(), Failure> {
         .max_blocking_threads(2)
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {}", shortage::explain(&error))))?;
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config));
+    // A scrape that hangs on its thread ends with the process.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
     let http = bind(config.listen)?;
     let address = http.local_addr().map_err(|error| Failure::other(error.to_string()))?;
-    let shutdown = shutdown()?;
+    let signals = stop::within(END_LIMIT)?;
+    let shutdown = async {
+        signals.await;
+        supervisor::stopping();
+    };
     let progress = Progress::new("attaching, and a first pass", None);
+    let starting = supervisor::Starting::new();
     let announce = move |shared: &Arc<Shared>| {
-        drop(progress);
-        // Nobody may be reading; the log has the same.
-        let _ = write_announcement(&mut io::stdout().lock(), address, &shared.report);
+        drop((progress, starting));
+        print_announcement(address, Arc::clone(&shared.report));
         supervisor::ready(address, &shared.report);
         supervisor::keep_alive(Arc::clone(shared));
     };
@@ -86,33 +95,27 @@ fn without_ipv6(address: SocketAddr, refusal: &io::Error) -> Option<SocketAddr> 
         .then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
 }
 
-/// Completes at SIGINT or SIGTERM.
-fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let catch = |kind| {
-        signal(kind).map_err(|error| Failure::other(format!("cannot catch signals: {}", shortage::explain(&error))))
-    };
-    let mut interrupt = catch(SignalKind::interrupt())?;
-    let mut terminate = catch(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        supervisor::stopping();
-    })
-}
-
 pub(super) fn start_log(level: LogLevel) {
+    // Without the thread lines are written as they come.
+    let _ = log_lines::start();
     // Third-party crates have nothing to say below warnings that would help a user.
     let directives = format!("warn,tracer={level},tracer_bpf={level},tracer_ebpf={level}", level = level.name());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(directives))
-        .with_writer(|| progress::Stderr)
+        .with_writer(|| LogLines)
         .with_ansi(terminal::colors_stderr())
         .with_target(false)
         .finish();
     // Fails only if another subscriber is there already, which then gets the output.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Writes the announcement on a thread of its own: nobody may be reading, and `/status` has the same.
+fn print_announcement(address: SocketAddr, report: Arc<Report>) {
+    let print = move || _ = write_announcement(&mut io::stdout().lock(), address, &report);
+    if let Err(error) = thread::Builder::new().name("announcement".into()).spawn(print) {
+        tracing::warn!(%error, "the hooks in force cannot be printed; /status has them");
+    }
 }
 
 /// What the agent says once it serves: the hooks in force and why better ones are not, the address.

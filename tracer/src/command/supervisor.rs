@@ -5,8 +5,10 @@
 //! says. A message that cannot be sent is logged once for each kind and changes nothing else.
 
 use std::{
+    env,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,38 @@ use crate::{
 
 /// How many times within its limit the watchdog hears of the agent, so that one late message does no harm.
 const KEEPALIVES: u32 = 4;
+
+/// How often a start that goes on says so, and how much time it asks for each time.
+const START_SAID: Duration = Duration::from_secs(20);
+const START_MORE: Duration = Duration::from_mins(1);
+/// After so many the start is late for good: ten minutes, as `/healthz` has it.
+const START_SAID_MAX: usize = 30;
+
+/// Asks the service manager for patience while this lives: a first pass may take longer than starts usually may.
+pub(super) struct Starting {
+    /// Dropped to end it.
+    _end: mpsc::Sender<()>,
+}
+
+impl Starting {
+    pub(super) fn new() -> Self {
+        let (end, ended) = mpsc::channel::<()>();
+        let ask = move || {
+            for _ in 0..START_SAID_MAX {
+                if ended.recv_timeout(START_SAID) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return;
+                }
+                send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(START_MORE.as_micros()).unwrap_or(u32::MAX))]);
+            }
+        };
+        if env::var_os("NOTIFY_SOCKET").is_some()
+            && let Err(error) = thread::Builder::new().name("starting".into()).spawn(ask)
+        {
+            tracing::warn!(%error, "the service manager is not asked for patience");
+        }
+        Self { _end: end }
+    }
+}
 
 /// The first pass is done.
 pub(super) fn ready(address: SocketAddr, report: &Report) {

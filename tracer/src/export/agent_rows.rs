@@ -15,6 +15,7 @@ use crate::{
         hooks::{LADDERS, Ladder, LadderReport, Verdict},
         shortage,
     },
+    log_lines, obstacles,
     pipeline::counters::Counts,
 };
 
@@ -28,6 +29,7 @@ pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) -> io::R
     programs(rows, sources);
     let node = rustix::system::sysinfo();
     rows.add(MetricId::NodeMemory, &[], number(node.totalram) * f64::from(node.mem_unit));
+    rows.add(MetricId::LogLinesLost, &[], number(log_lines::lost()));
     rows.add(MetricId::BuildInfo, &[env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")], 1.0);
     process(rows)
 }
@@ -117,6 +119,13 @@ fn passes(rows: &mut Rows<'_>, sources: &Sources<'_>) {
         rows.add(MetricId::PassDuration, &[pass.name], pass.duration.as_secs_f64());
         rows.add(MetricId::PassAge, &[pass.name], age.as_secs_f64());
         rows.add(MetricId::PassInterval, &[pass.name], pass.interval.as_secs_f64());
+    }
+    let budget = &sources.view.budget;
+    rows.add(MetricId::PassIntervalConfigured, &[], budget.interval.as_secs_f64());
+    rows.add(MetricId::PassCpu, &[], budget.taken);
+    rows.add(MetricId::PassCpuLimit, &[], budget.limit);
+    for obstacle in obstacles::ALL {
+        rows.add(MetricId::PassObstacles, &[obstacle.name()], number(sources.obstacles.count(obstacle) as u64));
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
         maps::Maps,
     },
     labels::{Labels, ListenerLabels, OTHER},
+    obstacles::Obstacles,
     pipeline::{
         attribute::Owner,
         counters::{Closing, Counts},
@@ -48,6 +49,8 @@ pub struct Sources<'a> {
     pub labels: &'a mut Labels,
     /// Records that could not be decoded.
     pub losses: &'a Losses,
+    /// What the last pass could not do.
+    pub obstacles: &'a Obstacles,
     /// Rows refused over all scrapes.
     pub suppressed: &'a Suppressed,
     /// The agent's own instruments.

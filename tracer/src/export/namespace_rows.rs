@@ -21,7 +21,8 @@ pub fn add(rows: &mut Rows<'_>, namespace: &Namespace) {
         if let Some(kernel) = namespace.books.kernel(signal) {
             rows.add(MetricId::KernelCount, &with(&group, &[signal.name()]), number(kernel));
         }
-        if let Some(difference) = namespace.books.difference(signal) {
+        // One of a while ago may have closed since, or not: nobody is to be alarmed by it.
+        if let Some(difference) = namespace.books.difference(signal).filter(|_| !namespace.is_stale) {
             #[expect(clippy::cast_precision_loss, reason = "a difference beyond 2^53 has other worries")]
             let difference = difference as f64;
             rows.add(MetricId::CountDifference, &with(&group, &[signal.name()]), difference);

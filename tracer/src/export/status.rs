@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::port_rows;
 use crate::{
     kernel::hooks::Report,
+    log_lines,
+    obstacles::{Met, Obstacles},
     pipeline::{counters::Closing, journal::Journal},
     view::{Namespace, View},
 };
@@ -16,7 +18,7 @@ const EVENTS_SHOWN: usize = 50;
 
 /// The agent's state. Times are in seconds.
 #[must_use]
-pub fn status(report: &Report, view: &View, journal: &Journal, up: Duration) -> Value {
+pub fn status(report: &Report, view: &View, obstacles: &Obstacles, journal: &Journal, up: Duration) -> Value {
     let now = Instant::now();
     let passes = view.passes.iter().map(|pass| {
         json!({
@@ -33,6 +35,8 @@ pub fn status(report: &Report, view: &View, journal: &Journal, up: Duration) -> 
         "verdict": report.verdict(),
         "signals": report.ladders,
         "passes": passes.collect::<Vec<_>>(),
+        "obstacles": obstacles.iter().map(obstacle).collect::<Vec<_>>(),
+        "log_lines_lost": log_lines::lost(),
         "listeners": view.listeners.len(),
         "largest_difference": view.largest_difference(),
         "namespaces": view.namespaces.iter().map(namespace).collect::<Vec<_>>(),
@@ -53,6 +57,18 @@ pub fn hide_peers(status: &mut Value) {
     each(status, "ports", "destinations", json!([]));
     each(status, "events", "remote", Value::Null);
     status["peers_hidden"] = json!(true);
+}
+
+/// What the last pass could not do, in the words of the log and of `tracer doctor`.
+#[must_use]
+pub fn obstacle(met: Met<'_>) -> Value {
+    json!({
+        "reason": met.obstacle.name(),
+        "count": met.count,
+        "what": met.obstacle.what(),
+        "cause": met.cause,
+        "remedy": met.obstacle.remedy(),
+    })
 }
 
 fn namespace(namespace: &Namespace) -> Value {

@@ -4,13 +4,20 @@
 //! asked for. Before, the programs take the namespace's random number for hashes together with the inode number, and
 //! one of them, run inside the namespace, tells what that comes to.
 
-use std::io::{self, Read as _};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
 
 use aya::Ebpf;
 use tracer_ebpf::counter::NetnsIdentity;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::{hooks::NETNS_IDENTITY, load::Kernel, netns::Inside, walk::open_iterator};
+use super::{
+    hooks::NETNS_IDENTITY,
+    netns::Inside,
+    walk::{Walker, open_iterator},
+};
 
 /// How namespaces are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +30,12 @@ pub enum Identity {
     Inode,
 }
 
-impl Kernel {
+impl Walker {
     /// The number by which the programs know the namespace that the calling thread is in.
-    pub fn netns_id(&mut self, inside: &Inside<'_>) -> io::Result<u64> {
+    pub fn netns_id(&self, inside: &Inside<'_>) -> io::Result<u64> {
         match self.identity() {
             Identity::Cookie => inside.net_cookie()?.ok_or_else(|| io::ErrorKind::Unsupported.into()),
-            Identity::HashMix => identified(&ask(self.ebpf_mut())?, inside.inum()),
+            Identity::HashMix => identified(&ask(self.open(NETNS_IDENTITY.program)?)?, inside.inum()),
             Identity::Inode => Ok(inside.inum().into()),
         }
     }
@@ -36,16 +43,16 @@ impl Kernel {
 
 /// What [`NETNS_IDENTITY`], which is loaded, says of the namespace that the calling thread is in. One short read: for
 /// more the kernel would go on through the netlink sockets of all namespaces.
-fn ask(ebpf: &mut Ebpf) -> io::Result<NetnsIdentity> {
+fn ask(mut walk: File) -> io::Result<NetnsIdentity> {
     let mut record = NetnsIdentity::new_zeroed();
-    open_iterator(ebpf, NETNS_IDENTITY.program)?.read_exact(record.as_mut_bytes())?;
+    walk.read_exact(record.as_mut_bytes())?;
     Ok(record)
 }
 
 /// The number of the namespace that the calling thread is in, by the loaded program.
 pub(super) fn own(ebpf: &mut Ebpf) -> io::Result<u64> {
     let inum = rustix::fs::stat("/proc/thread-self/ns/net")?.st_ino;
-    identified(&ask(ebpf)?, u32::try_from(inum).map_err(io::Error::other)?)
+    identified(&ask(open_iterator(ebpf, NETNS_IDENTITY.program)?)?, u32::try_from(inum).map_err(io::Error::other)?)
 }
 
 /// The number of the namespace `inum`, if that is what the record is of.

@@ -9,6 +9,7 @@ pub mod maps;
 pub mod netns;
 pub mod ports;
 pub mod preflight;
+pub mod proc_sys;
 pub mod program_stats;
 pub mod quota;
 pub mod shortage;

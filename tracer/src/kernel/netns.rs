@@ -8,14 +8,17 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{fmt, fs, io};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::LinkNameSpaceType;
 
-use super::sys;
+use super::{shortage, sys};
+use crate::errand::{Errands, Limits};
 
 mod host;
 
@@ -45,6 +48,45 @@ pub struct Roots {
     pub proc: PathBuf,
     /// Directories of mounted namespaces; the file's name becomes the namespace's, first directory first.
     pub netns_dirs: Vec<PathBuf>,
+    /// Reads those, each by itself: what is mounted there may hang.
+    pub reader: MountReader,
+}
+
+/// The thread that reads directories of mounted namespaces.
+#[derive(Clone)]
+pub struct MountReader(Arc<Mutex<Errands<PathBuf>>>);
+
+/// A directory is read in a millisecond. Each may be left behind once.
+const READER_LIMITS: Limits = Limits { time: Duration::from_secs(2), left_behind: 4 };
+
+impl Default for MountReader {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Errands::new("mounts", READER_LIMITS))))
+    }
+}
+
+impl fmt::Debug for MountReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MountReader")
+    }
+}
+
+impl MountReader {
+    fn read(&self, dir: &Path) -> io::Result<Vec<Mount>> {
+        let path = dir.to_owned();
+        let mut reader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.run(path.clone(), move || mounts(&path)).flatten()
+    }
+}
+
+/// A file below a directory of mounted namespaces, and which one it is, if any.
+type Mount = (PathBuf, io::Result<Option<u32>>);
+
+fn mounts(dir: &Path) -> io::Result<Vec<Mount>> {
+    // A directory lists in an order of its own, which changes when files come.
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)?.flatten().map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    Ok(paths.into_iter().map(|path| (path.clone(), mount_inum(&path))).collect())
 }
 
 impl Default for Roots {
@@ -52,6 +94,7 @@ impl Default for Roots {
         Self {
             proc: "/proc".into(),
             netns_dirs: ["/run/netns", "/var/run/netns", "/run/docker/netns"].map(PathBuf::from).into(),
+            reader: MountReader::default(),
         }
     }
 }
@@ -81,6 +124,19 @@ pub struct Discovery {
     pub denied: usize,
     /// Sightings of namespaces beyond the limit of 16 384, which were left out.
     pub beyond_limit: usize,
+    /// Directories that were not read.
+    pub unread: Vec<Unread>,
+}
+
+/// A directory of mounted namespaces that was not read, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// Which.
+    pub path: PathBuf,
+    /// `TimedOut` if it hangs.
+    pub kind: io::ErrorKind,
+    /// In words.
+    pub cause: String,
 }
 
 /// Finds every network namespace that a process lives in or a file is mounted from.
@@ -88,10 +144,15 @@ pub struct Discovery {
 /// Threads that left their process's namespace are not looked at. What vanishes during the scan is passed
 /// over. Fails when the host's namespace or the list of processes cannot be read.
 pub fn discover(roots: &Roots) -> io::Result<Discovery> {
-    let mut found =
-        Discovery { host: host::inum(&roots.proc)?, namespaces: BTreeMap::new(), denied: 0, beyond_limit: 0 };
+    let mut found = Discovery {
+        host: host::inum(&roots.proc)?,
+        namespaces: BTreeMap::new(),
+        denied: 0,
+        beyond_limit: 0,
+        unread: Vec::new(),
+    };
     for dir in &roots.netns_dirs {
-        found.scan_mounts(dir);
+        found.take_mounts(dir, roots.reader.read(dir));
     }
     found.scan_processes(&roots.proc)?;
     Ok(found)
@@ -118,19 +179,21 @@ impl Discovery {
     /// Whether nothing was passed over.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.denied == 0 && self.beyond_limit == 0
+        self.denied == 0 && self.beyond_limit == 0 && self.unread.is_empty()
     }
 
-    fn scan_mounts(&mut self, dir: &Path) {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) => return self.passed_over(&error),
+    fn take_mounts(&mut self, dir: &Path, mounts: io::Result<Vec<Mount>>) {
+        let mounts = match mounts {
+            Ok(mounts) => mounts,
+            // Where nobody mounts namespaces there is no directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                let (kind, cause) = (error.kind(), shortage::explain(&error));
+                return self.unread.push(Unread { path: dir.to_owned(), kind, cause });
+            }
         };
-        // A directory lists in an order of its own, which changes when files come.
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort_unstable();
-        for path in paths {
-            match mount_inum(&path) {
+        for (path, inum) in mounts {
+            match inum {
                 Ok(Some(inum)) => self.saw_mount(inum, path),
                 Ok(None) => {}
                 Err(error) => self.passed_over(&error),
@@ -213,6 +276,12 @@ pub enum VisitError {
         inum: u32,
         /// The refusal.
         source: io::Error,
+    },
+    /// Entering or reading it hangs.
+    #[error("network namespace {inum} is not read: entering or reading it hangs")]
+    Hung {
+        /// The namespace that was to be visited.
+        inum: u32,
     },
     /// The thread could not return to its own namespace and must not be used any further.
     #[error("cannot return to the thread's own network namespace")]

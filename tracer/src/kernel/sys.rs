@@ -22,7 +22,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-pub use self::iterator::{link_map_iterator, open_iterator};
+pub use self::iterator::{link_iterator, link_map_iterator, open_iterator};
 
 /// Commands of `bpf(2)`, numbered as in the kernel's `include/uapi/linux/bpf.h`.
 #[derive(Clone, Copy)]
@@ -449,4 +449,10 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// that such a link is bound to. Other threads stay where they are.
 pub fn enter_netns(netns: BorrowedFd<'_>) -> io::Result<()> {
     Ok(move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?)
+}
+
+/// Ends the process without waiting for anything: no thread, no buffer, no lock.
+pub fn exit_at_once(code: i32) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(code) }
 }

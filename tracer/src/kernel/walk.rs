@@ -5,9 +5,11 @@
 //! mean is `pipeline::sockets`' business.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -22,9 +24,10 @@ use zerocopy::FromBytes;
 
 use super::{
     hooks::{Attach, Report, Signal},
+    identity::Identity,
     load::Kernel,
     maps::Fill,
-    sys::{Map, Update},
+    sys::{self, Map, Update},
     table::Table,
 };
 
@@ -99,15 +102,64 @@ impl Walks {
     }
 }
 
+/// The loaded iterators, for whichever thread walks. A walk shows the namespace of the thread that begins it.
+#[derive(Clone, Debug)]
+pub struct Walker(Arc<Iterators>);
+
+#[derive(Debug)]
+pub(super) struct Iterators {
+    pub(super) programs: BTreeMap<String, OwnedFd>,
+    pub(super) identity: Identity,
+    pub(super) reads_cgroups: bool,
+}
+
 impl Kernel {
+    /// The iterators that are loaded by now.
+    pub fn walker(&mut self) -> io::Result<Walker> {
+        let (identity, reads_cgroups) = (self.identity(), self.reads_cgroups());
+        let mut programs = BTreeMap::new();
+        for (name, program) in self.ebpf_mut().programs() {
+            if let Program::Iter(program) = program
+                && let Ok(fd) = program.fd()
+            {
+                programs.insert(name.to_owned(), fd.as_fd().try_clone_to_owned()?);
+            }
+        }
+        Ok(Walker(Arc::new(Iterators { programs, identity, reads_cgroups })))
+    }
+
     /// Runs an iterator to its end; hands on each listener as it is read.
     pub fn walk(&mut self, program: &str, each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
+        self.walker()?.walk(program, each)
+    }
+}
+
+impl Walker {
+    /// Runs an iterator to its end; hands on each listener as it is read.
+    pub fn walk(&self, program: &str, each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
         let named = |error: io::Error| io::Error::new(error.kind(), WalkFailed { program: program.to_owned(), error });
         self.run_to_end(program, each).map_err(named)
     }
 
-    fn run_to_end(&mut self, program: &str, mut each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
-        let mut file = open_iterator(self.ebpf_mut(), program)?;
+    /// Whether programs read the cgroups of sockets.
+    #[must_use]
+    pub fn reads_cgroups(&self) -> bool {
+        self.0.reads_cgroups
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.0.identity
+    }
+
+    /// Starts a walk in the namespace of the calling thread; reading the file goes on with it.
+    pub(super) fn open(&self, program: &str) -> io::Result<File> {
+        let absent = || io::Error::other("the iterator is not loaded");
+        let program = self.0.programs.get(program).ok_or_else(absent)?;
+        sys::open_iterator(sys::link_iterator(program.as_fd())?.as_fd())
+    }
+
+    fn run_to_end(&self, program: &str, mut each: impl FnMut(&ListenerSocket)) -> io::Result<()> {
+        let mut file = self.open(program)?;
         let (mut buffer, mut filled) = (vec![0; READ_BYTES], 0);
         loop {
             match file.read(&mut buffer[filled..]) {

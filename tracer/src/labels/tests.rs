@@ -32,6 +32,7 @@ fn namespace() -> Namespace {
         life: 0,
         owner: Arc::default(),
         alive: true,
+        is_stale: false,
         books: Books::default(),
         counters: KernelCounters::default(),
         segments: Segments::default(),

@@ -4,9 +4,13 @@ use std::cmp::Reverse;
 
 use tracer_ebpf::counter::{self, ListenerKey};
 
-pub use self::found::{Found, LeftOut, join};
+pub use self::{
+    found::{Found, LeftOut, SOCKETS_MAX, join},
+    gathered::Gathered,
+};
 
 mod found;
+mod gathered;
 #[cfg(test)]
 mod tests;
 

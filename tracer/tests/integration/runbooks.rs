@@ -15,7 +15,7 @@ const ENTRANCE: &str = "README";
 const HEADINGS: [&str; 5] = ["## Confirm", "## Change", "## Do not", "## False alarms", "## Related"];
 
 /// Alerts about the agent: no limit of TCP binds, and events are those of other alerts.
-const OF_THE_AGENT: [&str; 9] = [
+const OF_THE_AGENT: [&str; 11] = [
     "TracerAgentAbsent",
     "TracerAgentDown",
     "TracerCountsDiffer",
@@ -23,6 +23,8 @@ const OF_THE_AGENT: [&str; 9] = [
     "TracerCountsUnattributed",
     "TracerEventsLost",
     "TracerHookLost",
+    "TracerPassObstacles",
+    "TracerPassesCostly",
     "TracerPassesLate",
     "TracerSeriesSuppressed",
 ];

@@ -14,6 +14,7 @@ pub(crate) mod drops;
 pub(crate) mod equations;
 pub(crate) mod firewall;
 pub(crate) mod foreign;
+pub(crate) mod gate;
 pub(crate) mod greedy;
 pub(crate) mod herd;
 pub(crate) mod holders;

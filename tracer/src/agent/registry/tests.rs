@@ -3,7 +3,7 @@
 use tracer_ebpf::counter::{Counter, CounterKey, ListenerStats};
 
 use super::*;
-use crate::kernel::netns::NetnsRef;
+use crate::kernel::netns::{NetnsRef, Unread};
 
 const HOST: u32 = 1;
 const RETAIN: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ fn discovery(inums: &[u32]) -> Discovery {
         .iter()
         .map(|&inum| (inum, NetnsRef { inum, paths: vec![], names: Vec::new(), lowest_pid: None }))
         .collect();
-    Discovery { host: HOST, namespaces, denied: 0, beyond_limit: 0 }
+    Discovery { host: HOST, namespaces, denied: 0, beyond_limit: 0, unread: Vec::new() }
 }
 
 fn reading(id: u64, inum: u32, listen_drops: u64) -> Reading {
@@ -57,6 +57,42 @@ fn a_namespace_made_later_counts_from_zero() {
 }
 
 #[test]
+fn one_that_could_not_be_entered_at_the_start_counts_from_its_first_reading() {
+    let mut registry = Registry::default();
+    registry.open_books();
+    registry.note_older([70].into_iter());
+    pass(&mut registry, &[70], &[], &counts(7, 0), Instant::now());
+    pass(&mut registry, &[70], &[reading(7, 70, 1000)], &counts(7, 2), Instant::now());
+    pass(&mut registry, &[70], &[reading(7, 70, 1003)], &counts(7, 5), Instant::now());
+    let books = namespace(&registry, &[70], 7).books;
+    assert_eq!((books.difference(Closing::ListenDrops), books.unknown(Closing::ListenDrops)), (Some(0), 0));
+    assert_eq!(books.kernel(Closing::ListenDrops), Some(5));
+}
+
+#[test]
+fn one_whose_directory_is_not_read_is_not_dead() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
+    let unread = Unread { path: "/run/netns".into(), kind: std::io::ErrorKind::TimedOut, cause: String::new() };
+    let hung = Discovery { unread: vec![unread], ..discovery(&[]) };
+    registry.enter(&hung, &[], &counts(7, 3), &counts(7, 3), &Evidence::default(), now);
+    assert!(registry.close_dead(&counts(7, 3), Duration::ZERO, now, |_| true).is_empty());
+    assert!(namespace(&registry, &[70], 7).is_stale);
+}
+
+#[test]
+fn one_whose_rows_stay_stays_open() {
+    let mut registry = Registry::default();
+    let now = Instant::now();
+    pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
+    pass(&mut registry, &[], &[], &counts(7, 3), now);
+    assert!(registry.close_dead(&counts(7, 3), Duration::ZERO, now, |_| false).is_empty());
+    let closed = registry.close_dead(&counts(7, 3), Duration::ZERO, now, |_| true);
+    assert_eq!(closed.len(), 1);
+}
+
+#[test]
 fn the_dead_close_once_they_are_quiet() {
     let mut registry = Registry::default();
     let start = Instant::now();
@@ -64,11 +100,11 @@ fn the_dead_close_once_they_are_quiet() {
     pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), at(0));
     pass(&mut registry, &[], &[], &counts(7, 4), at(5));
     assert!(!namespace(&registry, &[], 7).alive);
-    assert!(registry.close_dead(&counts(7, 4), RETAIN, at(14)).is_empty(), "not yet");
+    assert!(registry.close_dead(&counts(7, 4), RETAIN, at(14), |_| true).is_empty(), "not yet");
     pass(&mut registry, &[], &[], &counts(7, 5), at(14));
-    assert!(registry.close_dead(&counts(7, 5), RETAIN, at(15)).is_empty(), "it still counted");
+    assert!(registry.close_dead(&counts(7, 5), RETAIN, at(15), |_| true).is_empty(), "it still counted");
     pass(&mut registry, &[], &[], &counts(7, 5), at(25));
-    let closed = registry.close_dead(&counts(7, 5), RETAIN, at(25));
+    let closed = registry.close_dead(&counts(7, 5), RETAIN, at(25), |_| true);
     assert_eq!(closed.len(), 1);
     assert_eq!(closed[0].1.exported.get(Closing::ListenDrops), 5);
     assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 2, "the last reading said 3");
@@ -90,7 +126,7 @@ fn a_reused_inode_closes_the_old_namespace_at_once() {
     pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
     pass(&mut registry, &[70], &[reading(8, 70, 0)], &counts(7, 3), now);
     assert_eq!(namespace(&registry, &[70], 8).books.kernel(Closing::ListenDrops), Some(0));
-    let closed = registry.close_dead(&counts(7, 3), RETAIN, now);
+    let closed = registry.close_dead(&counts(7, 3), RETAIN, now, |_| true);
     assert_eq!(closed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), vec![7]);
     assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 0, "all of it had been read");
 }
@@ -116,9 +152,12 @@ fn what_is_pending_at_the_end_is_not_retired_twice() {
     });
     pass(&mut registry, &[70], &[reading(7, 70, 4)], &with_pending, now);
     pass(&mut registry, &[], &[], &with_pending, now);
-    assert!(registry.close_dead(&with_pending, Duration::ZERO, now).is_empty(), "it waits for the kernel side");
+    assert!(
+        registry.close_dead(&with_pending, Duration::ZERO, now, |_| true).is_empty(),
+        "it waits for the kernel side"
+    );
     pass(&mut registry, &[70], &[reading(8, 70, 0)], &with_pending, now);
-    let closed = registry.close_dead(&with_pending, RETAIN, now);
+    let closed = registry.close_dead(&with_pending, RETAIN, now, |_| true);
     assert_eq!(closed[0].1.exported.get(Closing::ListenDrops), 3, "the fourth closes with its own row");
 }
 
@@ -127,7 +166,7 @@ fn what_only_hooks_have_met_is_unverified() {
     let mut registry = Registry::default();
     let now = Instant::now();
     pass(&mut registry, &[], &[], &counts(9, 6), now);
-    let closed = registry.close_dead(&counts(9, 6), Duration::ZERO, now);
+    let closed = registry.close_dead(&counts(9, 6), Duration::ZERO, now, |_| true);
     assert_eq!(closed[0].1.unverified.get(Closing::ListenDrops), 6);
 }
 
@@ -182,9 +221,9 @@ fn one_with_a_listener_is_not_dead_though_nothing_leads_to_it() {
     }];
     pass(&mut registry, &[], &[], &counts(9, 6), now);
     registry.note_listeners(&crate::pipeline::snapshot::join(&records));
-    assert!(registry.close_dead(&counts(9, 6), Duration::ZERO, now).is_empty());
+    assert!(registry.close_dead(&counts(9, 6), Duration::ZERO, now, |_| true).is_empty());
     pass(&mut registry, &[], &[], &counts(9, 6), now);
-    assert_eq!(registry.close_dead(&counts(9, 6), Duration::ZERO, now).len(), 1, "its listener is gone");
+    assert_eq!(registry.close_dead(&counts(9, 6), Duration::ZERO, now, |_| true).len(), 1, "its listener is gone");
 }
 
 #[test]

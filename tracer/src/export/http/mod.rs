@@ -42,7 +42,7 @@ tracer: where Linux TCP runs out of room
 /metrics  Prometheus metrics
 /status   hooks in force, passes and namespaces, as JSON
 /readyz   200 once the first pass is done
-/healthz  200 while the agent lives
+/healthz  200 while passes go on
 ";
 
 /// What the server ended or refused.
@@ -78,6 +78,10 @@ pub trait Source: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// Counts what the server ended or refused. Called on the server's own thread.
     fn refused(&self, what: Refused, n: usize);
+    /// Whether passes go on, else since when they do not. Called as [`Self::ready`] is.
+    fn alive(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Who asks.
@@ -101,7 +105,7 @@ fn router(house: Arc<House>) -> Router {
         .route("/", get(|| async { ([(CONTENT_TYPE, PLAIN)], INDEX) }))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .route("/healthz", get(|| async { ([(CONTENT_TYPE, PLAIN)], "ok\n") }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .with_state(Arc::new(desk))
 }
@@ -150,6 +154,14 @@ async fn ready(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let (code, text) = match desk.house.source.ready() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
+    };
+    (code, [(CONTENT_TYPE, PLAIN)], text)
+}
+
+async fn alive(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let (code, text) = match desk.house.source.alive() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(since) => (StatusCode::SERVICE_UNAVAILABLE, format!("not alive: {since}\n")),
     };
     (code, [(CONTENT_TYPE, PLAIN)], text)
 }

@@ -6,8 +6,7 @@
 use tracer_ebpf::counter::{ConnectResult, Counter, DropReason, RetransmitCause, Role, TimeoutCause};
 use tracer_ebpf::{event, reset, state};
 
-use crate::export::http::Refused;
-use crate::pipeline::sysctls::SETTINGS;
+use crate::{export::http::Refused, obstacles, pipeline::sysctls::SETTINGS};
 
 /// A label of a metric.
 #[derive(Debug)]
@@ -152,6 +151,7 @@ pub(super) const CACHE: Label = one_of("cache", &["cgroups", "owners", "workload
 pub(super) const METRIC: Label = text("metric", "name of a metric on this page");
 pub(super) const PROGRAM: Label = text("program", "name of the BPF program");
 pub(super) const PASS: Label = text("pass", "what the pass reads, as `/status` lists it");
+pub(super) const OBSTACLE: Label = one_of("reason", &obstacles::NAMES);
 pub(super) const COOKIE_RESULT: Label = one_of("result", &COOKIE_RESULTS);
 pub(super) const ABORT_REASON: Label = one_of("reason", &ABORT_REASONS);
 pub(super) const REFUSAL: Label = one_of("reason", &Refused::NAMES);

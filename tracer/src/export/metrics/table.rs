@@ -5,9 +5,9 @@
 
 use super::label::{
     ABORT_REASON, CACHE, CAUSE, COOKIE_RESULT, COUNTER, CPU, DIRECTION, ERROR, EVENT, FROM, HOLDER, HOOK, INDEX,
-    LISTENER, Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OWNER, PASS, POD, POD_NAMESPACE, PORT, PROGRAM,
-    REASON, REFUSAL, RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE, TO, VERSION,
-    ZERO_WINDOW,
+    LISTENER, Label, MAP, MEMORY_LEVEL, METRIC, NAME, NAMESPACE, NETNS, OBSTACLE, OWNER, PASS, POD, POD_NAMESPACE,
+    PORT, PROGRAM, REASON, REFUSAL, RESET_REASON, RESULT, REVISION, ROLE, SETTING, SIGNAL, STAGE, STATE, TIMEOUT_CAUSE,
+    TO, VERSION, ZERO_WINDOW,
 };
 use super::{Kind, Metric, Origin};
 
@@ -144,6 +144,8 @@ metrics! {
         "Events that the BPF programs put on the ring, where they carry detail for people and feed no other metric.";
     EventsLost Counter "tracer_events_lost_total" [NODE + EVENT + STAGE] "events" Agent
         "Events whose detail was lost because the ring was full, the rate limit withheld them or the record could not be decoded; no other metric depends on them.";
+    LogLinesLost Counter "tracer_log_lines_lost_total" [NODE] "lines" Agent
+        "Lines of the agent's log that were lost because nobody read its standard error, which never makes it wait.";
     HookAttached Gauge "tracer_hook_attached" [NODE + SIGNAL + HOOK] "1" Agent
         "1 if the hook is in force for the signal, 0 if the kernel refused it or a better one serves; no row where the signal needs none on this kernel.";
     MapEntries Gauge "tracer_map_entries" [NODE + MAP] "entries" Agent
@@ -180,6 +182,14 @@ metrics! {
         "Time since the last pass ended, which is the age of what it read.";
     PassInterval Gauge "tracer_pass_interval_seconds" [NODE + PASS] "seconds" Agent
         "Time between two passes now, stretched where passes would cost too much of a core.";
+    PassIntervalConfigured Gauge "tracer_pass_interval_configured_seconds" [NODE] "seconds" Agent
+        "Time between two passes as configured (--pass-interval), beside which tracer_pass_interval_seconds shows how far they are stretched.";
+    PassCpu Gauge "tracer_pass_cpu_ratio" [NODE] "1" Agent
+        "Share of one processor that passes over namespaces, listeners and sockets take at their present intervals, the port pass left out.";
+    PassCpuLimit Gauge "tracer_pass_cpu_limit_ratio" [NODE] "1" Agent
+        "Share of one processor that all passes are to keep to (--pass-cpu-percent) by stretching their intervals, which they do up to 30 seconds and no further.";
+    PassObstacles Gauge "tracer_pass_obstacles" [NODE + OBSTACLE] "1" Agent
+        "What the last pass could not do, by why: namespaces that it could not find, enter or read, listeners that it could not list, directories of names that it could not read, and passes in a row that showed nothing new; /status has the first cause of each.";
     ScrapeDuration Histogram "tracer_scrape_duration_seconds" [NODE] "seconds" Agent
         "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
     HttpRefused Counter "tracer_http_refused_total" [NODE + REFUSAL] "connections and requests" Agent

@@ -27,6 +27,7 @@ pub(crate) fn namespace(label: &str) -> Namespace {
         is_host: label == "host",
         lowest_pid: None,
         alive: true,
+        is_stale: false,
         books: Books::default(),
         counters: KernelCounters::default(),
         segments: Segments::default(),
@@ -47,7 +48,7 @@ pub(crate) fn settings(files: &[(&str, &str)]) -> SettingsReading {
         fs::write(path, text).unwrap();
     }
     let settings = Arc::new(Settings::read_from(dir.path(), Whose::Host));
-    SettingsReading { settings, read: Instant::now(), took: Duration::ZERO }
+    SettingsReading { settings, read: Instant::now(), took: Duration::ZERO, cpu: Duration::ZERO }
 }
 
 /// The lines of samples that `make` adds.

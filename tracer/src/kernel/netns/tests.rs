@@ -17,6 +17,7 @@ fn roots(base: &Path) -> Roots {
     let roots = Roots {
         proc: base.join("proc"),
         netns_dirs: vec![base.join("netns"), base.join("again"), base.join("missing")],
+        ..Roots::default()
     };
     fs::create_dir_all(&roots.proc).unwrap();
     fs::create_dir_all(&roots.netns_dirs[0]).unwrap();

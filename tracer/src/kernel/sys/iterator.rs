@@ -39,16 +39,31 @@ struct IterAttr {
 pub fn link_map_iterator(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // `union bpf_iter_link_info`, whose first member is the map.
     let info = raw(map);
-    let mut attr = LinkAttr {
-        prog_fd: raw(program),
-        target_fd: 0,
-        attach_type: TRACE_ITER,
-        flags: 0,
-        iter_info: address(&raw const info),
-        iter_info_len: u32::BITS / 8,
-        padding: 0,
-    };
-    // SAFETY: `attr` names `info` and its length; the kernel only reads it.
+    let attr = LinkAttr { iter_info: address(&raw const info), iter_info_len: u32::BITS / 8, ..LinkAttr::of(program) };
+    link(attr)
+}
+
+/// Makes a link of a loaded iterator that goes over no map.
+pub fn link_iterator(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    link(LinkAttr::of(program))
+}
+
+impl LinkAttr {
+    fn of(program: BorrowedFd<'_>) -> Self {
+        Self {
+            prog_fd: raw(program),
+            target_fd: 0,
+            attach_type: TRACE_ITER,
+            flags: 0,
+            iter_info: 0,
+            iter_info_len: 0,
+            padding: 0,
+        }
+    }
+}
+
+fn link(mut attr: LinkAttr) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` names nothing, or a number of its caller's and its length; the kernel only reads it.
     let fd = unsafe { bpf(Command::LinkCreate, &mut attr) }?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -59,6 +59,8 @@ pub struct CgroupTree {
     walked: Option<Instant>,
     truncated: bool,
     walks: u64,
+    /// Why the last walk failed, if it did.
+    trouble: Option<io::Error>,
 }
 
 impl CgroupTree {
@@ -76,7 +78,8 @@ impl CgroupTree {
     /// The tree below `mount`; nothing is read yet.
     #[must_use]
     pub fn at(mount: PathBuf) -> Self {
-        Self { mount, directories: HashMap::new(), tried: None, walked: None, truncated: false, walks: 0 }
+        let directories = HashMap::new();
+        Self { mount, directories, tried: None, walked: None, truncated: false, walks: 0, trouble: None }
     }
 
     /// Whether the mount shows the whole hierarchy and not a container's part: only then do programs
@@ -105,7 +108,8 @@ impl CgroupTree {
             return Lookup::TooEarly;
         }
         self.tried = Some(now);
-        if self.walk().is_err() {
+        self.trouble = self.walk().err();
+        if self.trouble.is_some() {
             return Lookup::TooEarly;
         }
         self.walked = Some(now);
@@ -133,6 +137,12 @@ impl CgroupTree {
     #[must_use]
     pub fn walks(&self) -> u64 {
         self.walks
+    }
+
+    /// The mount, if the last walk could not read it, and why.
+    #[must_use]
+    pub fn trouble(&self) -> Option<(&Path, &io::Error)> {
+        self.trouble.as_ref().map(|error| (self.mount.as_path(), error))
     }
 
     /// Whether the last walk ended at its limit of 100 000 directories.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use super::log_names::{self, ContainerName, PodName};
+use crate::errand::{Errands, Limits};
 
 /// How many names of each kind are held: a node of 500 pods with six containers each, after five restarts of
 /// all. At 300 bytes each that is 5 MB.
@@ -19,7 +20,6 @@ pub const NAMES_MAX: usize = 16_384;
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The names as of the last listing.
-#[derive(Debug)]
 pub struct LogListing {
     root: PathBuf,
     containers: Option<HashMap<Box<str>, ContainerName>>,
@@ -27,13 +27,34 @@ pub struct LogListing {
     listed: Option<Instant>,
     /// Whether nobody waits for further names.
     is_final: bool,
+    /// Lists: the logs may be on a file system whose server is gone.
+    lister: Errands<()>,
+    /// Why a directory was not listed the last time.
+    trouble: Option<(PathBuf, io::Error)>,
+}
+
+/// A listing takes a few milliseconds, and whoever waits for it holds up a scrape.
+const LIMITS: Limits = Limits { time: Duration::from_secs(2), left_behind: 1 };
+
+/// What both directories list.
+struct Listed {
+    containers: io::Result<HashMap<Box<str>, ContainerName>>,
+    pods: io::Result<HashMap<Box<str>, PodName>>,
 }
 
 impl LogListing {
     /// Of `containers` and `pods` below `root`, which is `/var/log` outside tests; nothing is read yet.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), containers: None, pods: None, listed: None, is_final: false }
+        Self {
+            root: root.into(),
+            containers: None,
+            pods: None,
+            listed: None,
+            is_final: false,
+            lister: Errands::new("logs", LIMITS),
+            trouble: None,
+        }
     }
 
     /// The same for whoever looks once: what has no name now gets none, and nobody waits for it.
@@ -78,19 +99,37 @@ impl LogListing {
             return false;
         }
         self.listed = Some(now);
-        take(&mut self.containers, list(&self.root.join("containers"), log_names::container_log));
-        take(&mut self.pods, list(&self.root.join("pods"), log_names::pod_logs));
+        let [containers, pods] = ["containers", "pods"].map(|name| self.root.join(name));
+        let paths = [containers.clone(), pods.clone()];
+        let listed = self.lister.run((), move || Listed {
+            containers: list(&containers, log_names::container_log),
+            pods: list(&pods, log_names::pod_logs),
+        });
+        self.trouble = match listed {
+            Ok(listed) => {
+                let troubles = [take(&mut self.containers, listed.containers), take(&mut self.pods, listed.pods)];
+                paths.into_iter().zip(troubles).find_map(|(path, trouble)| Some((path, trouble?)))
+            }
+            Err(error) => Some((self.root.clone(), error)),
+        };
         true
+    }
+
+    /// The directory that was not listed the last time, and why; an error of kind `TimedOut` says that it hangs.
+    #[must_use]
+    pub fn trouble(&self) -> Option<(&Path, &io::Error)> {
+        self.trouble.as_ref().map(|(path, error)| (path.as_path(), error))
     }
 }
 
-/// A directory that is not there has no names; where one cannot be read, the old ones stay.
-fn take<T>(held: &mut Option<T>, listed: io::Result<T>) {
+/// A directory that is not there has no names; where one cannot be read, the old ones stay, and the error is given back.
+fn take<T>(held: &mut Option<T>, listed: io::Result<T>) -> Option<io::Error> {
     match listed {
         Ok(names) => *held = Some(names),
         Err(error) if error.kind() == io::ErrorKind::NotFound => *held = None,
-        Err(_) => {}
+        Err(error) => return Some(error),
     }
+    None
 }
 
 fn list<T>(directory: &Path, parse: impl Fn(&str) -> Option<(&str, T)>) -> io::Result<HashMap<Box<str>, T>> {
@@ -168,8 +207,10 @@ mod tests {
         listing.refresh(start);
         fs::remove_dir_all(&pods).unwrap();
         fs::write(&pods, "no directory").unwrap();
+        assert!(listing.trouble().is_none());
         listing.refresh(start + SECOND);
         assert!(listing.pod(UID).is_some());
+        assert_eq!(listing.trouble().unwrap().0, pods);
     }
 
     #[test]

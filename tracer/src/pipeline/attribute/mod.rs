@@ -17,6 +17,8 @@ use self::log_listing::{LogListing, NAMES_MAX};
 use self::names::{Found, Names};
 use self::process::Processes;
 
+use crate::obstacles::Obstacles;
+
 pub mod cgroup_mounts;
 pub mod cgroup_path;
 pub mod cgroup_tree;
@@ -187,6 +189,16 @@ impl Attributor {
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.owners.len()
+    }
+
+    /// Notes the directories of names that were not read the last time.
+    pub fn note_obstacles(&self, met: &mut Obstacles) {
+        if let Some((path, error)) = self.names.trouble() {
+            met.note_directory(path, error.kind(), error);
+        }
+        if let Some((path, error)) = self.tree.as_ref().and_then(CgroupTree::trouble) {
+            met.note_directory(path, error.kind(), error);
+        }
     }
 
     /// How full the caches are.

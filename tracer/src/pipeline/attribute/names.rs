@@ -5,6 +5,8 @@
 //! [`Workload`]; time is passed in. Logs nothing.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,6 +92,12 @@ impl Names {
     pub fn awaits_pods(&mut self, now: Instant) -> bool {
         self.logs.refresh(now);
         self.logs.is_kept()
+    }
+
+    /// The directory of logs that was not listed the last time, and why.
+    #[must_use]
+    pub fn trouble(&self) -> Option<(&Path, &io::Error)> {
+        self.logs.trouble()
     }
 
     /// How many workloads are remembered, and names of containers and pods held.

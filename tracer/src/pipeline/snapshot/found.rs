@@ -10,11 +10,11 @@ use std::{
 
 use tracer_ebpf::counter::{HOLDERS_EACH, HOLDERS_MORE, ListenerKey, ListenerSocket, ListenerStats};
 
-use super::{Holder, Listener, Queue, TableSocket};
+use super::{Gathered, Holder, Listener, Queue, TableSocket};
 
 /// Listening sockets told apart in one pass, and as many of the kernel's tables: ten of a web server's with 100 ports and
 /// 64 workers. Some 100 bytes each, during the pass.
-const SOCKETS_MAX: usize = 65_536;
+pub const SOCKETS_MAX: usize = 65_536;
 
 /// Identities kept from one pass to the next, beside those that have a row: three times the rows of a default table.
 /// Some 200 bytes each, twice during a pass.
@@ -90,6 +90,22 @@ impl<'rows> Found<'rows> {
         Self { rows: Rows { all: rows, keys: OnceCell::new() }, ..Self::default() }
     }
 
+    /// Adds what the visit to the namespace `id` gathered. What found no room there may be a listener that has a row, so
+    /// the whole namespace counts as not listed.
+    pub fn add_gathered(&mut self, id: u64, gathered: Gathered) {
+        gathered.records.iter().for_each(|record| self.add(record));
+        let room = self.room_in_table();
+        if gathered.is_cut || gathered.table.len() > room {
+            self.unlisted.insert(id);
+            self.left_out.namespaces += 1;
+        }
+        self.table.extend(gathered.table.into_iter().take(room));
+        if gathered.left_out > 0 {
+            self.unlisted.insert(id);
+            self.left_out.descriptors += gathered.left_out;
+        }
+    }
+
     /// Adds a record of a walk. A socket that several processes hold counts once.
     pub fn add(&mut self, record: &ListenerSocket) {
         // A record without a socket tells of a holder alone.
@@ -146,21 +162,9 @@ impl<'rows> Found<'rows> {
 
     /// How many sockets of its kernel's table the next namespace may add: any number until three quarters of the room are
     /// taken and few of the rest, so that no tenant's listeners end the listing of the others'.
-    #[must_use]
-    pub fn room_in_table(&self) -> usize {
+    fn room_in_table(&self) -> usize {
         let (taken, all) = (self.table.len(), self.bounds.sockets);
         (all - all / 4).saturating_sub(taken).max((all / 64).min(all.saturating_sub(taken)))
-    }
-
-    /// Adds a socket of the kernel's own table.
-    pub fn add_table(&mut self, socket: TableSocket) {
-        self.table.push(socket);
-    }
-
-    /// Notes that a namespace has more sockets in the kernel's table than it may add: it counts as not listed.
-    pub fn cut_table(&mut self, netns: u64) {
-        self.unlisted.insert(netns);
-        self.left_out.namespaces += 1;
     }
 
     /// One entry for each metric identity. A socket that a walk and the table have counts once.

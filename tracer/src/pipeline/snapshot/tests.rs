@@ -28,9 +28,9 @@ fn only(records: &[ListenerSocket]) -> Listener {
 
 fn joined(records: &[ListenerSocket], table: &[TableSocket]) -> BTreeMap<ListenerKey, Listener> {
     let mut found = Found::default();
-    for socket in table {
-        found.add_table(*socket);
-    }
+    let mut gathered = Gathered::default();
+    gathered.set_table(table.to_vec(), true);
+    found.add_gathered(1, gathered);
     for record in records {
         found.add(record);
     }
@@ -184,12 +184,11 @@ fn a_bound_on_sockets_leaves_out_none_that_has_a_row() {
 
 /// A visit of a namespace with so many listening sockets.
 fn visit(found: &mut Found<'_>, netns: u64, sockets: u64) {
-    let room = u64::try_from(found.room_in_table()).unwrap();
     let key = |inode| ListenerKey { netns, ..in_table(inode, 0, 5).key };
-    (1..=sockets.min(room)).for_each(|inode| found.add_table(TableSocket { key: key(inode), ..in_table(inode, 0, 5) }));
-    if sockets > room {
-        found.cut_table(netns);
-    }
+    let table = (1..=sockets).map(|inode| TableSocket { key: key(inode), ..in_table(inode, 0, 5) });
+    let mut gathered = Gathered::default();
+    gathered.set_table(table.collect(), true);
+    found.add_gathered(netns, gathered);
 }
 
 #[test]
@@ -209,7 +208,41 @@ fn a_namespace_whose_table_is_too_long_is_not_listed_and_the_others_are() {
 fn the_room_for_tables_ends() {
     let mut found = Found::default();
     (1..=17).for_each(|netns| visit(&mut found, netns, 70_000));
-    assert_eq!((found.unlisted.len(), found.room_in_table()), (17, 0));
+    assert_eq!(found.unlisted.len(), 17);
     visit(&mut found, 18, 1);
     assert!(found.unlisted.contains(&18));
+    let mut gathered = Gathered::default();
+    gathered.set_table(Vec::new(), false);
+    found.add_gathered(19, gathered);
+    assert!(found.unlisted.contains(&19), "the visit did not see its end");
+    assert_eq!(found.left_out.namespaces, 19);
+}
+
+#[test]
+fn a_visit_gathers_no_more_than_a_pass_tells_apart() {
+    let mut gathered = Gathered::default();
+    for inode in 0..found::SOCKETS_MAX as u64 {
+        gathered.add(&socket(inode + 1, 0, 0, 0, 5));
+    }
+    assert_eq!(gathered.left_out, 0);
+    gathered.add(&socket(1 << 40, 0, 0, 0, 5));
+    let mut found = Found::default();
+    found.add_gathered(1, gathered);
+    assert_eq!((found.left_out.descriptors, found.unlisted.contains(&1)), (1, true));
+}
+
+#[test]
+fn what_visits_gather_is_joined_as_if_it_came_at_once() {
+    let gathered = |sock: u64, inode: u64| {
+        let mut gathered = Gathered::default();
+        gathered.add(&socket(sock, 0, 7, 2, 5));
+        gathered.set_table(vec![in_table(inode, 6, 5)], true);
+        gathered
+    };
+    let mut found = Found::default();
+    found.add_gathered(1, gathered(1, 1001));
+    found.add_gathered(2, gathered(2, 77));
+    assert!(found.unlisted.is_empty());
+    let (listeners, left_out) = found.join();
+    assert_eq!((listeners[&socket(1, 0, 7, 2, 5).key].sockets, left_out), (3, LeftOut::default()));
 }

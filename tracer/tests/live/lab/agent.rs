@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ const PASS_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct Agent {
     child: Child,
     address: String,
+    /// Locked by nobody; threads of a test share the agent.
+    lines: Mutex<Receiver<String>>,
     log: Arc<Mutex<String>>,
     /// Time between two passes.
     pub(crate) pass_interval: Duration,
@@ -49,36 +51,74 @@ impl Agent {
 
     /// Starts an agent with further flags. It must come to the rungs that this machine has.
     pub(crate) fn with(pass_interval: Duration, flags: &[&str]) -> Self {
-        Self::launch(None, pass_interval, flags)
+        Self::served(agent_command(), pass_interval, flags)
     }
 
     /// The same in a memory cgroup, where there is one.
     pub(crate) fn confined(cgroup: Option<&MemoryCgroup>, pass_interval: Duration, flags: &[&str]) -> Self {
-        Self::launch(cgroup, pass_interval, flags)
+        let command = agent_command();
+        Self::served(cgroup.map_or(command, |cgroup| cgroup.confine(&agent_command())), pass_interval, flags)
     }
 
-    fn launch(cgroup: Option<&MemoryCgroup>, pass_interval: Duration, flags: &[&str]) -> Self {
-        let mut command = agent_command();
-        command
+    fn served(command: Command, pass_interval: Duration, flags: &[&str]) -> Self {
+        let mut agent = Self::spawn(command, Stdio::piped(), pass_interval, flags);
+        agent.read_log();
+        agent.await_start();
+        agent.assert_rungs();
+        note_rungs(&agent.rungs);
+        agent
+    }
+
+    /// Starts an agent in surroundings that its command makes, with its log where the test wants it. Whether and
+    /// when it serves is the test's affair.
+    pub(crate) fn spawn(mut command: Command, log: Stdio, pass_interval: Duration, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["run", "--listen", "127.0.0.1:0", "--pass-interval", &format!("{}ms", pass_interval.as_millis())])
             // Tests wait for passes, and a slow machine's would be far between.
             .args(["--pass-cpu-percent", "50"].iter().filter(|_| !flags.contains(&"--pass-cpu-percent")))
             .args(flags)
             // Beside the kinds that the flags name, not instead of them.
-            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]));
-        if let Some(cgroup) = cgroup {
-            command = cgroup.confine(&command);
-        }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = collect(child.stderr.take().unwrap());
+            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let lines = lines(child.stdout.take().unwrap());
         let rungs = expected(machine(), &taken_away(flags));
-        let mut agent = Self { child, address: String::new(), log, pass_interval, rungs };
-        agent.await_address(&lines);
-        agent.await_ready();
-        agent.assert_rungs();
-        note_rungs(&agent.rungs);
-        agent
+        Self { child, address: String::new(), lines: Mutex::new(lines), log: Arc::default(), pass_interval, rungs }
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn await_start(&mut self) {
+        self.await_address(START_LIMIT);
+        self.await_ready();
+    }
+
+    /// Waits until it says where it serves, ready or not.
+    pub(crate) fn await_address(&mut self, limit: Duration) {
+        let deadline = Instant::now() + patient(limit);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.get_mut().unwrap().recv_timeout(left).unwrap_or_else(|error| {
+                panic!(
+                    "the agent printed no metrics address ({error}), exit status {:?}\n{}",
+                    self.child.try_wait(),
+                    self.log()
+                )
+            });
+            if let Some(url) = line.strip_prefix("metrics: http://") {
+                url.strip_suffix("/metrics")
+                    .unwrap_or_else(|| panic!("odd address: {line}"))
+                    .clone_into(&mut self.address);
+                return;
+            }
+        }
+    }
+
+    /// Collects its log from here on, if that is a pipe.
+    pub(crate) fn read_log(&mut self) {
+        self.log = collect(self.child.stderr.take().unwrap());
     }
 
     /// What its signals stand on, as expected and found.
@@ -155,6 +195,20 @@ impl Agent {
         self.await_exit()
     }
 
+    /// How long it takes to end after a signal as systemd sends it, if that is no longer than `limit`.
+    #[track_caller]
+    pub(crate) fn terminate_within(mut self, limit: Duration) -> ExitStatus {
+        let asked = Instant::now();
+        self.signal(Signal::TERM);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(asked.elapsed() < patient(limit), "still there {limit:?} after SIGTERM\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Ends the agent without a chance to clean up.
     pub(crate) fn kill(mut self) -> ExitStatus {
         self.signal(Signal::KILL);
@@ -196,26 +250,6 @@ impl Agent {
         let (code, body) = self.get("/status").unwrap_or_else(|error| panic!("/status: {error}\n{}", self.log()));
         assert_eq!(code, 200, "/status: {body}");
         serde_json::from_str(&body).unwrap()
-    }
-
-    fn await_address(&mut self, lines: &Receiver<String>) {
-        let deadline = Instant::now() + patient(START_LIMIT);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = lines.recv_timeout(left).unwrap_or_else(|error| {
-                panic!(
-                    "the agent printed no metrics address ({error}), exit status {:?}\n{}",
-                    self.child.try_wait(),
-                    self.log()
-                )
-            });
-            if let Some(url) = line.strip_prefix("metrics: http://") {
-                url.strip_suffix("/metrics")
-                    .unwrap_or_else(|| panic!("odd address: {line}"))
-                    .clone_into(&mut self.address);
-                return;
-            }
-        }
     }
 
     fn await_ready(&self) {
