@@ -50,6 +50,10 @@ obstacles! {
         "mount /run/netns and /var/log readable";
     DirectoryHung "directory_hung" "directories of names hang"
         "see which mount does not answer; the names that were read before stay";
+    ProcessNumbers "process_numbers" "PID namespace lies between the agent and the kernel, whose numbers of processes mean others here: open files, and names and units by process, are left out"
+        "run the agent in the host's PID namespace (hostPID: true, --pid=host)";
+    Clock "clock" "time namespace has an offset that cannot be read: times of events and peaks of queues are off by it"
+        "start the agent in the host's time namespace";
     PassFailed "pass_failed" "passes in a row ended early, and what they would have shown is as old as the last that did not"
         "see the log for the step that failed";
 }

@@ -72,6 +72,7 @@ use crate::{
         preflight::{Preflight, kernel_version, lift_memlock_limit},
         shortage,
         version::KernelVersion,
+        viewpoint,
     },
     labels::Labels,
     obstacles::Obstacles,
@@ -150,7 +151,9 @@ fn cgroup_tree() -> Result<Option<CgroupTree>, Failure> {
 }
 
 fn attributor(logs: LogListing) -> Result<Attributor, Failure> {
-    Ok(Attributor::new(cgroup_tree()?, Processes::new("/proc"), logs))
+    let processes = Processes::new("/proc");
+    let processes = if viewpoint::proc_has_hosts_numbers() { processes } else { processes.with_other_numbers() };
+    Ok(Attributor::new(cgroup_tree()?, processes, logs))
 }
 
 /// An agent that is attached and has its baselines, before its first pass.
@@ -170,6 +173,9 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
     let report = Arc::new(kernel.attach(&maps).map_err(|error| Failure::unusable(&error))?);
     if report.verdict() == Verdict::Unusable {
         return Err(Failure::unusable(&unusable(&report)));
+    }
+    if let Some(remark) = viewpoint::remark() {
+        tracing::info!("{remark}");
     }
     let shared = Arc::new(Shared {
         started: Instant::now(),

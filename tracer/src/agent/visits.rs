@@ -10,7 +10,7 @@ use crate::{
     kernel::{
         netns::{self, Discovery, Inside, NetnsRef, Roots, VisitError},
         proc_sys::ProcSys,
-        shortage,
+        shortage, viewpoint,
         walk::{Walker, Walks},
     },
     obstacles::{Obstacle, Obstacles},
@@ -71,6 +71,7 @@ pub fn noted(inum: u32, visited: Result<io::Result<Seen>, VisitError>, met: &mut
 
 /// Notes what the search for namespaces passed over.
 pub fn note_unseen(discovery: &Discovery, met: &mut Obstacles) {
+    viewpoint::note(met);
     met.note_many(Obstacle::Denied, discovery.denied, "EACCES");
     met.note_many(Obstacle::BeyondLimit, discovery.beyond_limit, "too many");
     for unread in &discovery.unread {

@@ -20,7 +20,8 @@ use crate::{
     kernel::{
         hooks::{LadderReport, Report, Signal, Verdict},
         load::Kernel,
-        maps::{Maps, monotonic_ns},
+        maps::Maps,
+        viewpoint::monotonic_ns,
     },
     pipeline::{
         counters::OVERDUE_NS,

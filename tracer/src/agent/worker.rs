@@ -3,7 +3,7 @@
 //! the thread that opens them; when it ends, everything is detached.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -34,6 +34,7 @@ use crate::{
         netns::{self, Discovery, NetnsRef, Roots},
         proc_sys::ProcSys,
         shortage,
+        viewpoint::proc_has_hosts_numbers,
         walk::{Walker, Walks},
     },
     labels::Labels,
@@ -236,7 +237,8 @@ impl Worker {
         let ports_done = Instant::now();
         let node = self.node.read();
         let node_done = Instant::now();
-        let open_files = self.descriptors.read(&descriptors::holders(&listeners, &after));
+        let holders = if proc_has_hosts_numbers() { descriptors::holders(&listeners, &after) } else { BTreeSet::new() };
+        let open_files = self.descriptors.read(&holders);
         let open_files_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);

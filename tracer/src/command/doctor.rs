@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         hooks::{Report, Verdict},
         preflight::{Preflight, preempts_softirqs},
-        shortage,
+        shortage, viewpoint,
     },
     obstacles::{Obstacle, Obstacles},
     progress::Progress,
@@ -96,7 +96,9 @@ impl Findings {
     }
 
     fn lacks_namespaces(&self) -> bool {
-        [Obstacle::Refused, Obstacle::Hung, Obstacle::Unreadable].iter().any(|obstacle| self.met.count(*obstacle) > 0)
+        const LACKS: [Obstacle; 5] =
+            [Obstacle::Refused, Obstacle::Hung, Obstacle::Unreadable, Obstacle::ProcessNumbers, Obstacle::Clock];
+        LACKS.iter().any(|obstacle| self.met.count(*obstacle) > 0)
     }
 }
 
@@ -141,6 +143,9 @@ fn write_text(out: &mut impl Write, found: &Findings, obstacle: Option<&str>) ->
 fn write_visits(out: &mut impl Write, found: &Findings) -> io::Result<()> {
     let mark = if found.lacks_namespaces() { "degraded" } else { "best" };
     writeln!(out, "{:<20} {mark:<9} {} network namespaces entered and read", "visits", found.read)?;
+    if let Some(remark) = viewpoint::remark() {
+        writeln!(out, "{:<30} {remark}", "")?;
+    }
     for met in found.met.iter() {
         writeln!(out, "{:<30} {met}", "")?;
     }

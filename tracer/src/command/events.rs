@@ -32,7 +32,7 @@ use crate::{
         stream::Stream,
     },
     failure::Failure,
-    kernel::maps::monotonic_ns,
+    kernel::viewpoint::monotonic_ns,
     pipeline::decode::decode,
     progress::Progress,
 };

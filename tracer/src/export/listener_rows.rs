@@ -19,7 +19,7 @@ use super::{
 use crate::{
     kernel::{
         hooks::{Report, Signal},
-        maps::monotonic_ns,
+        viewpoint::monotonic_ns,
     },
     labels::ListenerLabels,
     pipeline::{

@@ -28,6 +28,7 @@ use super::{
     shortage,
     sys::{Map, PerCpuArray, Update},
     table::Table,
+    viewpoint::monotonic_ns,
     walk::SocketMaps,
 };
 use crate::pipeline::counters::Counts;
@@ -314,11 +315,4 @@ impl Maps {
         let bits = Map::<u32, u64>::new(self.switches.as_fd())?.lookup(&0)?.unwrap_or_default();
         if bits & switch::LISTED == 0 { self.set_switches(bits | switch::LISTED) } else { Ok(()) }
     }
-}
-
-/// The programs' clock (CLOCK_MONOTONIC), nanoseconds.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -16,4 +16,5 @@ pub mod shortage;
 pub mod sys;
 pub mod table;
 pub mod version;
+pub mod viewpoint;
 pub mod walk;

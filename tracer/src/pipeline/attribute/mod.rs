@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use self::cgroup_path::Workload;
+use self::cgroup_path::{CgroupPath, Workload};
 use self::cgroup_tree::{CgroupTree, DIRECTORIES_MAX, Lookup, ROOT_ID};
 use self::log_listing::{LogListing, NAMES_MAX};
 use self::names::{Found, Names};
@@ -134,7 +134,7 @@ impl Attributor {
     /// Whose the network namespace of this process is; `None` while it waits for a name. A namespace of a pod
     /// is the pod's: its containers share it, and its first process is mostly the sandbox's.
     pub fn tenant(&mut self, pid: u32, now: Instant) -> Option<Tenant> {
-        let workload = self.workload_of(pid);
+        let workload = workload_in(self.processes.cgroup_of(pid));
         let pod_uid = workload.pod_uid.clone();
         let workload = match pod_uid.clone() {
             Some(uid) => Workload { pod_uid: Some(uid), ..Workload::default() },
@@ -256,15 +256,14 @@ impl Attributor {
         });
     }
 
-    fn owner_by_process(&mut self, pid: u32, now: Instant) -> Found {
-        let workload = self.workload_of(pid);
-        self.names.owner(&workload, now)
+    fn owner_by_process(&mut self, tgid: u32, now: Instant) -> Found {
+        self.names.owner(&workload_in(self.processes.cgroup_of_told(tgid)), now)
     }
+}
 
-    /// Empty if the process has ended.
-    fn workload_of(&self, pid: u32) -> Workload {
-        self.processes.cgroup_of(pid).map(|path| cgroup_path::parse(&path)).unwrap_or_default()
-    }
+/// Nobody's if the process has ended.
+fn workload_in(path: Option<CgroupPath>) -> Workload {
+    path.map(|path| cgroup_path::parse(&path)).unwrap_or_default()
 }
 
 #[cfg(test)]

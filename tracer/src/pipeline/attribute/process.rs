@@ -19,6 +19,8 @@ pub struct Processes {
     proc: PathBuf,
     /// The hierarchies in sight.
     mounts: Vec<CgroupMount>,
+    /// Whether the kernel's programs number processes as this file system does.
+    has_hosts_numbers: bool,
 }
 
 impl Processes {
@@ -27,10 +29,23 @@ impl Processes {
     pub fn new(proc: impl Into<PathBuf>) -> Self {
         let proc = proc.into();
         let mounts = fs::read(proc.join("self/mountinfo")).map(|text| cgroup_mounts(&text)).unwrap_or_default();
-        Self { proc, mounts }
+        Self { proc, mounts, has_hosts_numbers: true }
     }
 
-    /// The path of the process's cgroup, as seen from the agent's cgroup namespace. Where the hierarchy is not in sight,
+    /// A file system that numbers processes otherwise than the kernel's programs: by a number of theirs it would show
+    /// another process, so it shows none.
+    #[must_use]
+    pub fn with_other_numbers(self) -> Self {
+        Self { has_hosts_numbers: false, ..self }
+    }
+
+    /// The path of the cgroup of a process that a program told.
+    #[must_use]
+    pub fn cgroup_of_told(&self, tgid: u32) -> Option<CgroupPath> {
+        self.has_hosts_numbers.then(|| self.cgroup_of(tgid)).flatten()
+    }
+
+    /// The path of the cgroup of a process that this file system lists, as seen from the agent's cgroup namespace. Where the hierarchy is not in sight,
     /// or the cgroup lies outside of that namespace, nothing tells what is delegated: then all of it is taken for root's.
     #[must_use]
     pub fn cgroup_of(&self, pid: u32) -> Option<CgroupPath> {
@@ -43,10 +58,10 @@ impl Processes {
         Some(CgroupPath::new(path.to_owned(), by_root))
     }
 
-    /// The name of the process: up to 15 bytes that it may have chosen itself, of any value but zero.
+    /// The name of a process that a program told: up to 15 bytes that it may have chosen itself, of any value but zero.
     #[must_use]
-    pub fn comm(&self, pid: u32) -> Option<Vec<u8>> {
-        let mut name = self.read(pid, "comm")?;
+    pub fn comm(&self, tgid: u32) -> Option<Vec<u8>> {
+        let mut name = self.has_hosts_numbers.then(|| self.read(tgid, "comm")).flatten()?;
         name.pop_if(|last| *last == b'\n');
         Some(name)
     }
@@ -124,6 +139,10 @@ mod tests {
         assert_eq!(processes.comm(7).unwrap(), b"a\"b\n\xff\n");
         assert_eq!(processes.cgroup_of(7).unwrap().as_str(), "/\u{fffd}.service");
         assert_eq!((processes.comm(8), processes.cgroup_of(8)), (None, None));
+        assert_eq!(processes.cgroup_of_told(7), processes.cgroup_of(7));
+        let processes = processes.with_other_numbers();
+        assert_eq!((processes.comm(7), processes.cgroup_of_told(7)), (None, None), "7 is another process");
+        assert!(processes.cgroup_of(7).is_some(), "7 is the one that is listed");
     }
 
     #[test]
