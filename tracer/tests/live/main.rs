@@ -51,4 +51,5 @@ mod syn_queue;
 mod time_wait;
 mod timeouts;
 mod top;
+mod viewpoints;
 mod workloads;

@@ -3,7 +3,7 @@
 //! Everything is seen from outside: objects on stdout, what is said on stderr, the exit status.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,9 +45,20 @@ impl Watching {
         watching
     }
 
+    /// The same in surroundings that the command makes, which has to end by itself.
+    pub(crate) fn start_by(command: Command, flags: &[&str]) -> Self {
+        let mut watching = Self::spawn(command, flags);
+        watching.read();
+        watching
+    }
+
     /// The same, but nobody reads its standard output yet.
     pub(crate) fn unread(flags: &[&str]) -> Self {
-        let mut child = agent_command()
+        Self::spawn(agent_command(), flags)
+    }
+
+    fn spawn(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["events", "--output", "json"])
             .args(flags)
             .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
