@@ -15,7 +15,7 @@ const ENTRANCE: &str = "README";
 const HEADINGS: [&str; 5] = ["## Confirm", "## Change", "## Do not", "## False alarms", "## Related"];
 
 /// Alerts about the agent: no limit of TCP binds, and events are those of other alerts.
-const OF_THE_AGENT: [&str; 11] = [
+const OF_THE_AGENT: [&str; 12] = [
     "TracerAgentAbsent",
     "TracerAgentDown",
     "TracerCountsDiffer",
@@ -26,6 +26,7 @@ const OF_THE_AGENT: [&str; 11] = [
     "TracerPassObstacles",
     "TracerPassesCostly",
     "TracerPassesLate",
+    "TracerScrapesRefused",
     "TracerSeriesSuppressed",
 ];
 

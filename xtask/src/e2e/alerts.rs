@@ -62,7 +62,8 @@ const EXPECTED: &[Expected] = &[
 ];
 
 /// Alerts that say that the agent itself is not well.
-const NEVER: &[&str] = &["TracerEventsLost", "TracerCountsLost", "TracerSeriesSuppressed", "TracerPassesLate"];
+const NEVER: &[&str] =
+    &["TracerEventsLost", "TracerCountsLost", "TracerScrapesRefused", "TracerSeriesSuppressed", "TracerPassesLate"];
 
 /// The same of those that wait for so long that a run may not see them fire.
 const NEVER_PENDING: &[&str] = &["TracerHookLost"];

@@ -5,33 +5,36 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::connections::{Connection, Doing};
 
-/// What goes to the socket at once. A client that takes less than this in a quarter of a second counts as one that
-/// reads nothing, where others need the room.
-const PIECE_BYTES: usize = 64 << 10;
+/// What goes to the socket at once. A client that takes less than this in a second counts as one that reads nothing,
+/// where others need the room.
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
-/// A text with the room that it takes among all that are not sent yet.
-struct Shared {
-    text: Bytes,
+/// A text, with the room that it takes among all that are not sent yet. Given back once nobody holds any part of it.
+pub(super) struct Text {
+    bytes: Bytes,
+    read: Instant,
     _room: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
+impl Text {
+    /// One that was read just now.
+    pub(super) fn new(bytes: Bytes, room: OwnedSemaphorePermit) -> Self {
+        Self { bytes, read: Instant::now(), _room: room }
     }
-}
 
-/// The text, which gives `room` back once nobody holds any part of it.
-pub(super) fn share(text: Bytes, room: OwnedSemaphorePermit) -> Bytes {
-    Bytes::from_owner(Shared { text, _room: room })
+    /// How long ago it was read.
+    pub(super) fn age(&self) -> Duration {
+        self.read.elapsed()
+    }
 }
 
 /// What one request holds: until the last byte of its answer is with the kernel, or the connection ends.
@@ -48,13 +51,13 @@ impl Drop for Held {
 
 /// The text for one client.
 struct Own {
-    text: Bytes,
+    text: Arc<Text>,
     _held: Held,
 }
 
 impl AsRef<[u8]> for Own {
     fn as_ref(&self) -> &[u8] {
-        &self.text
+        &self.text.bytes
     }
 }
 
@@ -65,9 +68,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(text: Bytes, held: Held) -> Self {
+    pub(super) fn new(text: Arc<Text>, held: Held) -> Self {
         let connection = Arc::clone(&held.connection);
-        connection.begins(Doing::Sending);
+        connection.sends(text.read);
         Self { rest: Bytes::from_owner(Own { text, _held: held }), connection }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! A connection without a request costs a descriptor and little more, and gives way to a newer one, the longest
 //! idle first. So does one whose request comes byte by byte: a request counts once its head is whole. An answer
-//! that nobody reads ends after a time, and sooner where another request needs its room. Decides; does no I/O.
+//! that nobody reads ends after a time, and sooner where another request needs its room; so does one that is read slowly.
+//! Decides; does no I/O.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// What a connection does, in the order in which one gives way to a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,7 @@ pub(super) enum Doing {
 #[derive(Clone, Copy)]
 struct Progress {
     doing: Doing,
+    /// Of an answer: when its text was read.
     began: Instant,
     /// When the client last took a piece of the answer; else `began`.
     last: Instant,
@@ -55,6 +57,11 @@ impl Connection {
     /// Notes that the connection does something else from now on.
     pub(super) fn begins(&self, doing: Doing) {
         *self.progress() = Progress::begins(doing);
+    }
+
+    /// Notes that the connection sends a text from now on that was read at this time.
+    pub(super) fn sends(&self, read: Instant) {
+        *self.progress() = Progress { doing: Doing::Sending, began: read, last: Instant::now() };
     }
 
     /// Notes that the client took a piece of the answer.
@@ -113,6 +120,16 @@ impl Connections {
         self.end_those(|progress| progress.doing == Doing::Sending && progress.last.elapsed() > stalled)
     }
 
+    /// Ends the answers that send the oldest of the texts read so long ago; returns how many.
+    pub(super) fn end_oldest(&self, at_least: Duration) -> usize {
+        let began = |connection: &Weak<Connection>| {
+            let progress = *connection.upgrade()?.progress();
+            (progress.doing == Doing::Sending && progress.began.elapsed() >= at_least).then_some(progress.began)
+        };
+        let oldest = self.living().iter().filter_map(began).min();
+        self.end_those(|progress| progress.doing == Doing::Sending && Some(progress.began) == oldest)
+    }
+
     fn end_those(&self, which: impl Fn(&Progress) -> bool) -> usize {
         let is_one = |connection: &mut Weak<Connection>| {
             connection.upgrade().is_some_and(|connection| which(&connection.progress()))
@@ -135,18 +152,30 @@ fn end(connection: &Weak<Connection>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+
+    const TICK: Duration = Duration::from_secs(1);
 
     fn goes_on(connections: &Connections, connection: &Arc<Connection>) -> bool {
         connections.living().iter().any(|one| one.as_ptr() == Arc::as_ptr(connection))
     }
 
-    #[test]
-    fn the_longest_idle_gives_way_first_and_who_waits_last() {
+    /// A connection whose text was read now.
+    fn sending(connections: &Connections) -> Arc<Connection> {
+        let connection = connections.open();
+        connection.sends(Instant::now());
+        connection
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_gives_way_first_and_who_waits_last() {
         let connections = Connections::default();
         let [waits, sends, old, new] = [(); 4].map(|()| connections.open());
         waits.begins(Doing::Waiting);
-        sends.begins(Doing::Sending);
+        sends.sends(Instant::now());
+        advance(TICK).await;
         new.begins(Doing::Idle);
         assert_eq!(connections.make_way(4), 0);
         for expected in [&old, &new, &sends, &waits] {
@@ -156,19 +185,34 @@ mod tests {
         assert_eq!(connections.make_way(0), 0, "who was told to end is not told again");
     }
 
-    #[test]
-    fn an_answer_that_moves_is_not_unread_but_ends_in_time() {
-        const PAUSE: Duration = Duration::from_millis(5);
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_moves_is_not_unread_but_ends_in_time() {
         let connections = Connections::default();
-        let [idle, read, unread] = [(); 3].map(|()| connections.open());
-        read.begins(Doing::Sending);
-        unread.begins(Doing::Sending);
-        std::thread::sleep(PAUSE * 2);
+        let idle = connections.open();
+        let [read, unread] = [(); 2].map(|()| sending(&connections));
+        advance(TICK * 2).await;
         read.moves();
-        assert_eq!(connections.end_unread(PAUSE), 1);
+        assert_eq!(connections.end_unread(TICK), 1);
         assert!(!goes_on(&connections, &unread));
-        assert_eq!(connections.end_overdue(Doing::Sending, PAUSE), 1, "whatever is read of it");
+        assert_eq!(connections.end_overdue(Doing::Sending, TICK), 1, "whatever is read of it");
         assert!(!goes_on(&connections, &read) && goes_on(&connections, &idle));
+    }
+
+    /// Room is free once nobody holds the text any more.
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_text_ends_with_all_its_readers() {
+        let connections = Connections::default();
+        let waits = connections.open();
+        waits.begins(Doing::Waiting);
+        let old = [(); 2].map(|()| sending(&connections));
+        advance(TICK).await;
+        let new = sending(&connections);
+        old[0].moves();
+        assert_eq!(connections.end_oldest(TICK * 2), 0, "each has its time");
+        advance(TICK).await;
+        assert_eq!(connections.end_oldest(TICK), 2);
+        assert!(old.iter().all(|old| !goes_on(&connections, old)));
+        assert!(goes_on(&connections, &new) && goes_on(&connections, &waits));
     }
 
     #[test]

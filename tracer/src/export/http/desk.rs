@@ -1,19 +1,25 @@
 //! Where requests wait for what the source tells: one reading runs at a time, and serves all who came before it.
 //!
-//! So a scrape takes at most twice its time alone, however many ask, and clients that never read hold few texts.
-//! Their bytes are bounded until they are sent. Room is made by ending answers that nobody reads.
+//! So a request waits for one other reading of each kind at most, however many ask, and clients that never read hold few
+//! texts. Their bytes are bounded until they are sent. Where these leave no room, the last text is shared as long as it is
+//! fresh; then room is made by ending answers that nobody reads, and in the end those that are read slowly.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
     Refused, Source,
-    answer::{self, Held},
+    answer::{Held, Text},
     connections::{Connection, Connections, Doing},
 };
 
@@ -24,12 +30,20 @@ const PLACES: usize = 256;
 /// Texts that are not sent: one of 20 000 listeners, or many of a usual node. In KiB, which is what permits count.
 const UNSENT_KIB_MAX: u32 = 32 << 10;
 
-/// An answer of which nothing was read for so long gives way to a request that needs its room.
-const STALLED: Duration = Duration::from_millis(250);
+/// Where there is no room for another text, one that was read so short a time ago serves further requests.
+const FRESH: Duration = Duration::from_secs(2);
 
-/// How often those are looked for, and how long a request waits for room.
+/// An answer of which nothing was read for so long gives way to a request that needs its room.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// How often those are looked for.
 const PAUSE: Duration = Duration::from_millis(20);
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a request waits for room: less than the ten seconds that a scrape usually may take.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// How long it waits for those that read. A text has at least so long to be read, then the oldest gives way.
+const SLOW: Duration = Duration::from_secs(4);
 
 /// How long a request waits for its reading: longer than a scraper does.
 const READING_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -45,7 +59,7 @@ pub(super) enum Refusal {
     Late,
 }
 
-type Told = Result<Bytes, Refusal>;
+type Told = Result<Arc<Text>, Refusal>;
 type Read = fn(&dyn Source) -> Result<Bytes, String>;
 
 /// What all queues share.
@@ -69,11 +83,13 @@ impl House {
         })
     }
 
-    /// Waits for room, and meanwhile ends answers that nobody reads.
+    /// Waits for room, and meanwhile ends answers that nobody reads; after a while also those that are read slowly, the
+    /// oldest first, so that there is room in the end.
     async fn room<E>(
         &self,
         room: impl Future<Output = Result<OwnedSemaphorePermit, E>>,
     ) -> Result<OwnedSemaphorePermit, Refusal> {
+        let began = Instant::now();
         let mut room = pin!(timeout(ROOM_WAIT_MAX, room));
         loop {
             match timeout(PAUSE, room.as_mut()).await {
@@ -81,7 +97,19 @@ impl House {
                 Ok(_) => return Err(Refusal::Busy),
                 Err(_) => self.source.refused(Refused::Unread, self.connections.end_unread(STALLED)),
             }
+            if began.elapsed() >= SLOW {
+                self.source.refused(Refused::Slow, self.connections.end_oldest(SLOW));
+            }
         }
+    }
+
+    /// How a batch of requests gets its text.
+    async fn begin(&self, last: &Weak<Text>, expected_kib: u32) -> Result<Begin, Refusal> {
+        let has_room = self.unsent_kib.available_permits() >= expected_kib as usize;
+        if !has_room && let Some(text) = last.upgrade().filter(|text| text.age() <= FRESH) {
+            return Ok(Begin::Shared(text));
+        }
+        self.room(Arc::clone(&self.unsent_kib).acquire_many_owned(expected_kib)).await.map(Begin::Reading)
     }
 
     /// What a request holds from now on.
@@ -97,6 +125,14 @@ impl House {
     }
 }
 
+/// Where a text comes from.
+enum Begin {
+    /// It is being sent to others, who hold all the room.
+    Shared(Arc<Text>),
+    /// There is room for a new one.
+    Reading(OwnedSemaphorePermit),
+}
+
 /// Requests for the same text.
 pub(super) struct Queue(mpsc::Sender<oneshot::Sender<Told>>);
 
@@ -108,7 +144,7 @@ impl Queue {
         Self(asked)
     }
 
-    /// The text of a reading that begins after this call.
+    /// The text of a reading that begins after this call; of one just before it where there is room for no other.
     pub(super) async fn ask(&self) -> Told {
         let (told, telling) = oneshot::channel();
         // Fails when the runtime ends, and with it everything here.
@@ -122,10 +158,10 @@ impl Queue {
 
 async fn serve(house: Arc<House>, read: Read, mut asking: mpsc::Receiver<oneshot::Sender<Told>>) {
     // Room is taken before the text is there, by the size of the one before.
-    let mut expected_kib = 0;
+    let (mut last, mut expected_kib) = (Weak::new(), 0);
     while let Some(first) = asking.recv().await {
         let _turn = house.turn.lock().await;
-        let room = house.room(Arc::clone(&house.unsent_kib).acquire_many_owned(expected_kib)).await;
+        let begin = house.begin(&last, expected_kib).await;
         let mut waiting = vec![first];
         while let Ok(next) = asking.try_recv() {
             waiting.push(next);
@@ -134,12 +170,13 @@ async fn serve(house: Arc<House>, read: Read, mut asking: mpsc::Receiver<oneshot
         if waiting.is_empty() {
             continue;
         }
-        let told = match room {
-            Ok(room) => tell(&house, read, room, expected_kib).await,
+        let told = match begin {
+            Ok(Begin::Shared(text)) => Ok(text),
+            Ok(Begin::Reading(room)) => tell(&house, read, room, &mut expected_kib).await,
             Err(refusal) => Err(refusal),
         };
         if let Ok(text) = &told {
-            expected_kib = kib(text);
+            last = Arc::downgrade(text);
         }
         for one in waiting {
             // Whoever has left needs none.
@@ -149,22 +186,26 @@ async fn serve(house: Arc<House>, read: Read, mut asking: mpsc::Receiver<oneshot
 }
 
 /// One reading, off the server's thread.
-async fn tell(house: &House, read: Read, mut room: OwnedSemaphorePermit, expected_kib: u32) -> Told {
+async fn tell(house: &House, read: Read, mut room: OwnedSemaphorePermit, expected_kib: &mut u32) -> Told {
     let source = Arc::clone(&house.source);
     let reading = tokio::task::spawn_blocking(move || read(source.as_ref())).await;
     let text = reading.map_err(|error| Refusal::Source(format!("the reading failed: {error}")))?;
     let text = text.map_err(Refusal::Source)?;
     let used = kib(&text);
-    if used < expected_kib {
-        drop(room.split((expected_kib - used) as usize));
-    } else if let Ok(more) = Arc::clone(&house.unsent_kib).try_acquire_many_owned(used - expected_kib) {
+    if used < *expected_kib {
+        drop(room.split((*expected_kib - used) as usize));
+    } else if let Ok(more) = Arc::clone(&house.unsent_kib).try_acquire_many_owned(used - *expected_kib) {
         // Without it the bound is passed by what this text has grown by, once: the next one waits for all of it.
         room.merge(more);
     }
-    Ok(answer::share(text, room))
+    *expected_kib = used;
+    Ok(Arc::new(Text::new(text, room)))
 }
 
 /// The room that a text takes, at most all of it.
 fn kib(text: &Bytes) -> u32 {
     u32::try_from(text.len().div_ceil(1024)).unwrap_or(u32::MAX).min(UNSENT_KIB_MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,8 @@ pub enum Refused {
     Idle,
     /// Answers that their clients did not read.
     Unread,
+    /// Answers that were read, but for so long that they gave way to other requests.
+    Slow,
     /// Requests that found no room.
     Busy,
     /// Requests that the source could not answer.
@@ -61,9 +63,9 @@ pub enum Refused {
 
 impl Refused {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Idle, Self::Unread, Self::Busy, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Idle, Self::Unread, Self::Slow, Self::Busy, Self::Failed];
     /// Their names as a metric label.
-    pub const NAMES: [&str; 4] = ["idle", "unread", "busy", "failed"];
+    pub const NAMES: [&str; 5] = ["idle", "unread", "slow", "busy", "failed"];
 }
 
 /// What the server shows. Implemented by the agent.

@@ -44,6 +44,8 @@ pub(super) struct Limits {
     pub(super) answer_time: Duration,
     /// Age at which a connection takes no further request, so that none is held for ever byte by byte.
     pub(super) age: Duration,
+    /// Time for the responses at hand once the server stops.
+    pub(super) last_response_time: Duration,
     /// How often these times are looked at.
     pub(super) tick: Duration,
 }
@@ -55,6 +57,7 @@ pub(super) const LIMITS: Limits = Limits {
     head_time: Duration::from_secs(75),
     answer_time: Duration::from_secs(30),
     age: Duration::from_mins(10),
+    last_response_time: Duration::from_secs(3),
     tick: Duration::from_secs(1),
 };
 
@@ -75,9 +78,6 @@ const BACKLOG: u32 = 1024;
 
 /// Descriptors that passes and scrapes need beside those that are open when the server starts.
 const SPARE_DESCRIPTORS: u64 = 64;
-
-/// Time for the response at hand once a connection is to end: by age, or because the agent stops.
-const LAST_RESPONSE_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Pause after `accept()` failed, for want of descriptors as a rule: trying again at once would spin. Without one the
 /// kernel refuses even where nobody waits, so that only connections give way that have been idle for this time.
@@ -163,6 +163,12 @@ fn room_for_connections(own_descriptors: u64) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX)
 }
 
+/// Done when a response at hand must end because the server stops. An old connection's has the time of any other.
+async fn too_late(limits: Limits, mut stopped: watch::Receiver<()>) {
+    let _ = stopped.changed().await;
+    sleep(limits.last_response_time).await;
+}
+
 /// Serves one connection until it ends, is cut or too old, or the server stops.
 async fn connection(
     limits: Limits,
@@ -194,7 +200,11 @@ async fn connection(
         () = connection.is_cut() => None,
         _ = timeout(limits.age, stopped.changed()) => {
             std::pin::Pin::new(&mut serving).graceful_shutdown();
-            timeout(LAST_RESPONSE_TIME_MAX, &mut serving).await.ok()
+            tokio::select! {
+                result = &mut serving => Some(result),
+                () = connection.is_cut() => None,
+                () = too_late(limits, stopped) => None,
+            }
         }
     };
     match ended {

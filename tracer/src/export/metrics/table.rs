@@ -193,7 +193,7 @@ metrics! {
     ScrapeDuration Histogram "tracer_scrape_duration_seconds" [NODE] "seconds" Agent
         "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
     HttpRefused Counter "tracer_http_refused_total" [NODE + REFUSAL] "connections and requests" Agent
-        "What the HTTP server ended or refused: connections without a whole request that gave way to new ones (idle), answers that were not read (unread), requests without room (busy), and those that could not be answered whole (failed).";
+        "What the HTTP server ended or refused: connections without a whole request that gave way to new ones (idle), answers that were not read (unread), answers that were read so slowly that they gave way to other requests (slow), requests without room (busy), and those that could not be answered whole (failed).";
     NodeMemory Gauge "tracer_node_memory_bytes" [NODE] "bytes" Proc
         "Memory of the node (MemTotal), beside which limits on TCP's memory can be judged.";
     BuildInfo Gauge "tracer_build_info" [NODE + VERSION + REVISION] "1" Agent
