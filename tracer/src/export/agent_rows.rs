@@ -23,7 +23,7 @@ use crate::{
 pub fn add(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) -> io::Result<()> {
     hooks(rows, sources);
     events(rows, sources)?;
-    maps(rows, sources, counts);
+    maps(rows, sources, counts)?;
     caches(rows, sources);
     passes(rows, sources);
     programs(rows, sources);
@@ -71,7 +71,7 @@ fn events(rows: &mut Rows<'_>, sources: &Sources<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
+fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) -> io::Result<()> {
     for fill in &sources.view.fills {
         rows.add(MetricId::MapEntries, &[fill.map], number(fill.entries as u64));
         rows.add(MetricId::MapCapacity, &[fill.map], f64::from(fill.capacity));
@@ -79,17 +79,14 @@ fn maps(rows: &mut Rows<'_>, sources: &Sources<'_>, counts: &Counts) {
     for (counter, n) in &counts.lost {
         rows.add(MetricId::CountsLost, &[counter.name()], number(*n));
     }
-    match sources.maps.quotas.refused() {
-        Ok(refused) => {
-            rows.add(MetricId::RowsRefused, &["listeners"], number(refused.listeners));
-            rows.add(MetricId::RowsRefused, &["workloads"], number(refused.workloads));
-        }
-        Err(error) => tracing::error!(%error, "cannot read how many rows were refused"),
-    }
+    let refused = sources.maps.quotas.refused()?;
+    rows.add(MetricId::RowsRefused, &["listeners"], number(refused.listeners));
+    rows.add(MetricId::RowsRefused, &["workloads"], number(refused.workloads));
     let left_out = sources.view.left_out;
     rows.add(MetricId::ListenerNamespacesLeftOut, &[], number(left_out.namespaces));
     rows.add(MetricId::ListenerDescriptorsLeftOut, &[], number(left_out.descriptors));
     rows.add(MetricId::ListenerProcessesLeftOut, &[], number(left_out.processes));
+    Ok(())
 }
 
 fn caches(rows: &mut Rows<'_>, sources: &Sources<'_>) {

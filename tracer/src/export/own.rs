@@ -21,7 +21,7 @@ use super::{
 /// From an idle node to one with the default 10 000 listeners on a slow core; seconds.
 const SCRAPE_BUCKETS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
 
-/// What clients were refused is said once in this time.
+/// Each line about clients is said once in this time.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
 /// The agent's own instruments.
@@ -29,7 +29,16 @@ const SAID_EVERY: Duration = Duration::from_mins(1);
 pub struct Own {
     scrape: Histogram,
     refused: [AtomicU64; Refused::ALL.len()],
-    said: Mutex<Option<Instant>>,
+    said: [Mutex<Option<Instant>>; 2],
+}
+
+/// Lines of the log about clients.
+#[derive(Clone, Copy)]
+enum Line {
+    /// They crowd the server.
+    Crowd,
+    /// A scrape failed.
+    Failed,
 }
 
 impl Own {
@@ -37,7 +46,7 @@ impl Own {
     pub fn new() -> Result<Self, prometheus::Error> {
         let metric = &METRICS[MetricId::ScrapeDuration as usize];
         let options = HistogramOpts::new(metric.name, metric.help).buckets(SCRAPE_BUCKETS.to_vec());
-        Ok(Self { scrape: Histogram::with_opts(options)?, refused: Default::default(), said: Mutex::default() })
+        Ok(Self { scrape: Histogram::with_opts(options)?, refused: Default::default(), said: Default::default() })
     }
 
     /// Counts what clients were refused.
@@ -47,7 +56,7 @@ impl Own {
         }
         self.refused[what as usize].fetch_add(n as u64, Ordering::Relaxed);
         // A source that fails says so itself.
-        if what != Refused::Failed && self.is_to_be_said() {
+        if what != Refused::Failed && self.is_to_be_said(Line::Crowd) {
             let reason = Refused::NAMES[what as usize];
             tracing::warn!(reason, "clients crowd the HTTP server; see tracer_http_refused_total and who connects");
         }
@@ -55,13 +64,13 @@ impl Own {
 
     /// A scrape that failed as a whole.
     pub fn failed(&self, cause: &str) {
-        if self.is_to_be_said() {
+        if self.is_to_be_said(Line::Failed) {
             tracing::error!(cause, "a scrape was refused");
         }
     }
 
-    fn is_to_be_said(&self) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+    fn is_to_be_said(&self, line: Line) -> bool {
+        let mut said = self.said[line as usize].lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = said.is_none_or(|said| said.elapsed() >= SAID_EVERY);
         if is_due {
             *said = Some(Instant::now());
@@ -105,6 +114,13 @@ mod tests {
         for line in ["{reason=\"unread\"} 3", "{reason=\"busy\"} 0", "{reason=\"idle\"} 0", "{reason=\"failed\"} 0"] {
             assert!(text.contains(&format!("tracer_http_refused_total{line}\n")), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn a_crowd_does_not_hide_the_cause_of_a_failure() {
+        let own = Own::new().unwrap();
+        let said = [Line::Crowd, Line::Crowd, Line::Failed, Line::Failed].map(|line| own.is_to_be_said(line));
+        assert_eq!(said, [true, false, true, false]);
     }
 
     #[test]
