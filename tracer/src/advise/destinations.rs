@@ -29,7 +29,7 @@ pub enum Cause {
     NotServed(String),
     /// Its `/status` is not what this version reads, for this reason.
     NotRead(String),
-    /// The agent names peers to clients on its own node alone.
+    /// The agent names peers to clients on its own loopback alone.
     Hidden,
     /// No walk has counted the namespace's ports, or it found none in use.
     NoneCounted,
@@ -118,12 +118,18 @@ impl PortUse {
     }
 }
 
+/// How a running agent is asked for all it knows: it tells addresses of peers on its own loopback only, which in
+/// Kubernetes is its pod's.
+pub const ASK: &str = "--from http://127.0.0.1:9795 on its host, in Kubernetes inside its pod (kubectl exec) or through \
+    kubectl port-forward";
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MetricsAlone => f.write_str(
-                "/metrics does not name the destination: a running agent does (--from http://127.0.0.1:9795), and a \
-                 look of this command's own (without --from).",
+            Self::MetricsAlone => write!(
+                f,
+                "/metrics does not name the destination: a running agent does ({ASK}), and a look of this command's own \
+                 (without --from).",
             ),
             Self::NotServed(why) => {
                 write!(f, "The agent's /status would name the destination, but could not be fetched ({why}).")
@@ -132,10 +138,9 @@ impl fmt::Display for Cause {
                 f,
                 "The agent's /status does not name the destination as this version reads it ({why}): is the agent older?"
             ),
-            Self::Hidden => f.write_str(
-                "The agent's /status names destinations only to clients on its own node: ask there \
-                 (--from http://127.0.0.1:9795).",
-            ),
+            Self::Hidden => {
+                write!(f, "The agent's /status names destinations only to clients on its own loopback: {ASK}.")
+            }
             Self::NoneCounted => f.write_str("No walk over this namespace has counted a destination's ports by now."),
         }
     }

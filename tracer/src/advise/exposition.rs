@@ -25,6 +25,11 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 /// The longest value of a label: three times the longest name of a file, unit or pod.
 const VALUE_BYTES_MAX: usize = 1024;
 
+/// Why a text is not read to its end that an agent may have written all the same.
+pub const BEYOND_DEFAULTS: &str = "that is more than an agent writes with the default --max-listeners and \
+    --max-workloads; of one with higher limits read a part: curl its /metrics, \
+    grep -e '^tracer_build_info' -e 'netns=\"host\"', and --from -";
+
 /// All samples of a text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exposition {

@@ -18,7 +18,7 @@ use super::{run::start_log, source};
 use crate::{
     advise::{
         Advice, Origin, Source,
-        destinations::{Cause, Destinations},
+        destinations::{ASK, Cause, Destinations},
         exposition::{Building, Exposition, ParseError},
         facts::Facts,
         finding::Severity,
@@ -149,7 +149,7 @@ fn is_used(metric: &str) -> bool {
 }
 
 fn no_exposition(origin: &Origin, error: &ParseError) -> Failure {
-    Failure::usage(&format_args!("{origin} is no exposition of an agent: {error}"))
+    Failure::usage(&format_args!("{origin} is no exposition that can be read: {error}"))
 }
 
 /// Looks at the kernel with hooks of its own.
@@ -159,7 +159,7 @@ fn look(config: Config, watch: Duration) -> Result<Input, Failure> {
     let seen = agent::snapshot::take(config, watch);
     drop(progress);
     let seen = seen.map_err(|failure| Failure {
-        message: format!("{}; or ask a running agent: --from http://127.0.0.1:9795", failure.message),
+        message: format!("{}; or ask a running agent: {ASK}", failure.message),
         ..failure
     })?;
     let mut building = Building::new(is_used);

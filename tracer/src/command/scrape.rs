@@ -8,8 +8,8 @@ use hyper::{Request, StatusCode, Uri, body::Incoming, client::conn::http1, heade
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::source::Take;
-use crate::failure::Failure;
+use super::source::{Bound, Take};
+use crate::{failure::Failure, legible::legible};
 
 /// A node that does not answer a SYN in this time is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -69,16 +69,16 @@ impl Target {
 
 /// Fetches the text that an agent serves at `url`, `/metrics` unless it names another path, and hands it on piece by
 /// piece.
-pub(super) fn get(url: &str, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
+pub(super) fn get(url: &str, bound: Bound, take: Take<'_>) -> Result<(), Failure> {
     let target = Target::parse(url).map_err(|message| Failure::usage(&message))?;
-    fetch(&target, bytes_max, take)
+    fetch(&target, bound, take)
 }
 
 /// Fetches the `/status` of the agent whose metrics [`get`] finds at `url`.
-pub(super) fn get_status(url: &str, bytes_max: u64) -> Result<String, Failure> {
+pub(super) fn get_status(url: &str, bound: Bound) -> Result<String, Failure> {
     let target = Target::parse(url).and_then(Target::status).map_err(|message| Failure::usage(&message))?;
     let mut text = Vec::new();
-    fetch(&target, bytes_max, &mut |piece| {
+    fetch(&target, bound, &mut |piece| {
         text.extend_from_slice(piece);
         ControlFlow::Continue(())
     })?;
@@ -86,14 +86,14 @@ pub(super) fn get_status(url: &str, bytes_max: u64) -> Result<String, Failure> {
         .map_err(|_| Failure::usage(&format_args!("what {} answered is no text: is that an agent?", target.authority)))
 }
 
-fn fetch(target: &Target, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
+fn fetch(target: &Target, bound: Bound, take: Take<'_>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
         let stream = connect(target).await?;
-        let asked = timeout(ANSWER_LIMIT, ask(stream, target, bytes_max, take)).await;
+        let asked = timeout(ANSWER_LIMIT, ask(stream, target, bound, take)).await;
         asked.unwrap_or_else(|_| Err(late(target, ANSWER_LIMIT)))
     })
 }
@@ -110,7 +110,7 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     }
 }
 
-async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>) -> Result<(), Failure> {
+async fn ask(stream: TcpStream, target: &Target, bound: Bound, take: Take<'_>) -> Result<(), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::unusable(&format_args!("{} broke off: {error}; is that an agent?", target.authority))
     };
@@ -139,13 +139,13 @@ async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>)
             response.status()
         )));
     }
-    let limit = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let limit = usize::try_from(bound.bytes).unwrap_or(usize::MAX);
     let mut body = Limited::new(response.into_body(), limit);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => Failure::unusable(&format_args!(
-                "{} answers with more than {bytes_max} bytes: no agent writes that much",
-                target.authority
+                "{} answers with more than {} bytes: {}",
+                target.authority, bound.bytes, bound.meaning
             )),
             None => broken(&error),
         })?;
@@ -157,11 +157,14 @@ async fn ask(stream: TcpStream, target: &Target, bytes_max: u64, take: Take<'_>)
     Ok(())
 }
 
-/// Cause and remedy, as an agent writes them.
+/// Cause and remedy, as an agent writes them; somebody else may write anything.
 async fn cause(body: Incoming) -> String {
     const BYTES_MAX: usize = 4096;
     let text = Limited::new(body, BYTES_MAX).collect().await.map(Collected::to_bytes);
-    text.map_or_else(|_| "no cause is given".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+    text.map_or_else(
+        |_| "no cause is given".to_owned(),
+        |text| legible(String::from_utf8_lossy(&text).trim()).into_owned(),
+    )
 }
 
 fn late(target: &Target, limit: Duration) -> Failure {
@@ -218,7 +221,7 @@ mod tests {
     }
 
     /// What `get` makes of an answer of these bytes.
-    fn answered(answer: Vec<u8>, bytes_max: u64) -> Result<String, Failure> {
+    fn answered(answer: Vec<u8>, bytes: u64) -> Result<String, Failure> {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", server.local_addr().unwrap());
         let server = thread::spawn(move || {
@@ -230,7 +233,7 @@ mod tests {
             let _ = stream.write_all(&answer);
         });
         let mut text = Vec::new();
-        let got = get(&url, bytes_max, &mut |piece| {
+        let got = get(&url, Bound { bytes, meaning: "too much" }, &mut |piece| {
             text.extend_from_slice(piece);
             ControlFlow::Continue(())
         });
@@ -270,16 +273,14 @@ mod tests {
             assert!(code == 69 && message.contains(" broke off: "), "{message}");
         }
         let (code, message) = failed(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", 3);
-        assert!(
-            code == 69 && message.ends_with(" answers with more than 3 bytes: no agent writes that much"),
-            "{message}"
-        );
+        assert!(code == 69 && message.ends_with(" answers with more than 3 bytes: too much"), "{message}");
     }
 
     #[test]
     fn nobody_there_is_said_with_a_remedy() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let failure = get(&format!("http://{free}"), 10, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        let bound = Bound { bytes: 10, meaning: "too much" };
+        let failure = get(&format!("http://{free}"), bound, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(failure.code, 69);
         assert!(failure.message.starts_with(&format!("no agent answers at {free} (")), "{failure}");
         assert!(failure.message.contains("start it (tracer run), or leave out --from"), "{failure}");

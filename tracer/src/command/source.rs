@@ -11,13 +11,22 @@ use std::{
 };
 
 use super::scrape;
-use crate::{advise::Origin, failure::Failure};
+use crate::{
+    advise::{Origin, exposition::BEYOND_DEFAULTS},
+    failure::Failure,
+};
 
-/// The longest text that is read: an agent with full tables at its default limits writes a third of it.
-const TEXT_BYTES_MAX: u64 = 64 << 20;
+/// How much of a text is read at most, and what it means that there is more.
+#[derive(Clone, Copy)]
+pub(super) struct Bound {
+    pub(super) bytes: u64,
+    pub(super) meaning: &'static str,
+}
 
-/// The longest `/status`: that of five thousand namespaces is shorter.
-const STATUS_BYTES_MAX: u64 = 8 << 20;
+/// An agent with full tables at its default limits writes a third of it.
+const METRICS: Bound = Bound { bytes: 64 << 20, meaning: BEYOND_DEFAULTS };
+
+const STATUS: Bound = Bound { bytes: 8 << 20, meaning: "that of five thousand network namespaces is shorter" };
 
 /// How much is read at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -38,7 +47,7 @@ pub(super) fn origin(from: &str) -> Origin {
 pub(super) fn read(from: &str, take: Take<'_>) -> Result<(), Failure> {
     match origin(from) {
         Origin::Stdin => bounded(io::stdin().lock(), "standard input", take),
-        Origin::Agent(url) => scrape::get(&url, TEXT_BYTES_MAX, take),
+        Origin::Agent(url) => scrape::get(&url, METRICS, take),
         _ => bounded(open(from)?, from, take),
     }
 }
@@ -55,14 +64,14 @@ fn open(path: &str) -> Result<File, Failure> {
 /// Fetches the `/status` of the agent that was asked for its metrics. No other origin has one: `None`.
 pub(super) fn status(origin: &Origin) -> Option<Result<String, Failure>> {
     match origin {
-        Origin::Agent(url) => Some(scrape::get_status(url, STATUS_BYTES_MAX)),
+        Origin::Agent(url) => Some(scrape::get_status(url, STATUS)),
         Origin::File(_) | Origin::Stdin | Origin::Snapshot => None,
     }
 }
 
-/// Reads all, but not more than [`TEXT_BYTES_MAX`].
+/// Reads all, but not more than [`METRICS`] allows.
 fn bounded(mut input: impl Read, name: &str, take: Take<'_>) -> Result<(), Failure> {
-    let (mut piece, mut left) = (vec![0; PIECE_BYTES], TEXT_BYTES_MAX);
+    let (mut piece, mut left) = (vec![0; PIECE_BYTES], METRICS.bytes);
     loop {
         let read = match input.read(&mut piece) {
             Ok(0) => return Ok(()),
@@ -71,7 +80,7 @@ fn bounded(mut input: impl Read, name: &str, take: Take<'_>) -> Result<(), Failu
             Err(error) => return Err(Failure::usage(&format_args!("cannot read {name}: {error}"))),
         };
         left = left.checked_sub(read as u64).ok_or_else(|| {
-            Failure::usage(&format_args!("{name} is longer than {TEXT_BYTES_MAX} bytes: no agent writes that much"))
+            Failure::usage(&format_args!("{name} is longer than {} bytes: {}", METRICS.bytes, METRICS.meaning))
         })?;
         if take(&piece[..read]).is_break() {
             return Ok(());

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::rows::{Listener, Namespace, Node, Owner, Rows, Workload, add};
 use crate::{
-    advise::exposition::{Line, Lines, ParseError, read_line},
+    advise::exposition::{BEYOND_DEFAULTS, Line, Lines, ParseError, read_line},
     export::metrics::{LISTENER, Label, MetricId, OWNER},
     legible::legible,
 };
@@ -60,8 +60,8 @@ const BETWEEN: char = '\0';
 /// Why a text is no reading.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ReadingError {
-    /// Not in the format.
-    #[error("no exposition of an agent: {0}")]
+    /// Not in the format, or too much.
+    #[error("no exposition that can be read: {0}")]
     Format(#[from] ParseError),
     /// Somebody else's metrics.
     #[error("no exposition of an agent: it has no {name}", name = MetricId::BuildInfo.metric().name)]
@@ -169,7 +169,7 @@ impl Reader {
             }
             let Reading { listeners, workloads, namespaces, node, .. } = &self.reading;
             let rows = listeners.all().len() + workloads.all().len() + namespaces.all().len() + node.passes.len();
-            if rows > ROWS_MAX { Err("there are more series than an agent at its limits has") } else { Ok(()) }
+            if rows > ROWS_MAX { Err(BEYOND_DEFAULTS) } else { Ok(()) }
         })
     }
 

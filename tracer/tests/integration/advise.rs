@@ -86,7 +86,7 @@ fn a_clamped_listener_is_named_with_its_numbers_and_the_way_out() {
 fn the_object_for_scripts_has_the_documented_fields() {
     let object = json(advise(&clamped(312), &["--output", "json", "--lb-idle", "120s"]), BINDS);
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&object), ["cannot_tell", "findings", "source", "verdict"]);
+    assert_eq!(keys(&object), ["cannot_tell", "findings", "findings_left_out", "source", "verdict"]);
     assert_eq!(keys(&object["source"]), ["agent_version", "kind", "place", "seconds", "since"]);
     assert_eq!(object["source"]["agent_version"], "0.1.0");
     assert_eq!(object["source"]["since"], 1_700_000_000);
@@ -250,7 +250,7 @@ fn input_that_is_no_exposition_of_an_agent_is_refused() {
         ("tracer_build_info{version=\"1\"} 1\na{b=\"c} 1\n", "line 2: a label's value has no closing quote"),
     ] {
         let line = refusal(advise(text, &[]), USAGE);
-        assert!(line.starts_with("standard input is no exposition of an agent: ") && line.contains(cause), "{line}");
+        assert!(line.starts_with("standard input is no exposition ") && line.contains(cause), "{line}");
     }
 }
 
@@ -277,7 +277,8 @@ fn wrong_flags_are_refused_with_cause_and_remedy() {
 fn a_look_without_rights_points_at_a_running_agent() {
     let line = refusal(run_without_rights(&["advise", "--watch", "1s"], |_| ()), UNAVAILABLE);
     assert!(line.starts_with("missing CAP_BPF"), "{line}");
-    assert!(line.ends_with("or ask a running agent: --from http://127.0.0.1:9795"), "{line}");
+    assert!(line.contains("or ask a running agent: --from http://127.0.0.1:9795 on its host"), "{line}");
+    assert!(line.contains("kubectl exec"), "{line}");
 }
 
 #[test]

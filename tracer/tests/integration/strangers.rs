@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
 use tracer::events::names::{Name, Namespace};
@@ -18,21 +17,24 @@ use crate::binary::refusal;
 
 /// What a command may take.
 const MEMORY_KIB: u32 = 64 << 10;
-/// A command of the tests' own build takes seconds for what that of a release takes tenths of one for.
-const TIME_MAX: Duration = Duration::from_mins(1);
+/// Processor time that a command may take: that of the tests' own build takes seconds for what that of a release takes
+/// tenths of one for. Others who use the machine take nothing of it.
+const CPU_SECONDS: u32 = 60;
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 
 /// The command with room for no more than it may take.
 fn confined(args: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -d {MEMORY_KIB} && exec \"$0\" \"$@\"")]).arg(cargo_bin!("tracer")).args(args);
+    command
+        .args(["-c", &format!("ulimit -d {MEMORY_KIB} && ulimit -t {CPU_SECONDS} && exec \"$0\" \"$@\"")])
+        .arg(cargo_bin!("tracer"))
+        .args(args);
     command
 }
 
 /// Runs it on what `write` gives it by standard input.
 fn run(args: &[&str], write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Output {
-    let started = Instant::now();
     let mut command = confined(args);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = std::io::BufWriter::new(child.stdin.take().unwrap());
@@ -40,9 +42,7 @@ fn run(args: &[&str], write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>)
     // It may refuse before it has read all.
     let _ = write(&mut input).and_then(|()| input.flush());
     drop(input);
-    let output = reader.join().unwrap();
-    assert!(started.elapsed() < TIME_MAX, "{args:?} took {:?}", started.elapsed());
-    output
+    reader.join().unwrap()
 }
 
 /// The two commands that read an exposition.
@@ -70,7 +70,11 @@ fn an_endless_answer_is_refused() {
     for reader in READERS {
         let (url, server) = server(250 << 20);
         let said = refusal(run(&[reader, &[&url]].concat(), |_| Ok(())), UNAVAILABLE);
-        assert!(said.ends_with("answers with more than 67108864 bytes: no agent writes that much"), "{said}");
+        assert!(
+            said.contains("answers with more than 67108864 bytes: that is more than an agent writes with the default"),
+            "{said}"
+        );
+        assert!(said.contains("read a part"), "{said}");
         server.join().unwrap();
     }
 }
@@ -100,7 +104,7 @@ fn endless_series_are_refused() {
             }),
             USAGE,
         );
-        assert!(said.contains("there are more series than an agent at its limits has"), "{said}");
+        assert!(said.contains(": that is more than an agent writes with the default --max-listeners"), "{said}");
     }
 }
 
@@ -177,6 +181,27 @@ fn no_name_steers_or_hides() {
             assert!(said.contains('\u{FFFD}'), "{said}");
             assert_legible(&said);
             assert!(!said.contains("systemctl restart") && !said.contains("ip netns exec"), "{said}");
+        }
+    }
+}
+
+/// Whoever answers in an agent's place may refuse with any text.
+#[test]
+fn no_refusal_steers_or_hides() {
+    for name in odd_names() {
+        for reader in READERS {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let answer = format!("HTTP/1.1 503 \u{9b}2J\r\nRetry-After: 1\r\n\r\n\x1b[2J{name}\ntwo\n");
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]).unwrap();
+                let _ = stream.write_all(answer.as_bytes());
+            });
+            let said = refusal(run(&[reader, &[&url]].concat(), |_| Ok(())), UNAVAILABLE);
+            assert!(said.contains(" refuses: \u{FFFD}[2J"), "{said:?}");
+            assert_legible(&said);
+            server.join().unwrap();
         }
     }
 }

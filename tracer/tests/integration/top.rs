@@ -263,7 +263,7 @@ fn values_stay_while_an_agent_is_gone() {
     terminal.until("that it came back", |screen| ports(screen) == [8001] && !screen.contains("nothing new"));
     agent.says("<html>".to_owned());
     terminal.until("that somebody else answers", |screen| {
-        words(screen).contains("no exposition of an agent: line 1: a sample has no value")
+        words(screen).contains("no exposition that can be read: line 1: a sample has no value")
     });
     terminal.signal(Signal::TERM);
     assert_eq!(terminal.end().0.code(), Some(0));

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::Line;
+use super::{BEYOND_DEFAULTS, Line};
 
 /// What samples, labels and texts may take together, with what rules make of them. An agent with full tables at its
 /// default limits takes four fifths of it.
@@ -65,7 +65,7 @@ impl Sets {
         let labels = self.set(labels);
         self.bytes += SAMPLE_BYTES;
         if self.bytes > BYTES_MAX {
-            return Err("there are more series than an agent at its limits has");
+            return Err(BEYOND_DEFAULTS);
         }
         Ok(Sample { labels, value: line.value })
     }

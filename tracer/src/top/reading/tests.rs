@@ -90,7 +90,7 @@ fn what_is_no_agents_text_is_refused() {
     assert_eq!(error("node_load1 0.5\n"), "no exposition of an agent: it has no tracer_build_info");
     assert_eq!(
         error("tracer_build_info{version=\"1\"} 1\ntracer_tcp_sockets{a 1\n"),
-        "no exposition of an agent: line 2: a label has no value"
+        "no exposition that can be read: line 2: a label has no value"
     );
 }
 
