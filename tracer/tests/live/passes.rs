@@ -134,13 +134,13 @@ fn visits_that_hang_are_left_behind() {
 #[test]
 fn a_first_pass_of_over_half_a_minute_is_waited_for() {
     let _lab = Lab::enter(&[]);
-    let _namespaces: Vec<_> = (0..9).map(|_| Netns::single()).collect();
+    let _namespaces: Vec<_> = (0..4).map(|_| Netns::single()).collect();
     let gate = Gate::on_setns();
     gate.delay(2);
     let mut agent = behind(&gate, &[]);
     let begun = Instant::now();
     agent.await_address(Duration::from_secs(280));
-    assert!(begun.elapsed() > Duration::from_mins(1), "too quick to tell: {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(30), "too quick to tell: {:?}", begun.elapsed());
     assert!(agent.log().contains("the first pass over namespaces and listeners goes on"), "{}", agent.log());
     gate.pass();
 }
