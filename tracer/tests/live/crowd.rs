@@ -131,5 +131,5 @@ fn a_scrape_without_descriptors_is_refused_and_comes_back_whole() {
     let scrape = agent.scrape();
     assert!(scrape.len() >= rows, "{} rows, {rows} before", scrape.len());
     assert_eq!(scrape.sum("tracer_http_refused_total", &[("reason", "failed")]), 1);
-    assert!(agent.log().contains("a scrape was refused"), "{}", agent.log());
+    agent.await_log("a scrape was refused");
 }

@@ -43,8 +43,9 @@ fn over(agent: &Agent, reason: &str) -> Result<(), String> {
     equal("obstacles", &obstacles(&agent.scrape(), reason), &Ok(0.0))
 }
 
-/// How often the log has a word.
+/// How often the log has a word, once it has it.
 fn said(agent: &Agent, word: &str) -> usize {
+    agent.await_log(word);
     agent.log().matches(word).count()
 }
 
@@ -141,7 +142,7 @@ fn a_first_pass_of_over_half_a_minute_is_waited_for() {
     let begun = Instant::now();
     agent.await_address(Duration::from_secs(280));
     assert!(begun.elapsed() > Duration::from_secs(30), "too quick to tell: {:?}", begun.elapsed());
-    assert!(agent.log().contains("the first pass over namespaces and listeners goes on"), "{}", agent.log());
+    agent.await_log("the first pass over namespaces and listeners goes on");
     gate.pass();
 }
 
@@ -170,7 +171,7 @@ fn rows_that_cannot_be_removed_are_neither_lost_nor_counted_twice() {
         let scrape = agent.scrape();
         assert_eq!(shown(&scrape) + retired(&scrape), 9, "{}", agent.log());
     }
-    assert!(agent.log().contains("removing the rows of what is gone"), "{}", agent.log());
+    agent.await_log("removing the rows of what is gone");
     gate.pass();
     until("the end", LIMIT, || {
         let scrape = agent.scrape();

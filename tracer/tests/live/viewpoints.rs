@@ -59,7 +59,7 @@ fn numbers_of_another_pid_namespace_lead_to_no_process() {
     let scrape = agent.scrape();
     assert_eq!(scrape.rows(OPEN_FILES, &[]).count(), 0, "{}", scrape.show(OPEN_FILES, &[]));
     assert_eq!(scrape.one(OBSTACLES, &[("reason", "process_numbers")]), Ok(1.0));
-    assert!(agent.log().contains("hostPID: true"), "{}", agent.log());
+    agent.await_log("hostPID: true");
     // Beside it, an agent that sees the process.
     let beside = Agent::with(PASS_INTERVAL, &[]);
     assert_eq!(beside.scrape().one(OBSTACLES, &[("reason", "process_numbers")]), Ok(0.0));
@@ -94,7 +94,7 @@ fn peaks_and_events_have_the_kernels_time() {
         let own = [("netns", watch.inode.as_str())];
         until("the peak", LIMIT, || equal("peak", &agent.scrape().one("tracer_tcp_accept_queue_peak", &own), &Ok(3.0)));
     }
-    assert!(agent.log().contains("time namespace"), "{}", agent.log());
+    agent.await_log("time namespace");
     assert_eq!(agent.scrape().one(OBSTACLES, &[("reason", "clock")]), Ok(0.0));
     let seen = events.await_end().events;
     assert!(!seen.is_empty());

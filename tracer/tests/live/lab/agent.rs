@@ -145,6 +145,15 @@ impl Agent {
         assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     }
 
+    /// Waits until its log says this: lines are written by a thread of their own, later than what they are about.
+    #[track_caller]
+    pub(crate) fn await_log(&self, part: &str) {
+        until("a line of the log", STOP_LIMIT, || {
+            let log = self.log();
+            if log.contains(part) { Ok(()) } else { Err(format!("no {part:?} in\n{log}")) }
+        });
+    }
+
     /// Lets two passes begin and end.
     pub(crate) fn await_two_passes(&self) {
         self.await_pass();
