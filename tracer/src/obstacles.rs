@@ -50,6 +50,8 @@ obstacles! {
         "mount /run/netns and /var/log readable";
     DirectoryHung "directory_hung" "directories of names hang"
         "see which mount does not answer; the names that were read before stay";
+    ManyNamespaces "many_namespaces" "network namespaces are beyond the first 1000 and show no counts of zero"
+        "find out who makes so many: lsns -t net";
     ProcessNumbers "process_numbers" "PID namespace lies between the agent and the kernel, whose numbers of processes mean others here: open files, and names and units by process, are left out"
         "run the agent in the host's PID namespace (hostPID: true, --pid=host)";
     Clock "clock" "time namespace has an offset that cannot be read: times of events and peaks of queues are off by it"

@@ -59,6 +59,9 @@ pub struct View {
     pub namespaces_denied: usize,
 }
 
+/// Namespaces that show all their rows: twice a node of 500 pods. Of others counts of zero are left out.
+pub const WITH_ZEROS_MAX: usize = 1_000;
+
 /// One network namespace.
 #[derive(Clone, Debug)]
 pub struct Namespace {

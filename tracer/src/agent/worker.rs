@@ -45,7 +45,7 @@ use crate::{
         snapshot::{Found, Listener},
         sysctls::Whose,
     },
-    view::{Budget, Pass, View},
+    view::{Budget, Pass, View, WITH_ZEROS_MAX},
 };
 
 /// The longest time between two passes, unless a longer one is configured: within it a new namespace is read. Where it
@@ -260,6 +260,8 @@ impl Worker {
         let interval = self.stretched(self.cpu_time().saturating_sub(cpu));
         let pass = |name, from: Instant, to: Instant| Pass { name, duration: to - from, ended: to, interval };
         let namespaces = labels.name_namespaces(self.registry.view(&discovery), started);
+        let beyond = namespaces.len().saturating_sub(WITH_ZEROS_MAX);
+        self.met.note_many(Obstacle::ManyNamespaces, beyond, format_args!("{} in all", namespaces.len()));
         let mut passes = vec![
             pass("namespaces", started, namespaces_done),
             pass("listeners", namespaces_done, listeners_done),

@@ -20,7 +20,7 @@ use super::{
     own::Own,
     port_rows, reset_rows,
     rows::{ROWS_MAX, Rows, Suppressed},
-    socket_rows, timeout_rows, value,
+    socket_rows, timeout_rows, value, zeros,
 };
 use crate::{
     kernel::{
@@ -65,6 +65,7 @@ pub fn collect(sources: &mut Sources<'_>) -> io::Result<Bytes> {
     let mut counts = sources.maps.read()?;
     sources.labels.show_at_once(&mut counts, sources.view, sources.now);
     sources.view.legacy.add_to(&mut counts);
+    rows.leave_out_zeros_of(zeros::namespaces_without(sources.view));
     counted(&mut rows, sources, &counts);
     agent_rows::add(&mut rows, sources, &counts)?;
     sources.own.add(&mut rows);

@@ -24,3 +24,4 @@ pub mod socket_rows;
 pub mod status;
 mod timeout_rows;
 pub mod value;
+pub mod zeros;

@@ -68,7 +68,8 @@ fn assert_cheap(agent: &Agent, netns: &Netns, what: &str) {
         list = list.min(begin.elapsed());
         println!("{what}: the walk took {walk:?}, a list of {listed} descriptors {list:?}");
     }
-    assert!(walk < list, "{what}: the walk took {walk:?}, a list {list:?}");
+    // On an emulated processor programs take longer than system calls, which says nothing of a real one.
+    assert!(walk < list || is_slow(), "{what}: the walk took {walk:?}, a list {list:?}");
 }
 
 /// Lists the descriptors of all processes in the namespace; gives their number.

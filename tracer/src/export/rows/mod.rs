@@ -6,8 +6,8 @@
 
 mod key;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::metrics::{Kind, METRICS, Metric, MetricId};
@@ -72,13 +72,26 @@ pub struct Rows<'a> {
     groups: Groups,
     limit: usize,
     suppressed: &'a Suppressed,
+    /// Values of the label `netns` under which no count of zero is shown.
+    without_zeros: HashSet<&'a str>,
 }
 
 impl<'a> Rows<'a> {
     /// No rows yet, and room for `limit` ([`ROWS_MAX`] by default) of each metric.
     #[must_use]
     pub fn new(limit: usize, suppressed: &'a Suppressed) -> Self {
-        Self { families: [const { Family::new() }; MetricId::COUNT], groups: Groups::default(), limit, suppressed }
+        Self {
+            families: [const { Family::new() }; MetricId::COUNT],
+            groups: Groups::default(),
+            limit,
+            suppressed,
+            without_zeros: HashSet::new(),
+        }
+    }
+
+    /// From now on leaves out counts of zero under these values of the label `netns`: a sum is the same without them.
+    pub(super) fn leave_out_zeros_of(&mut self, netns: HashSet<&'a str>) {
+        self.without_zeros = netns;
     }
 
     /// Adds `number` under `labels`, one value for each of the metric's labels in their order.
@@ -124,6 +137,9 @@ impl<'a> Rows<'a> {
             debug_assert!(false, "{}: {misfit}", id.metric().name);
             return self.refuse(id, misfit);
         }
+        if !self.without_zeros.is_empty() && self.is_needless(id.metric(), labels, &sample) {
+            return;
+        }
         let (group, own) = labels.split_at(id.metric().group.len());
         let family = &mut self.families[id as usize];
         let full = family.len() >= self.limit;
@@ -144,6 +160,16 @@ impl<'a> Rows<'a> {
                 self.suppressed.count(id);
             }
         }
+    }
+
+    fn is_needless(&self, metric: &Metric, labels: &[&str], sample: &Sample) -> bool {
+        let is_zero = match sample {
+            Sample::Number(number) => *number == 0.0,
+            Sample::Histogram(histogram) => histogram.count == 0,
+        };
+        let counts = metric.kind != Kind::Gauge || metric.id == MetricId::CountDifference;
+        let is_of_namespace = metric.group.first().is_some_and(|label| label.name == "netns");
+        is_zero && counts && is_of_namespace && self.without_zeros.contains(labels[0])
     }
 
     /// A row that the collector should not have made. Logged the first time only: the next scrape

@@ -27,6 +27,13 @@ const DEPTH_MAX: usize = 2048;
 /// The shortest time from one walk to the next. A walk of a thousand cgroups takes milliseconds.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How much longer than a walk the time to the next is at least: whoever may make cgroups can make very many, and a new
+/// one each second.
+const REST_FACTOR: u32 = 50;
+
+/// The longest that a walk is put off: listeners wait as long for the names of new cgroups.
+const REST_MAX: Duration = Duration::from_secs(10);
+
 /// A cgroup as its parent knows it; paths are put together on demand, since most are never asked for.
 #[derive(Debug)]
 struct Directory {
@@ -57,6 +64,8 @@ pub struct CgroupTree {
     tried: Option<Instant>,
     /// When the walk began that took the picture.
     walked: Option<Instant>,
+    /// The shortest time from the last walk to the next.
+    rest: Duration,
     truncated: bool,
     walks: u64,
     /// Why the last walk failed, if it did.
@@ -79,7 +88,16 @@ impl CgroupTree {
     #[must_use]
     pub fn at(mount: PathBuf) -> Self {
         let directories = HashMap::new();
-        Self { mount, directories, tried: None, walked: None, truncated: false, walks: 0, trouble: None }
+        Self {
+            mount,
+            directories,
+            tried: None,
+            walked: None,
+            rest: REFRESH_INTERVAL,
+            truncated: false,
+            walks: 0,
+            trouble: None,
+        }
     }
 
     /// Whether the mount shows the whole hierarchy and not a container's part: only then do programs
@@ -96,7 +114,7 @@ impl CgroupTree {
     }
 
     /// The path of the cgroup `id`, which was met before `now`. Walks the hierarchy when the last walk did not see it, at
-    /// most once a second. One walk answers for all that were met before it began.
+    /// most once a second, and less often where a walk takes long. One walk answers for all that were met before it began.
     pub fn lookup(&mut self, id: u64, now: Instant) -> Lookup {
         if let Some(path) = self.path_of(id) {
             return Lookup::Found(path);
@@ -104,11 +122,13 @@ impl CgroupTree {
         if self.walked.is_some_and(|walked| walked >= now) {
             return Lookup::Gone;
         }
-        if self.tried.is_some_and(|tried| now.saturating_duration_since(tried) < REFRESH_INTERVAL) {
+        if self.tried.is_some_and(|tried| now.saturating_duration_since(tried) < self.rest) {
             return Lookup::TooEarly;
         }
         self.tried = Some(now);
+        let began = Instant::now();
         self.trouble = self.walk().err();
+        self.rest = rest_after(began.elapsed());
         if self.trouble.is_some() {
             return Lookup::TooEarly;
         }
@@ -195,6 +215,10 @@ impl CgroupTree {
         self.walks += 1;
         Ok(())
     }
+}
+
+fn rest_after(walk: Duration) -> Duration {
+    (walk * REST_FACTOR).clamp(REFRESH_INTERVAL, REST_MAX)
 }
 
 /// A walk under way.
@@ -287,6 +311,12 @@ mod tests {
         assert!(!tree.contains(service_id) && tree.contains(job_id));
         assert_eq!(tree.walks(), 3);
         assert!(!tree.is_truncated());
+    }
+
+    #[test]
+    fn long_walks_are_rare() {
+        let rests = [3, 40, 400].map(|walk_ms| rest_after(Duration::from_millis(walk_ms)));
+        assert_eq!(rests, [SECOND, 2 * SECOND, 10 * SECOND]);
     }
 
     #[test]
