@@ -88,7 +88,7 @@ pub struct Namespace {
     /// Comparison with the kernel's counters.
     pub books: Books,
     /// The kernel's counters at the last reading.
-    pub counters: KernelCounters,
+    pub counters: Arc<KernelCounters>,
     /// Those of them that retransmits are held against.
     pub segments: Segments,
     /// Sockets in use.

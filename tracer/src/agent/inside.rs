@@ -48,7 +48,7 @@ pub struct Seen {
 pub fn read(wanted: &Wanted, inside: &Inside<'_>, whose: Whose, may_read_settings: bool) -> io::Result<Seen> {
     let inum = inside.inum();
     let id = wanted.walker.netns_id(inside).map_err(outage::of("telling which it is"))?;
-    let counters = KernelCounters::read().map_err(outage::of("reading its counters"))?;
+    let counters = Arc::new(KernelCounters::read().map_err(outage::of("reading its counters"))?);
     let mut gathered = Gathered::default();
     let is_due = !wanted.listed.contains(&id);
     let list = || listening::list(&wanted.walker, wanted.walks, (id, inum), is_due, &mut gathered);

@@ -29,7 +29,7 @@ pub struct Reading {
     /// Inode number.
     pub inum: u32,
     /// MIBs.
-    pub counters: KernelCounters,
+    pub counters: Arc<KernelCounters>,
     /// Sockets in use.
     pub sockstat: Sockstat,
     /// Settings that are read in each pass.
@@ -71,7 +71,7 @@ struct Entry {
     /// Its name: the first that was found, for as long as it has that one.
     name: String,
     books: Books,
-    counters: KernelCounters,
+    counters: Arc<KernelCounters>,
     segments: Segments,
     sockstat: Sockstat,
     sysctls: Sysctls,
@@ -327,7 +327,7 @@ impl Entry {
             inum,
             name: String::new(),
             books,
-            counters: KernelCounters::default(),
+            counters: Arc::default(),
             segments: Segments::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),
@@ -367,7 +367,7 @@ impl Entry {
             None => {}
         }
         self.inum = reading.inum;
-        self.counters = reading.counters;
+        self.counters = Arc::clone(&reading.counters);
         self.segments.take(&reading.counters);
         self.sockstat = reading.sockstat;
         self.sysctls = reading.sysctls;
@@ -403,7 +403,7 @@ impl Entry {
             alive: self.alive,
             is_stale: self.alive && !self.is_read,
             books: self.books.clone(),
-            counters: self.counters,
+            counters: Arc::clone(&self.counters),
             segments: self.segments,
             sockstat: self.sockstat,
             sysctls: self.sysctls,

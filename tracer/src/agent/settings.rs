@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{
         pipeline::{
-            kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
+            kernel_counters::{Segments, Sockstat, Sysctls},
             reconcile::Books,
         },
         view::Namespace,
@@ -149,7 +149,7 @@ mod tests {
             alive,
             is_stale: false,
             books: Books::default(),
-            counters: KernelCounters::default(),
+            counters: Arc::default(),
             segments: Segments::default(),
             sockstat: Sockstat::default(),
             sysctls: Sysctls::default(),

@@ -242,10 +242,12 @@ impl Worker {
         let open_files_done = Instant::now();
         let evidence = self.evidence(&listeners, &after);
         self.registry.enter(&discovery, &readings, &before, &after, &evidence, started);
+        let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
+        // Among thousands of namespaces megabytes, which the view needs now.
+        drop(readings);
         self.registry.note_listeners(&listeners);
         self.socket_pass.found.iter().for_each(|found| self.registry.note_sockets(found));
         listening::admit(&self.maps, &after, &listeners)?;
-        let is_complete = discovery.is_complete() && readings.len() == discovery.namespaces.len();
         if self.sees_listeners() && unlisted.is_empty() && is_complete {
             self.maps.set_listed()?;
         }

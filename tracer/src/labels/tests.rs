@@ -10,7 +10,7 @@ use super::*;
 use crate::agent::legacy::Legacy;
 use crate::pipeline::{
     attribute::{cgroup_tree::CgroupTree, log_listing::LogListing, process::Processes},
-    kernel_counters::{KernelCounters, Segments, Sockstat, Sysctls},
+    kernel_counters::{Segments, Sockstat, Sysctls},
     reconcile::Books,
     snapshot,
 };
@@ -34,7 +34,7 @@ fn namespace() -> Namespace {
         alive: true,
         is_stale: false,
         books: Books::default(),
-        counters: KernelCounters::default(),
+        counters: Arc::default(),
         segments: Segments::default(),
         sockstat: Sockstat::default(),
         sysctls: Sysctls::default(),

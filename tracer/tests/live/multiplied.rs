@@ -14,6 +14,7 @@ use crate::lab::multiplier::{Plan, multiply};
 use crate::lab::netns::Netns;
 use crate::lab::rungs::Signal;
 use crate::lab::scrape::{Sample, Scrape};
+use crate::lab::script::Script;
 use crate::lab::setting::is_slow;
 use crate::lab::wait::{equal, until};
 
@@ -118,6 +119,51 @@ fn three_scrapes_of_twenty_thousand_listeners() {
         });
     }
     assert_within_memory(&agent, cgroup.as_ref(), "20 000 listeners, three scrapes at once");
+}
+
+/// Made by a user without rights, each with a user namespace around it and one process inside.
+const NAMESPACES: &str = r#"
+my ($count, $life_s) = @ARGV;
+$0 = "namespaces"; alarm $life_s;
+pipe(my $end, my $held) or die "pipe: $!";
+POSIX::setgid(65534); POSIX::setuid(65534);
+for (1 .. $count) {
+    my $pid = fork(); die "fork: $!" unless defined $pid;
+    next if $pid;
+    close $held; alarm $life_s;
+    # unshare(CLONE_NEWUSER | CLONE_NEWNET)
+    syscall($ARGV[2], 0x50000000) == 0 or POSIX::_exit(1);
+    POSIX::read(fileno $end, my $line, 1); POSIX::_exit(0);
+}
+print "ready\n";
+POSIX::read(0, my $line, 1);
+"#;
+
+#[test]
+fn namespaces_of_an_ordinary_user() {
+    let count: usize = if is_slow() { 300 } else { 5_000 };
+    let _lab = Lab::enter(&[]);
+    let netns = Netns::single();
+    let cgroup = MemoryCgroup::make();
+    let unshare = libc::SYS_unshare.to_string();
+    let _held = Script::start(&netns, &format!("use POSIX ();{NAMESPACES}"), &[&count.to_string(), "600", &unshare]);
+    let agent = Agent::confined(cgroup.as_ref(), PASS_INTERVAL, &[]);
+    agent.await_two_passes();
+    until("all namespaces", LIMIT, || {
+        let scrape = agent.scrape();
+        let seen = scrape.rows("tracer_netns_info", &[]).count();
+        if seen < count {
+            return Err(format!("{seen} namespaces"));
+        }
+        // Beyond the first thousand no count of zero is shown, and that is said.
+        let beyond = scrape.one("tracer_pass_obstacles", &[("reason", "many_namespaces")])?;
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let expected = seen.saturating_sub(1_000) as f64;
+        equal("beyond the first thousand", &beyond, &expected)
+    });
+    let agent_text = agent.scrape().bytes();
+    println!("{count} namespaces: a scrape of {agent_text} bytes");
+    assert_within_memory(&agent, cgroup.as_ref(), &format!("{count} namespaces"));
 }
 
 #[test]

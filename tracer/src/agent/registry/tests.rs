@@ -18,6 +18,7 @@ fn discovery(inums: &[u32]) -> Discovery {
 
 fn reading(id: u64, inum: u32, listen_drops: u64) -> Reading {
     let counters = KernelCounters { listen_drops: Some(listen_drops), ..KernelCounters::default() };
+    let counters = Arc::new(counters);
     Reading { id, inum, counters, sockstat: Sockstat::default(), sysctls: Sysctls::default(), settings: None }
 }
 
@@ -244,7 +245,7 @@ fn confirmed_overflows_of_a_dead_workload_are_retired_and_still_close() {
     };
     let overflows = |n| {
         let counters = KernelCounters { time_wait_overflow: Some(n), ..KernelCounters::default() };
-        Reading { counters, ..reading(7, 70, 0) }
+        Reading { counters: Arc::new(counters), ..reading(7, 70, 0) }
     };
     let mut registry = Registry::default();
     let now = Instant::now();
@@ -300,8 +301,8 @@ fn without_cookies_counters_that_fall_begin_a_new_life() {
 
 /// A reading of a namespace that has sent and received so many segments.
 fn traffic(id: u64, sent: u64, received: u64) -> Reading {
-    let counters = KernelCounters { out_segs: Some(sent), in_segs: Some(received), ..reading(id, 70, 0).counters };
-    Reading { counters, ..reading(id, 70, 0) }
+    let counters = KernelCounters { out_segs: Some(sent), in_segs: Some(received), ..*reading(id, 70, 0).counters };
+    Reading { counters: Arc::new(counters), ..reading(id, 70, 0) }
 }
 
 fn segments(registry: &Registry, id: u64) -> (Option<u64>, Option<u64>) {

@@ -29,7 +29,7 @@ pub(crate) fn namespace(label: &str) -> Namespace {
         alive: true,
         is_stale: false,
         books: Books::default(),
-        counters: KernelCounters::default(),
+        counters: Arc::default(),
         segments: Segments::default(),
         sockstat: Sockstat::default(),
         sysctls: Sysctls::default(),
@@ -67,7 +67,7 @@ fn the_kernels_counters_come_out_under_their_kinds() {
                  TCPAbortOnTimeout TCPAbortOnLinger TCPAbortFailed TCPFromZeroWindowAdv TCPToZeroWindowAdv \
                  TCPWantZeroWindowAdv TCPWinProbe TCPMemoryPressures TCPRcvQDrop";
     let netstat = format!("TcpExt: {kinds}\nTcpExt: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15\n");
-    namespace.counters = KernelCounters::parse(&netstat, "");
+    namespace.counters = Arc::new(KernelCounters::parse(&netstat, ""));
     let group = r#"netns="7",namespace="",pod="""#;
     let mut expected = vec![
         format!("tracer_tcp_memory_pressure_total{{{group}}} 14"),
