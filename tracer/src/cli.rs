@@ -34,7 +34,7 @@ const EXAMPLES: &str = "Examples:
   tracer top                                    listeners, workloads and namespaces on a screen
   tracer events --kind drop                     dropped handshakes, as they happen
   tracer replay bug.rec                         what tracer events --record kept
-  tracer advise --from http://127.0.0.1:9795    what binds, and what to do about it";
+  tracer advise                                 what binds, and what to do about it";
 
 const RUN_EXAMPLES: &str = "Examples:
   tracer run                                    serve on 127.0.0.1:9795
@@ -49,8 +49,9 @@ const DOCTOR_EXAMPLES: &str = "Examples:
 const ADVISE_EXAMPLES: &str = "Nothing is changed: remedies are printed, to be typed by whoever agrees.
 
 Examples:
-  tracer advise                                 look at this kernel for ten seconds; as root
-  tracer advise --from http://127.0.0.1:9795    ask a running agent, which has seen more
+  tracer advise                                 ask the agent on this node, or look for ten seconds; as root
+  tracer advise --watch 30s                     look at this kernel for half a minute, agent or not
+  tracer advise --from http://10.0.0.7:9795     another node's agent
   tracer advise --from metrics.txt --verbose    read what /metrics said
   tracer advise --lb-idle 120s                  behind a load balancer that forgets after two minutes";
 
@@ -59,7 +60,8 @@ const EVENTS_EXAMPLES: &str =
 What an event does not tell, no filter on it lets pass. Fields and formats are in docs/events.md.
 
 Examples:
-  tracer events                                 all that goes wrong, as it happens; as root
+  tracer events                                 all that goes wrong, as the agent sees it; as root
+  tracer events --own                           the same with programs of the command's own
   tracer events --kind drop,time_wait           only where queues and tables were full
   tracer events --port 443 --kind state         every transition of connections to and from a port
   tracer events --netns shop --duration 30s     half a minute of one network namespace

@@ -207,6 +207,12 @@ impl Labels {
         Some(labels)
     }
 
+    /// The labels of a listener that were found before.
+    #[must_use]
+    pub fn known(&self, key: &ListenerKey) -> Option<Arc<ListenerLabels>> {
+        self.listeners.get(key).map(|known| Arc::clone(&known.labels))
+    }
+
     /// Process and cgroup that own a listener: the holder that the pass found, else the caller of
     /// `listen()`.
     fn holder(

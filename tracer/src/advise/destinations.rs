@@ -129,7 +129,7 @@ impl fmt::Display for Cause {
             Self::MetricsAlone => write!(
                 f,
                 "/metrics does not name the destination: a running agent does ({ASK}), and a look of this command's own \
-                 (without --from).",
+                 (--own).",
             ),
             Self::NotServed(why) => {
                 write!(f, "The agent's /status would name the destination, but could not be fetched ({why}).")

@@ -2,6 +2,7 @@
 //! ring and HTTP. Nothing is opened before the configuration is valid, and the address is bound
 //! before anything is attached.
 
+pub mod attend;
 mod burial;
 pub mod descriptors;
 pub mod inside;
@@ -33,7 +34,7 @@ use std::{
 
 use aya_log::EbpfLogger;
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch as changes},
@@ -300,7 +301,12 @@ async fn serve(
     announce: impl FnOnce(&Arc<Shared>),
 ) -> Result<(), Failure> {
     let journal = Arc::clone(&shared);
-    let drain = ring::drain(ring, move |record| lock(&journal.journal).record(decode(record)));
+    let drain = ring::drain(ring, move |record| {
+        let decoded = decode(record);
+        journal.own.watchers.hand(decoded.as_ref().ok().map(|event| event.detail.kind()), record);
+        lock(&journal.journal).record(decoded);
+    });
+    let _attended = http.local_addr().ok().and_then(|address| attend::open(&shared, address.port()));
     let server = http::serve(http, Arc::clone(&shared) as Arc<dyn Source>, shutdown);
     let ready = async {
         wait_until_ready(&shared).await;
@@ -398,6 +404,7 @@ impl Source for Shared {
         let up = self.started.elapsed();
         let obstacles = lock(&self.obstacles).clone();
         let mut status = status::status(&self.report, &self.view(), &obstacles, &lock(&self.journal), up);
+        status["event_watchers"] = json!({ "watching": self.own.watchers.len(), "lost": self.own.watchers.lost() });
         if !shows_peers {
             status::hide_peers(&mut status);
         }

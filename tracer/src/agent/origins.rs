@@ -217,7 +217,7 @@ impl Origins {
 }
 
 /// Whether the event is about a listener, or a connection of one, by its kind alone.
-fn is_of_listener(event: &Event) -> bool {
+pub(super) fn is_of_listener(event: &Event) -> bool {
     match &event.detail {
         Detail::ListenDrop { .. } | Detail::SynackRetransmit => true,
         Detail::Retransmit { role, .. } => *role == "server",

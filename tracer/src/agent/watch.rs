@@ -14,6 +14,7 @@ use crate::{
     events::{
         kind::EventKind,
         names::{Name, Names},
+        recording::Preamble,
         summary::Loss,
     },
     failure::Failure,
@@ -44,10 +45,30 @@ pub struct Watch {
     origins: Origins,
 }
 
+/// What a stream of events says about itself that begins here and now.
+#[must_use]
+pub fn preamble() -> Preamble {
+    Preamble {
+        tracer: format!("{} ({})", env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        clock_offset_ns: clock_offset_ns(),
+    }
+}
+
+/// What CLOCK_REALTIME is ahead of the programs' clock. Taken once: all times of a run have the same offset.
+fn clock_offset_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let unix_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    i64::try_from(unix_ns - i128::from(monotonic_ns())).unwrap_or(0)
+}
+
 /// Who looks.
 pub trait Audience {
     /// Takes a record that the ring delivered; `meet` finds the names of its event.
     fn take(&mut self, record: &[u8], meet: Meet<'_>) -> ControlFlow<()>;
+    /// Takes a name that the source told.
+    fn learn(&mut self, name: Name);
     /// Nothing is waiting at the moment.
     fn pause(&mut self) -> ControlFlow<()>;
 }
@@ -55,15 +76,18 @@ pub trait Audience {
 /// Finds the names of an event.
 pub struct Meet<'a> {
     origins: &'a mut Origins,
-    kernel: &'a mut Option<Kernel>,
-    report: &'a Report,
+    kernel: Option<(&'a mut Kernel, &'a Report)>,
 }
 
-impl Meet<'_> {
+impl<'a> Meet<'a> {
+    /// Without programs of one's own.
+    pub fn of(origins: &'a mut Origins) -> Self {
+        Self { origins, kernel: None }
+    }
+
     /// Teaches `names` what the event lacks, and tells what that was.
     pub fn event(self, event: &Event, names: &mut Names, tell: impl FnMut(&Name)) {
-        let report = self.report;
-        self.origins.meet(event, names, self.kernel.as_mut().map(|kernel| (kernel, report)), tell);
+        self.origins.meet(event, names, self.kernel, tell);
     }
 }
 
@@ -77,6 +101,18 @@ const fn signal_of(kind: EventKind) -> Option<Signal> {
         EventKind::Reset => Some(Signal::Resets),
         EventKind::Connect | EventKind::Listen | EventKind::State => None,
     }
+}
+
+/// Kinds of events that nothing is attached for: only totals are left of them.
+pub fn unseen<'a>(
+    report: &'a Report,
+    kinds: &'a [EventKind],
+) -> impl Iterator<Item = (EventKind, &'a LadderReport)> + use<'a> {
+    kinds.iter().filter_map(|kind| {
+        let ladder = signal_of(*kind).and_then(|signal| report.of(signal))?;
+        // The rung of candidates has no hook of its own, and events all the same.
+        ladder.rung.is_none().then_some((*kind, ladder))
+    })
 }
 
 impl Watch {
@@ -104,11 +140,7 @@ impl Watch {
 
     /// Kinds of events that nothing is attached for: only totals are left of them.
     pub fn unseen<'a>(&'a self, kinds: &'a [EventKind]) -> impl Iterator<Item = (EventKind, &'a LadderReport)> {
-        kinds.iter().filter_map(|kind| {
-            let ladder = signal_of(*kind).and_then(|signal| self.report.of(signal))?;
-            // The rung of candidates has no hook of its own, and events all the same.
-            ladder.rung.is_none().then_some((*kind, ladder))
-        })
+        unseen(&self.report, kinds)
     }
 
     /// Names of the network namespaces under /run/netns.
@@ -155,7 +187,7 @@ impl Watch {
         Ok(tallies
             .filter_map(|(kind, tally)| {
                 let kind = of(kind)?.name().to_owned();
-                Some(Loss { kind, ring: tally.lost_ring, rate: tally.lost_rate, decode: 0 })
+                Some(Loss { kind, ring: tally.lost_ring, rate: tally.lost_rate, ..Loss::default() })
             })
             .filter(|loss| loss.ring + loss.rate > 0)
             .collect())
@@ -174,7 +206,8 @@ struct Hall<'a, A> {
 
 impl<A: Audience> Hall<'_, A> {
     fn hand(&mut self, record: &[u8]) -> ControlFlow<()> {
-        let meet = Meet { origins: self.origins, kernel: self.kernel, report: self.report };
+        let report = self.report;
+        let meet = Meet { origins: self.origins, kernel: self.kernel.as_mut().map(|kernel| (kernel, report)) };
         self.audience.take(record, meet)
     }
 

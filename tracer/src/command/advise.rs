@@ -14,7 +14,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{run::start_log, source};
+use super::{
+    leave,
+    run::start_log,
+    source::{self, AGENT_DEFAULT},
+};
 use crate::{
     advise::{
         Advice, Origin, Source,
@@ -36,13 +40,16 @@ use crate::{
 /// Flags of `tracer advise`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Ask a running agent (http://127.0.0.1:9795), or read what /metrics said from a file, or from
-    /// standard input (-); without it, look at the kernel for a while
+    /// Ask this agent, or read what /metrics said from a file, or from standard input (-); without it, ask the
+    /// agent at http://127.0.0.1:9795, or look at the kernel for a while if there is none
     #[arg(long, value_name = "URL|FILE|-")]
     from: Option<String>,
-    /// How long to look at the kernel
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_watch, conflicts_with = "from")]
-    watch: Duration,
+    /// Look at the kernel with hooks of the command's own, whether an agent runs or not
+    #[arg(long, conflicts_with = "from")]
+    own: bool,
+    /// How long such a look takes; giving it asks for one [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_watch, conflicts_with = "from")]
+    watch: Option<Duration>,
     /// Idle time after which a load balancer before this node forgets a connection
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     lb_idle: Option<Duration>,
@@ -66,6 +73,7 @@ enum Output {
 }
 
 /// A look shorter than a pass sees nothing; a longer one is an agent's business.
+const WATCH_DEFAULT: Duration = Duration::from_secs(10);
 const WATCH: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 
 fn parse_watch(text: &str) -> Result<Duration, String> {
@@ -93,11 +101,19 @@ const fn exit_code(worst: Option<Severity>) -> u8 {
 /// Reads, judges and prints. The most urgent finding is the exit code.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.flags).map_err(|error| Failure::usage(&error))?;
+    let watch = options.watch.unwrap_or(WATCH_DEFAULT);
     let Input { origin, samples, destinations } = match &options.from {
         Some(from) => ask(from)?,
-        None => look(config, options.watch)?,
+        None if options.own || options.watch.is_some() => look(config, watch)?,
+        None if source::agent_answers() => ask(AGENT_DEFAULT)?,
+        None => {
+            let time = humantime::format_duration(watch);
+            // For people alone, who may have left.
+            let _ = writeln!(io::stderr(), "tracer: no agent at {AGENT_DEFAULT}: a look of its own takes {time}");
+            look(config, watch)?
+        }
     };
-    let source = seen_by(origin, &samples, options.watch);
+    let source = seen_by(origin, &samples, watch);
     let facts = Facts::new(samples, options.lb_idle).beside(destinations);
     if facts.agent_version().is_none() {
         return Err(Failure::usage(&format_args!(
@@ -155,6 +171,7 @@ fn no_exposition(origin: &Origin, error: &ParseError) -> Failure {
 /// Looks at the kernel with hooks of its own.
 fn look(config: Config, watch: Duration) -> Result<Input, Failure> {
     start_log(LogLevel::Warn);
+    leave::with_the_caller();
     let progress = Progress::new("looking at the kernel", Some(watch));
     let seen = agent::snapshot::take(config, watch);
     drop(progress);

@@ -1,10 +1,14 @@
 //! `tracer events`: shows on a terminal what happens to TCP on this node, as it happens.
 //!
-//! Owns the flags, the recording's file and the end of it all. An instance of the programs of its own, without
-//! metrics ([`crate::agent::watch`]); the stages from a record to a line are [`crate::events`]'.
+//! Owns the flags, the recording's file and the end of it all. What comes is the running agent's ([`agent`]), or that of
+//! an instance of the programs of its own, without metrics ([`crate::agent::watch`]); the stages from a record to a line
+//! are [`crate::events`]'.
+
+mod agent;
+mod source;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
     ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
@@ -16,23 +20,26 @@ use std::{
 use clap::Args;
 use tracer_ebpf::event::Kind;
 
+use self::{agent::Agent, source::Source};
 use super::{
+    leave::{self, Caller},
     run::start_log,
     selection::{Selection, say, writing_failed},
     stop::Stop,
 };
 use crate::{
     agent::watch::{Audience, Meet, Watch},
-    config::{Config, Defaults, Flags, LogLevel, parse_time},
+    config::{Config, Defaults, Flags, LISTEN_DEFAULT, LogLevel, parse_time},
     events::{
+        attendance,
         clock::Clock,
         filter::Netns,
         kind::EventKind,
+        names::Name,
         recording::{End, Preamble, Writer},
         stream::Stream,
     },
     failure::Failure,
-    kernel::viewpoint::monotonic_ns,
     pipeline::decode::decode,
     progress::Progress,
 };
@@ -49,9 +56,15 @@ pub const KINDS: &[EventKind] = EventKind::USUAL;
 pub struct Options {
     #[command(flatten)]
     selection: Selection,
-    /// End after so long
+    /// End after so long; without it, where there is no terminal, after 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// Attach programs of the command's own, whether an agent runs or not
+    #[arg(long)]
+    own: bool,
+    /// The agent's socket [default: /run/tracer/9795.sock, or the only one there]
+    #[arg(long, value_name = "PATH", conflicts_with = "own")]
+    socket: Option<PathBuf>,
     /// Write all that the ring delivers to a new file, whatever is shown
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -76,41 +89,83 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals()?;
     let asked = &options.selection.kinds;
     let kinds = if asked.is_empty() { KINDS } else { asked };
-    let offset_ns = clock_offset_ns();
-    let mut watch = open(&config, kinds)?;
-    check_names(&options.selection.namespaces, &watch)?;
+    let mut source = open(options, &config, kinds)?;
+    check_names(&options.selection.namespaces, &source)?;
+    let preamble = source.preamble();
+    let clock = Clock::new(preamble.clock_offset_ns);
     let recorder =
-        options.record.as_deref().map(|path| Recorder::new(path, offset_ns, options.record_max)).transpose()?;
-    announce(&watch, kinds);
+        options.record.as_deref().map(|path| Recorder::new(path, &preamble, options.record_max)).transpose()?;
+    let caller = Caller::new(options.duration.is_some());
+    let duration = options.duration.or_else(|| (!leave::has_terminal()).then_some(leave::WITHOUT_TERMINAL));
+    announce(&source, kinds, duration);
     let started = Instant::now();
     let mut screen = Screen {
-        stream: options.selection.stream(kinds, Clock::new(offset_ns), stop.clone()).silent_about(Kind::Listen),
+        stream: options.selection.stream(kinds, clock, stop.clone()).silent_about(Kind::Listen),
         recorder,
         stop,
-        until: options.duration.and_then(|duration| started.checked_add(duration)),
+        caller,
+        until: duration.and_then(|duration| started.checked_add(duration)),
         end: None,
     };
-    let ring = watch.run(&mut screen);
+    let ring = source.run(&mut screen);
     ring.map_err(|error| Failure::other(format!("the event ring failed: {error}")))?;
-    screen.finish(&mut watch, kinds, started)
+    screen.finish(&mut source, kinds, started)
 }
 
-/// Loads and attaches, and says so where that takes long.
-fn open(config: &Config, kinds: &[EventKind]) -> Result<Watch, Failure> {
-    let _progress = Progress::new("loading and attaching hooks", None);
-    Watch::open(config, kinds)
+/// The running agent, unless programs of one's own are asked for, by flag or by what only these can do.
+fn open(options: &Options, config: &Config, kinds: &[EventKind]) -> Result<Source, Failure> {
+    let path = options.socket.clone().unwrap_or_else(default_socket);
+    let why = match own_reason(options, config, kinds) {
+        Some(why) => why.to_owned(),
+        None => match Agent::find(&path) {
+            Ok(stream) => return Ok(Source::Agent(Box::new(Agent::ask(stream, &path, config, kinds)?))),
+            Err(why) if options.socket.is_some() => {
+                return Err(Failure::unusable(&format_args!(
+                    "{why}: start it (tracer run), run this as root, or leave out --socket"
+                )));
+            }
+            Err(why) => why,
+        },
+    };
+    // Loads and attaches, and says so where that takes long.
+    let progress = Progress::new("loading and attaching hooks", None);
+    let watch = Watch::open(config, kinds)?;
+    drop(progress);
+    if !options.own {
+        say(&format!("{why}: programs of this command's own are attached"));
+    }
+    Ok(Source::Own(Box::new(watch)))
 }
 
-/// What CLOCK_REALTIME is ahead of the programs' clock. Taken once: all times of a run have the same offset.
-fn clock_offset_ns() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let unix_ns = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    i64::try_from(unix_ns - i128::from(monotonic_ns())).unwrap_or(0)
+/// The socket of the agent that serves on the usual port, or else of the only one.
+fn default_socket() -> PathBuf {
+    let usual = attendance::socket(LISTEN_DEFAULT.port());
+    let all = fs::read_dir(attendance::DIRECTORY).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sockets = all.filter(|path| path.extension().is_some_and(|extension| extension == "sock"));
+    match (usual.exists(), sockets.next(), sockets.next()) {
+        (false, Some(only), None) => only,
+        _ => usual,
+    }
+}
+
+/// Why the agent cannot serve, if so: changes of state are not on its ring, and its hooks and ring are as it was told.
+fn own_reason(options: &Options, config: &Config, kinds: &[EventKind]) -> Option<&'static str> {
+    if options.own {
+        Some("--own is given")
+    } else if kinds.contains(&EventKind::State) {
+        Some("no agent watches changes of state")
+    } else if !config.disable_hooks.is_empty()
+        || (config.ring_bytes, config.rate_limit) != (DEFAULTS.ring_bytes, DEFAULTS.rate_limit)
+    {
+        Some("hooks or a ring are asked for")
+    } else {
+        None
+    }
 }
 
 /// A name that nothing has is a mistake, not a filter.
-fn check_names(wanted: &[Netns], watch: &Watch) -> Result<(), Failure> {
-    let names = watch.namespace_names();
+fn check_names(wanted: &[Netns], source: &Source) -> Result<(), Failure> {
+    let names = source.namespace_names();
     let missing = wanted.iter().find_map(|netns| match netns {
         Netns::Name(name) if !names.contains(name) => Some(name),
         _ => None,
@@ -123,13 +178,14 @@ fn check_names(wanted: &[Netns], watch: &Watch) -> Result<(), Failure> {
     })
 }
 
-fn announce(watch: &Watch, kinds: &[EventKind]) {
-    for (kind, ladder) in watch.unseen(kinds) {
-        let why = ladder.refusals.last().map(|refusal| format!(" ({})", refusal.cause)).unwrap_or_default();
-        say(&format!("no {} events here{why}; tracer doctor says more", kind.name()));
+fn announce(source: &Source, kinds: &[EventKind], duration: Option<Duration>) {
+    for (kind, cause) in source.unseen(kinds) {
+        let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+        say(&format!("no {kind} events here{why}; tracer doctor says more"));
     }
     let kinds: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
-    say(&format!("watching {}; Ctrl-C ends it", kinds.join(", ")));
+    let end = duration.map(|duration| format!(", or {} (--duration)", humantime::format_duration(duration)));
+    say(&format!("watching {}; Ctrl-C ends it{}", kinds.join(", "), end.unwrap_or_default()));
 }
 
 /// Why the watch ends.
@@ -152,6 +208,7 @@ struct Screen<W: Write> {
     stream: Stream<W>,
     recorder: Option<Recorder>,
     stop: Stop,
+    caller: Caller,
     until: Option<Instant>,
     end: Option<Ending>,
 }
@@ -176,15 +233,16 @@ impl<W: Write> Screen<W> {
     }
 
     /// Detaches, shows the rest, and says how it went.
-    fn finish(mut self, watch: &mut Watch, kinds: &[EventKind], started: Instant) -> Result<ExitCode, Failure> {
+    fn finish(mut self, source: &mut Source, kinds: &[EventKind], started: Instant) -> Result<ExitCode, Failure> {
         let took = started.elapsed();
         let ended = self.end.take();
         // Whoever asked for the end wants to see what was there by then.
         let wants_rest = matches!(ended, None | Some(Ending::Asked));
         self.until = None;
         self.stop = Stop::default();
-        watch.close(wants_rest.then_some(&mut self));
-        let losses = watch.losses(kinds).map_err(|error| Failure::other(format!("cannot read the losses: {error}")))?;
+        source.close(wants_rest.then_some(&mut self));
+        let losses =
+            source.losses(kinds).map_err(|error| Failure::other(format!("cannot read the losses: {error}")))?;
         if let Some(recorder) = self.recorder.take() {
             recorder.end(&End { losses: losses.clone() })?;
         }
@@ -200,7 +258,7 @@ impl<W: Write> Screen<W> {
         for line in self.stream.summary(&losses, Some(took)) {
             say(&line);
         }
-        Ok(ExitCode::SUCCESS)
+        source.broken().map_or(Ok(ExitCode::SUCCESS), |why| Err(Failure::other(why)))
     }
 }
 
@@ -229,9 +287,19 @@ impl<W: Write> Audience for Screen<W> {
         }
     }
 
+    fn learn(&mut self, name: Name) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.keep(|writer| writer.name(&name));
+        }
+        self.stream.names.learn(name);
+    }
+
     fn pause(&mut self) -> ControlFlow<()> {
         if let Err(error) = self.stream.flush() {
             return self.cannot_write(&error);
+        }
+        if self.caller.has_left() {
+            return self.end(Ending::Deserted);
         }
         if self.stop.is_wanted() || self.until.is_some_and(|until| Instant::now() >= until) {
             return self.end(Ending::Asked);
@@ -250,7 +318,7 @@ struct Recorder {
 
 impl Recorder {
     /// Begins a file that is not there yet. It holds addresses, so it is its owner's alone.
-    fn new(path: &Path, clock_offset_ns: i64, mib_max: u64) -> Result<Self, Failure> {
+    fn new(path: &Path, preamble: &Preamble, mib_max: u64) -> Result<Self, Failure> {
         let refused = |error: io::Error| {
             let remedy = if error.kind() == io::ErrorKind::AlreadyExists {
                 "choose another name, or remove it"
@@ -260,13 +328,7 @@ impl Recorder {
             Failure::usage(&format_args!("cannot write the recording {}: {error}; {remedy}", path.display()))
         };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(refused)?;
-        let preamble = Preamble {
-            tracer: format!("{} ({})", env!("CARGO_PKG_VERSION"), env!("TRACER_REVISION")),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            architecture: std::env::consts::ARCH.to_owned(),
-            clock_offset_ns,
-        };
-        let writer = Writer::new(BufWriter::new(file), &preamble).map_err(refused)?;
+        let writer = Writer::new(BufWriter::new(file), preamble).map_err(refused)?;
         Ok(Self { writer, path: path.to_owned(), bytes_max: mib_max << 20, error: None })
     }
 

@@ -4,6 +4,7 @@ pub mod advise;
 pub mod completions;
 pub mod doctor;
 pub mod events;
+mod leave;
 pub mod manual;
 mod output;
 pub mod replay;

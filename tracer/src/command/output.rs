@@ -11,14 +11,15 @@ use rustix::{
     io::Errno,
 };
 
-use super::stop::Stop;
+use super::{leave, stop::Stop};
 
 /// What a pipe that is ready takes without making its writer wait (`PIPE_BUF`).
 const PIECE_BYTES: usize = 4096;
 /// How often is looked whether the command is to end.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a reader may take once the command is to end.
+/// How long a reader may take once the command is to end, and otherwise.
 const PATIENCE: Duration = Duration::from_secs(1);
+const UNREAD_MAX: Duration = leave::UNREAD_MAX;
 
 /// Standard output.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Output {
     /// Waits until somebody takes something.
     fn await_reader(&mut self) -> io::Result<()> {
         let tick = Timespec::try_from(TICK).map_err(io::Error::other)?;
-        let out = io::stdout();
+        let (out, begin) = (io::stdout(), Instant::now());
         loop {
             let mut ready = [PollFd::new(&out, PollFlags::OUT)];
             match poll(&mut ready, Some(&tick)) {
@@ -49,7 +50,8 @@ impl Output {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if self.stop.is_wanted() && self.asked.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+            let is_over = self.stop.is_wanted() && self.asked.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+            if is_over || begin.elapsed() >= UNREAD_MAX {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it"));
             }
         }

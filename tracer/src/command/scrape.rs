@@ -103,7 +103,7 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(Failure::unusable(&format_args!(
-            "no agent answers at {} ({error}): start it (tracer run), or leave out --from for a look at this kernel",
+            "no agent answers at {} ({error}): start it (tracer run), or look at this kernel with --own",
             target.authority
         ))),
         Err(_) => Err(late(target, CONNECT_LIMIT)),
@@ -283,6 +283,6 @@ mod tests {
         let failure = get(&format!("http://{free}"), bound, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(failure.code, 69);
         assert!(failure.message.starts_with(&format!("no agent answers at {free} (")), "{failure}");
-        assert!(failure.message.contains("start it (tracer run), or leave out --from"), "{failure}");
+        assert!(failure.message.contains("start it (tracer run), or look at this kernel with --own"), "{failure}");
     }
 }

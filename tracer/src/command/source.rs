@@ -7,12 +7,15 @@
 use std::{
     fs::File,
     io::{self, Read},
+    net::TcpStream,
     ops::ControlFlow,
+    time::Duration,
 };
 
 use super::scrape;
 use crate::{
     advise::{Origin, exposition::BEYOND_DEFAULTS},
+    config::LISTEN_DEFAULT,
     failure::Failure,
 };
 
@@ -30,6 +33,15 @@ const STATUS: Bound = Bound { bytes: 8 << 20, meaning: "that of five thousand ne
 
 /// How much is read at once.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Where an agent serves unless told otherwise.
+pub(super) const AGENT_DEFAULT: &str = "http://127.0.0.1:9795";
+
+/// Whether anybody answers there.
+pub(super) fn agent_answers() -> bool {
+    const LIMIT: Duration = Duration::from_secs(2);
+    TcpStream::connect_timeout(&LISTEN_DEFAULT, LIMIT).is_ok()
+}
 
 /// Takes the next piece of a text; breaks if it has enough, or cannot read on.
 pub(super) type Take<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;

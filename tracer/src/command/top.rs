@@ -40,6 +40,9 @@ pub struct Options {
     /// it, ask the agent at http://127.0.0.1:9795, or look at the kernel if there is none
     #[arg(long, value_name = "URL|FILE|-")]
     from: Option<String>,
+    /// Look at the kernel with hooks of the command's own, whether an agent runs or not
+    #[arg(long, conflicts_with = "from")]
+    own: bool,
     /// Time between two readings
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_interval)]
     interval: Duration,
@@ -99,7 +102,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     if options.from.as_deref() == Some("-") && !options.once {
         return Err(Failure::usage(&"standard input can be read once only: add --once, or give --from a file"));
     }
-    let (mut feed, first) = Feed::open(options.from.as_deref(), config, options.interval, is_screen)?;
+    let (mut feed, first) = Feed::open(options.from.as_deref(), options.own, config, options.interval, is_screen)?;
     let mut history = History::default();
     let first = history.add(first);
     if is_screen {

@@ -5,6 +5,7 @@
 //! clock read, and nothing is logged, so that a replay does exactly what the live view did. Where names come from
 //! on a live node is `agent::origins`' business.
 
+pub mod attendance;
 pub mod clock;
 pub mod filter;
 pub mod json;
@@ -14,3 +15,4 @@ pub mod recording;
 pub mod stream;
 pub mod summary;
 pub mod text;
+pub mod watchers;

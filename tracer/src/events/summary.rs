@@ -23,11 +23,27 @@ pub struct Loss {
     /// They could not be decoded.
     #[serde(default)]
     pub decode: u64,
+    /// The agent's queue for whoever watches was full.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub queue: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Loss {
-    fn total(&self) -> u64 {
-        self.ring.saturating_add(self.rate).saturating_add(self.decode)
+    /// None yet.
+    #[must_use]
+    pub fn of(kind: EventKind) -> Self {
+        Self { kind: kind.name().to_owned(), ..Self::default() }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        [self.ring, self.rate, self.decode, self.queue].into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -87,6 +103,9 @@ impl Summary {
         if losses.iter().any(|loss| loss.ring > 0) {
             lines.push("the ring was full: show fewer kinds, or give it more room with --ring-bytes".to_owned());
         }
+        if losses.iter().any(|loss| loss.queue > 0) {
+            lines.push("events were not taken from the agent as fast as they came: show fewer kinds".to_owned());
+        }
         lines
     }
 
@@ -108,9 +127,10 @@ struct Said<'a>(&'a Loss);
 
 impl fmt::Display for Said<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Loss { kind, ring, rate, decode } = self.0;
+        let Loss { kind, ring, rate, decode, queue } = self.0;
         // A recording may hold any text for it.
-        write!(out, "{}: ring {ring}, rate {rate}, decode {decode}", legible(kind))
+        write!(out, "{}: ring {ring}, rate {rate}, decode {decode}", legible(kind))?;
+        if *queue > 0 { write!(out, ", queue {queue}") } else { Ok(()) }
     }
 }
 
@@ -133,7 +153,7 @@ mod tests {
         summary.fail(DecodeError::Size { kind: Kind::Connect, size: 1 });
         summary.fail(DecodeError::Kind(99));
         let losses = [
-            Loss { kind: "connect".into(), ring: 5, rate: 2, decode: 0 },
+            Loss { ring: 5, rate: 2, ..Loss::of(EventKind::Connect) },
             Loss { kind: "drop".into(), ..Loss::default() },
         ];
         assert_eq!(

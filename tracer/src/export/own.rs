@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use super::{
     metrics::{METRICS, MetricId},
     rows::Rows,
 };
+use crate::events::watchers::Watchers;
 
 /// From an idle node to one with the default 10 000 listeners on a slow core; seconds.
 const SCRAPE_BUCKETS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
@@ -30,6 +31,8 @@ pub struct Own {
     scrape: Histogram,
     refused: [AtomicU64; Refused::ALL.len()],
     said: [Mutex<Option<Instant>>; 2],
+    /// Who watches events.
+    pub watchers: Arc<Watchers>,
 }
 
 /// Lines of the log about clients.
@@ -46,7 +49,12 @@ impl Own {
     pub fn new() -> Result<Self, prometheus::Error> {
         let metric = &METRICS[MetricId::ScrapeDuration as usize];
         let options = HistogramOpts::new(metric.name, metric.help).buckets(SCRAPE_BUCKETS.to_vec());
-        Ok(Self { scrape: Histogram::with_opts(options)?, refused: Default::default(), said: Default::default() })
+        Ok(Self {
+            scrape: Histogram::with_opts(options)?,
+            refused: Default::default(),
+            said: Default::default(),
+            watchers: Arc::default(),
+        })
     }
 
     /// Counts what clients were refused.
@@ -94,6 +102,8 @@ impl Own {
         for (reason, n) in Refused::NAMES.iter().zip(&self.refused) {
             rows.add(MetricId::HttpRefused, &[reason], number(n.load(Ordering::Relaxed)));
         }
+        rows.add(MetricId::EventWatchers, &[], number(self.watchers.len() as u64));
+        rows.add(MetricId::EventsUnwatched, &[], number(self.watchers.lost()));
     }
 }
 

@@ -238,7 +238,7 @@ fn no_agent_is_one_line_with_a_remedy() {
     let output = tracer(&["advise", "--from", &format!("http://{free}")]).output().unwrap();
     let line = refusal(output, UNAVAILABLE);
     assert!(line.starts_with(&format!("no agent answers at {free} (")), "{line}");
-    assert!(line.contains("start it (tracer run), or leave out --from"), "{line}");
+    assert!(line.contains("start it (tracer run), or look at this kernel with --own"), "{line}");
 }
 
 #[test]

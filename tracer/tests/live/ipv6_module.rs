@@ -76,7 +76,7 @@ fn outcomes_are_those_of_ipv4_where_the_functions_of_ipv6_are_not_hooked() {
 fn only_ipv4_is_counted(types: &tempfile::NamedTempFile) {
     let netns = Netns::single();
     let mut command = tracer(types);
-    command.args(["events", "--output", "json", "--kind", "drop", "--disable-hooks", "kprobe", "--duration"]);
+    command.args(["events", "--output", "json", "--own", "--kind", "drop", "--disable-hooks", "kprobe", "--duration"]);
     command.arg(format!("{}s", patient(Duration::from_secs(8)).as_secs())).args(["--netns", &netns.inode()]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();

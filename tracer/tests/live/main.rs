@@ -52,4 +52,5 @@ mod time_wait;
 mod timeouts;
 mod top;
 mod viewpoints;
+mod watchers;
 mod workloads;

@@ -9,20 +9,21 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::super::{run::start_log, source};
+use super::super::{
+    run::start_log,
+    source::{self, AGENT_DEFAULT},
+};
 use crate::{
     advise::Origin,
     agent::snapshot::Look,
     config::{Config, LogLevel},
-    failure::{Failure, UNAVAILABLE},
+    failure::Failure,
     top::{
         header::{Source, Trouble},
         reading::{Building, Reading, ReadingError},
     },
 };
 
-/// Where an agent serves unless told otherwise.
-const AGENT_DEFAULT: &str = "http://127.0.0.1:9795";
 /// Passes of an own look come with the refreshes, but not more often than this.
 const PASS_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
@@ -40,6 +41,7 @@ impl Feed {
     /// nothing but trouble later.
     pub(super) fn open(
         from: Option<&str>,
+        is_own: bool,
         config: Config,
         interval: Duration,
         is_screen: bool,
@@ -54,22 +56,21 @@ impl Feed {
             feed.origin = source::origin(from);
             return feed.ask(from).map(|reading| (feed, reading));
         }
-        match feed.ask(AGENT_DEFAULT) {
-            Ok(reading) => Ok((feed, reading)),
-            Err(nobody) if nobody.code == UNAVAILABLE => {
-                feed.look(config, interval, is_screen).map_err(|failure| Failure {
-                    message: format!("{AGENT_DEFAULT}: no agent; a look of its own: {}", failure.message),
-                    ..failure
-                })?;
-                let first = feed.read()?.ok_or_else(|| Failure::other("the look gave nothing"))?;
-                Ok((feed, first))
-            }
-            Err(failure) => Err(failure),
+        // One that answers and refuses is not helped by a second instance beside it.
+        if !is_own && source::agent_answers() {
+            return feed.ask(AGENT_DEFAULT).map(|reading| (feed, reading));
         }
+        let why = if is_own { "--own".to_owned() } else { format!("{AGENT_DEFAULT}: no agent") };
+        feed.look(config, interval, is_screen, &why).map_err(|failure| Failure {
+            message: format!("{why}; a look of its own: {}", failure.message),
+            ..failure
+        })?;
+        let first = feed.read()?.ok_or_else(|| Failure::other("the look gave nothing"))?;
+        Ok((feed, first))
     }
 
     /// Attaches to the kernel and lets a first pass end.
-    fn look(&mut self, config: Config, interval: Duration, is_screen: bool) -> Result<(), Failure> {
+    fn look(&mut self, config: Config, interval: Duration, is_screen: bool, why: &str) -> Result<(), Failure> {
         // On a screen there is no room for a log.
         if !is_screen {
             start_log(LogLevel::Warn);
@@ -77,7 +78,7 @@ impl Feed {
         let progress = io::stderr().is_terminal();
         if progress {
             // For people alone, who may have left.
-            let _ = write!(io::stderr(), "no agent at {AGENT_DEFAULT}: attaching for a look of its own …");
+            let _ = write!(io::stderr(), "{why}: attaching for a look of its own …");
         }
         let config = Config { pass_interval: interval.max(PASS_INTERVAL_MIN), ..config };
         let look = Look::start(config).and_then(|look| look.await_pass().map(|()| look));

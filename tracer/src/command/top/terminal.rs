@@ -8,6 +8,7 @@ use std::{
     panic,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
@@ -26,6 +27,7 @@ use ratatui::{
 };
 
 use super::{
+    super::leave::{self, Caller},
     color,
     feed::Feed,
     signals::{self, Caught},
@@ -119,9 +121,16 @@ struct Live {
 
 impl Live {
     fn run(mut self, mut taken: Taken, messages: &Receiver<Message>) -> Result<(), Failure> {
+        let caller = Caller::new(false);
+        let drawing = leave::end_stuck_writes();
         loop {
-            self.draw(&mut taken.terminal)
-                .map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
+            if caller.has_left() {
+                return Ok(());
+            }
+            drawing.store(true, Ordering::Relaxed);
+            let drawn = self.draw(&mut taken.terminal);
+            drawing.store(false, Ordering::Relaxed);
+            drawn.map_err(|error| Failure::other(format!("cannot draw on the terminal: {error}")))?;
             let mut message = match messages.recv_timeout(TICK) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => continue,

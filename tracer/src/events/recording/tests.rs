@@ -17,7 +17,7 @@ fn name() -> Name {
 }
 
 fn end() -> End {
-    End { losses: vec![Loss { kind: "drop".into(), ring: 1, rate: 2, decode: 3 }] }
+    End { losses: vec![Loss { kind: "drop".into(), ring: 1, rate: 2, decode: 3, queue: 4 }] }
 }
 
 /// A recording of these records with a name between the first and the others.

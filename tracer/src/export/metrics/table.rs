@@ -194,6 +194,10 @@ metrics! {
         "Time that the agent took to answer a scrape, in seconds, for all scrapes before this one.";
     HttpRefused Counter "tracer_http_refused_total" [NODE + REFUSAL] "connections and requests" Agent
         "What the HTTP server ended or refused: connections without a whole request that gave way to new ones (idle), answers that were not read (unread), answers that were read so slowly that they gave way to other requests (slow), requests without room (busy), and those that could not be answered whole (failed).";
+    EventWatchers Gauge "tracer_event_watchers" [NODE] "1" Agent
+        "Commands that watch the agent's events now (tracer events), of eight at most.";
+    EventsUnwatched Counter "tracer_events_unwatched_total" [NODE] "events" Agent
+        "Events that a command did not take from the agent as fast as they came, summed over commands; nothing else depends on them.";
     NodeMemory Gauge "tracer_node_memory_bytes" [NODE] "bytes" Proc
         "Memory of the node (MemTotal), beside which limits on TCP's memory can be judged.";
     BuildInfo Gauge "tracer_build_info" [NODE + VERSION + REVISION] "1" Agent

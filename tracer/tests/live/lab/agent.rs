@@ -131,6 +131,12 @@ impl Agent {
         format!("http://{}", self.address)
     }
 
+    /// Where its events can be watched.
+    pub(crate) fn socket(&self) -> String {
+        let port = self.address.rsplit(':').next().unwrap();
+        format!("/run/tracer/{port}.sock")
+    }
+
     /// One scrape.
     pub(crate) fn scrape(&self) -> Scrape {
         let (status, body) = self.get("/metrics").unwrap_or_else(|error| panic!("scraping: {error}\n{}", self.log()));

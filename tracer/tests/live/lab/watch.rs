@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::agent::Agent;
 use super::machine::machine;
 use super::results::note_rungs;
 use super::rungs::{Rungs, expected};
@@ -38,7 +39,14 @@ pub(crate) struct Seen {
 type Lines = Arc<Mutex<Vec<String>>>;
 
 impl Watching {
-    /// Starts it with JSON output and waits until it watches.
+    /// Lets it watch an agent.
+    pub(crate) fn agent(agent: &Agent, flags: &[&str]) -> Self {
+        let mut watching = Self::launch(agent_command(), &["--socket", &agent.socket()], flags);
+        watching.read();
+        watching
+    }
+
+    /// Starts it with programs of its own and JSON output, and waits until it watches.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let mut watching = Self::unread(flags);
         watching.read();
@@ -47,21 +55,27 @@ impl Watching {
 
     /// The same in surroundings that the command makes, which has to end by itself.
     pub(crate) fn start_by(command: Command, flags: &[&str]) -> Self {
-        let mut watching = Self::spawn(command, flags);
+        let mut watching = Self::own(command, flags);
         watching.read();
         watching
     }
 
     /// The same, but nobody reads its standard output yet.
     pub(crate) fn unread(flags: &[&str]) -> Self {
-        Self::spawn(agent_command(), flags)
+        Self::own(agent_command(), flags)
     }
 
-    fn spawn(mut command: Command, flags: &[&str]) -> Self {
+    fn own(command: Command, flags: &[&str]) -> Self {
+        let without = without();
+        let without: Vec<&str> = without.iter().flat_map(|kind| ["--disable-hooks", kind]).collect();
+        Self::launch(command, &[&["--own"], &without[..]].concat(), flags)
+    }
+
+    fn launch(mut command: Command, source: &[&str], flags: &[&str]) -> Self {
         let mut child = command
             .args(["events", "--output", "json"])
+            .args(source)
             .args(flags)
-            .args(without().iter().flat_map(|kind| ["--disable-hooks", kind]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -87,6 +101,29 @@ impl Watching {
     /// Closes the reading end.
     pub(crate) fn desert(&mut self) {
         drop(self.child.stdout.take());
+    }
+
+    /// Lets it watch an agent, if there is one, else with programs of its own; nobody reads yet.
+    pub(crate) fn launch_quiet(agent: Option<&Agent>, flags: &[&str]) -> Self {
+        match agent {
+            Some(agent) => Self::launch(agent_command(), &["--socket", &agent.socket()], flags),
+            None => Self::unread(flags),
+        }
+    }
+
+    /// What was said so far.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        self.await_exit()
     }
 
     /// Events so far.
