@@ -128,8 +128,10 @@ fn a_look_of_its_own_names_the_clamped_listener() {
     let child = command(&["--watch", "6s"]).args(flags).spawn().unwrap();
     // Loading takes a second or so, on slow machines more; then nothing but the look is under way.
     until("the hooks of the look", Duration::from_secs(5), || {
-        let attached = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
-        if attached > 1 { Ok(()) } else { Err(format!("{attached} threads")) }
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        let names: Vec<String> = names.collect();
+        if names.iter().any(|name| name == "passes\n") { Ok(()) } else { Err(format!("{names:?}")) }
     });
     let _clients = overflow(&netns, address, &watch);
     let output = child.wait_with_output().unwrap();
