@@ -7,7 +7,6 @@
 use std::{
     fs,
     io::{self, IsTerminal},
-    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +19,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, getppid},
 };
+
+use crate::kernel::sys::exit_at_once;
 
 /// How long a command goes on that has no terminal and was given no time.
 pub const WITHOUT_TERMINAL: Duration = Duration::from_mins(10);
@@ -79,7 +80,7 @@ pub fn with_the_caller() {
         while !caller.has_left() {
             thread::sleep(TICK);
         }
-        process::exit(0);
+        exit_at_once(0);
     };
     // Without the thread it ends in its own time.
     let _ = thread::Builder::new().name("caller".into()).spawn(watch);
@@ -98,7 +99,7 @@ pub fn end_stuck_writes() -> Arc<AtomicBool> {
             thread::sleep(STEP);
             waited = if watched.load(Ordering::Relaxed) { waited + STEP } else { Duration::ZERO };
         }
-        process::exit(1);
+        exit_at_once(1);
     };
     // Without the thread such a screen stays.
     let _ = thread::Builder::new().name("writes".into()).spawn(watch);
