@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use crate::lab::agent::Agent;
+use crate::lab::agent::{Agent, await_passes};
 use crate::lab::counters::Watch;
 use crate::lab::load::{FirstClose, open_and_close};
 use crate::lab::machine::machine;
@@ -127,12 +127,7 @@ fn a_look_of_its_own_names_the_clamped_listener() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let child = command(&["--watch", "6s"]).args(flags).spawn().unwrap();
     // Loading takes a second or so, on slow machines more; then nothing but the look is under way.
-    until("the hooks of the look", Duration::from_secs(5), || {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
-        let names: Vec<String> = names.collect();
-        if names.iter().any(|name| name == "passes\n") { Ok(()) } else { Err(format!("{names:?}")) }
-    });
+    await_passes(&child);
     let _clients = overflow(&netns, address, &watch);
     let output = child.wait_with_output().unwrap();
     let advice = advice(&output);

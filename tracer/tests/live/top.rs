@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::lab::agent::Agent;
+use crate::lab::agent::{Agent, await_passes};
 use crate::lab::counters::Watch;
 use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
@@ -99,10 +99,7 @@ fn an_overflow_stands_in_the_table_of_a_look_of_its_own() {
     // From within, where no agent serves whatever runs on this machine.
     let child = netns.run(|| command(&["--interval", "6s"]).args(flags).spawn().unwrap());
     // Loading takes a second or so, on slow machines more; then nothing but the look is under way.
-    until("the hooks of the look", Duration::from_secs(5), || {
-        let attached = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
-        if attached > 1 { Ok(()) } else { Err(format!("{attached} threads")) }
-    });
+    await_passes(&child);
     let _clients = overflow(&netns, address, &watch);
     let output = child.wait_with_output().unwrap();
     assert_shown(&output, &netns, rung, watch.delta("ListenDrops"));

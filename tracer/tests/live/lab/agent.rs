@@ -24,6 +24,8 @@ use super::wait::until;
 
 /// Loading and attaching takes well under a second; the first pass on a busy node some more.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// A look is over some seconds later.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Ten thousand listeners are some seconds of a build without optimisation.
 const HTTP_LIMIT: Duration = Duration::from_secs(30);
@@ -316,6 +318,16 @@ impl Drop for Agent {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// Waits until a command that looks for itself makes passes: by then everything is attached.
+pub(crate) fn await_passes(look: &Child) {
+    until("the look's passes", LOOK_LIMIT, || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", look.id())).unwrap();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        let names: Vec<String> = names.collect();
+        if names.iter().any(|name| name == "passes\n") { Ok(()) } else { Err(format!("threads: {names:?}")) }
+    });
 }
 
 /// Kinds of hooks that an agent with these flags cannot have here.
