@@ -88,10 +88,9 @@ impl<K: PartialEq> Errands<K> {
         self.cpu
     }
 
-    /// How many threads hang.
-    #[must_use]
-    pub fn left_behind(&self) -> usize {
-        self.left.iter().filter(|left| left.hangs()).count()
+    /// What the threads that hang are about.
+    pub fn left_behind(&self) -> impl Iterator<Item = &K> {
+        self.left.iter().filter(|left| left.hangs()).map(|left| &left.about)
     }
 
     fn hand_over(&mut self, work: Work) -> io::Result<()> {
@@ -156,11 +155,11 @@ mod tests {
         assert_eq!(errands.run("a", || 1).unwrap(), 1);
         let (hold, work) = held();
         assert!(is_hung(&errands.run("a", work)));
-        assert_eq!(errands.left_behind(), 1);
+        assert_eq!(errands.left_behind().collect::<Vec<_>>(), [&"a"]);
         assert!(is_hung(&errands.run("a", || 2)), "it still hangs");
         assert_eq!(errands.run("b", || 3).unwrap(), 3);
         drop(hold);
-        while errands.left_behind() > 0 {
+        while errands.left_behind().count() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(errands.run("a", || 4).unwrap(), 4, "it is free again");
@@ -172,7 +171,7 @@ mod tests {
         let (holds, works): (Vec<_>, Vec<_>) = (0..3).map(|_| held()).unzip();
         let hung: Vec<bool> =
             works.into_iter().enumerate().map(|(about, work)| is_hung(&errands.run(about, work))).collect();
-        assert_eq!((hung, errands.left_behind()), (vec![true; 3], 2));
+        assert_eq!((hung, errands.left_behind().count()), (vec![true; 3], 2));
         drop(holds);
     }
 

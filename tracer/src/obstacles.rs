@@ -42,6 +42,8 @@ obstacles! {
         "setns() takes CAP_SYS_ADMIN in the host's user namespace, and a seccomp profile that allows it";
     Hung "hung" "network namespaces cannot be read because entering or reading hangs"
         "see where: cat /proc/PID/task/*/stack of the agent; a lock of the kernel may be held";
+    WalkHung "walk_hung" "walks over the sockets of network namespaces hang; no ports are counted meanwhile"
+        "a program holds a socket locked, as one does that sends from memory which does not answer: see what hangs in sendmsg";
     Unreadable "unreadable" "network namespaces were entered and not read"
         "mount the host's /proc, and see that the agent has descriptors left";
     Unlisted "unlisted" "network namespaces have listeners that cannot be listed"

@@ -3,7 +3,13 @@
 
 use std::{collections::HashSet, io, path::Path, sync::Arc, time::Instant};
 
-use super::{listening, outage, registry::Reading, settings::SettingsReading, socket_pass::Walked};
+use super::{
+    listening::{self, Walk},
+    outage,
+    registry::Reading,
+    settings::SettingsReading,
+    socket_pass::Walked,
+};
 use crate::{
     errand::thread_cpu_time,
     kernel::{
@@ -32,11 +38,19 @@ pub struct Wanted {
     pub fresh: HashSet<u64>,
 }
 
+impl Wanted {
+    /// The walks in the namespace `id`, if there are any.
+    #[must_use]
+    pub fn walks_in(&self, id: u64) -> Vec<Walk> {
+        listening::walks(self.walks, !self.listed.contains(&id))
+    }
+}
+
 /// What was found in one.
 pub struct Seen {
     /// The figures.
     pub reading: Reading,
-    /// Its listeners, as far as they are not left to the walk over the node.
+    /// The listeners of its table, where that can be asked for.
     pub gathered: Gathered,
     /// Why they could not be listed, if so.
     pub unlisted: Option<io::Error>,
@@ -50,9 +64,8 @@ pub fn read(wanted: &Wanted, inside: &Inside<'_>, whose: Whose, may_read_setting
     let id = wanted.walker.netns_id(inside).map_err(outage::of("telling which it is"))?;
     let counters = Arc::new(KernelCounters::read().map_err(outage::of("reading its counters"))?);
     let mut gathered = Gathered::default();
-    let is_due = !wanted.listed.contains(&id);
-    let list = || listening::list(&wanted.walker, wanted.walks, (id, inum), is_due, &mut gathered);
-    let (listed, walked) = Walked::of(list);
+    let ask = || listening::ask(&wanted.walker, wanted.walks, (id, inum), &mut gathered);
+    let (asked, walked) = Walked::of(ask);
     let root = wanted.proc_sys.root();
     let reading = Reading {
         id,
@@ -62,7 +75,25 @@ pub fn read(wanted: &Wanted, inside: &Inside<'_>, whose: Whose, may_read_setting
         sysctls: Sysctls::read_from(&root.path.join("net")).unwrap_or_default(),
         settings: (may_read_settings && !wanted.fresh.contains(&id)).then(|| read_settings(&root.path, whose)),
     };
-    Ok(Seen { reading, gathered, unlisted: listed.err(), walked })
+    Ok(Seen { reading, gathered, unlisted: asked.err(), walked })
+}
+
+/// Walks over the sockets of the namespace `id` that the calling thread is in, unless it has become another one.
+pub fn walk(walker: &Walker, inside: &Inside<'_>, id: u64, walks: &[Walk]) -> (io::Result<Gathered>, Walked) {
+    Walked::of(|| {
+        let mut gathered = Gathered::default();
+        // The inode number may have found a new owner since it was read.
+        if walker.netns_id(inside)? == id {
+            for walk in walks {
+                walker.walk(walk.program, |record| {
+                    if walk.has_listeners {
+                        gathered.add(record);
+                    }
+                })?;
+            }
+        }
+        Ok(gathered)
+    })
 }
 
 fn read_settings(dir: &Path, whose: Whose) -> SettingsReading {

@@ -20,6 +20,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod socket_pass;
 pub mod visits;
+mod walking;
 pub mod watch;
 pub mod worker;
 
@@ -196,7 +197,8 @@ fn start(config: Config, logs: LogListing) -> Result<Started, Failure> {
     let mut worker = Worker {
         kernel,
         walker,
-        visits: Visits::default(),
+        visits: Visits::to_read(),
+        walking: Visits::to_walk(),
         report,
         maps,
         labels: Arc::clone(&shared.labels),

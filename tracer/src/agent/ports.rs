@@ -61,10 +61,10 @@ impl PortPass {
 }
 
 impl Worker {
-    /// Walks the namespace whose turn it is, if there is one and the budget allows.
+    /// Walks the namespace whose turn it is, if there is one, the budget allows, and no walk hangs.
     pub(super) fn walk_ports(&mut self, discovery: &Discovery, readings: &[Reading]) {
         self.ports.cpu = Duration::ZERO;
-        if self.report.of(Signal::EphemeralPorts).is_none_or(|ladder| ladder.rung.is_none()) {
+        if self.report.of(Signal::EphemeralPorts).is_none_or(|ladder| ladder.rung.is_none()) || self.walks_hang() {
             return;
         }
         let candidates: Vec<_> = readings.iter().filter_map(candidate).collect();
@@ -98,7 +98,7 @@ impl Worker {
         };
         self.maps.port_walk.prepare(next.range)?;
         let (walker, id) = (self.walker.clone(), next.id);
-        let walked = self.visits.visit(namespace, move |inside| {
+        let walked = self.walking.visit(namespace, move |inside| {
             // The inode number may have found a new owner since it was read.
             if walker.netns_id(inside)? != id {
                 return Err(io::Error::from(io::ErrorKind::NotFound));

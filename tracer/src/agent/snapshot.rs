@@ -11,7 +11,7 @@ use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Shared, Source, Started, start, worker::Stop};
+use super::{Shared, Source, Started, WORKER_LIMIT, start, worker::Stop};
 use crate::{config::Config, failure::Failure, pipeline::attribute::log_listing::LogListing};
 
 /// Passes come this often, so that a look of a few seconds holds a few.
@@ -84,6 +84,14 @@ impl Look {
     pub fn end(self) -> Result<(), Failure> {
         // An error here means that the worker has ended already.
         let _ = self.stop.send(Stop);
+        let limit = Instant::now() + WORKER_LIMIT;
+        while !self.passes.is_finished() {
+            // What a pass that hangs holds ends with the process, which detaches as well.
+            if Instant::now() > limit {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
         self.passes.join().map_err(|_| Failure::other("the worker thread did not end as it should"))
     }
 }

@@ -52,6 +52,8 @@ pub struct SocketPass {
     counting: Duration,
     /// Whether the pass under way counts.
     counts: bool,
+    /// Whether it does so in each namespace.
+    counts_by_netns: bool,
     /// Time between two walks that count.
     interval: Duration,
     /// Share of a core that passes take with these intervals.
@@ -64,12 +66,15 @@ pub struct SocketPass {
 }
 
 impl SocketPass {
-    /// Chooses the walks of a pass that begins now, and starts a generation if one of them counts.
-    pub fn plan(&mut self, report: &Report, maps: &Maps, now: Instant) -> io::Result<Walks> {
+    /// Chooses the walks of a pass that begins now, and starts a generation if one of them counts. None does in each
+    /// namespace while an older one hangs: let go, that would count on in this generation.
+    pub fn plan(&mut self, report: &Report, maps: &Maps, walks_hang: bool, now: Instant) -> io::Result<Walks> {
         let is_due = self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= self.interval);
-        let walks = Walks::plan(report, is_due);
+        let may_count = !walks_hang || !Walks::plan(report, true).counts_by_netns();
+        let walks = Walks::plan(report, is_due && may_count);
         self.walked = Walked::default();
         self.counts = walks.counts_sockets;
+        self.counts_by_netns = walks.counts_by_netns();
         if self.counts {
             // Zero is what no walk has counted.
             self.generation = self.generation.wrapping_add(1).max(1);
@@ -85,8 +90,11 @@ impl SocketPass {
         self.walked.cpu += walked.cpu;
     }
 
-    /// Takes what the walks of this pass counted.
-    pub fn finish(&mut self, maps: &Maps) -> io::Result<()> {
+    /// Takes what the walks of this pass counted, unless one of them hangs.
+    pub fn finish(&mut self, maps: &Maps, walks_hang: bool) -> io::Result<()> {
+        if walks_hang && self.counts_by_netns {
+            return Ok(());
+        }
         if !self.counts {
             self.listing = self.walked.cpu;
             return Ok(());

@@ -17,20 +17,27 @@ use crate::{
     pipeline::sysctls::Whose,
 };
 
-/// A visit takes a millisecond, and a second where a walk over a million sockets is part of it. Four that hang are a
-/// lock of the kernel rather than bad luck; together they hold up a pass for twenty seconds, and further ones not at all.
+/// A reading takes a millisecond, a walk over a million sockets a second. No program can make a reading hang: four that
+/// do are a lock of the kernel; together they hold up a pass for twenty seconds, and further ones not at all. A walk
+/// waits for each socket's lock, so any program can make one hang, and walks are visits of their own.
 const LIMITS: Limits = Limits { time: Duration::from_secs(5), left_behind: 4 };
 
 /// Makes visits.
 pub struct Visits(Errands<u32>);
 
-impl Default for Visits {
-    fn default() -> Self {
+impl Visits {
+    /// Those that read counters, settings and tables.
+    #[must_use]
+    pub const fn to_read() -> Self {
         Self(Errands::new("visits", LIMITS))
     }
-}
 
-impl Visits {
+    /// Those that walk over sockets.
+    #[must_use]
+    pub const fn to_walk() -> Self {
+        Self(Errands::new("walks", LIMITS))
+    }
+
     /// Runs `look` inside of a namespace.
     pub fn visit<T: Send + 'static>(
         &mut self,
@@ -45,6 +52,11 @@ impl Visits {
             self.0.renew();
         }
         visited
+    }
+
+    /// The namespaces in which visits hang.
+    pub fn left_behind(&self) -> impl Iterator<Item = &u32> {
+        self.0.left_behind()
     }
 
     /// CPU time of all visits that ended in time.
@@ -81,7 +93,7 @@ pub fn note_unseen(discovery: &Discovery, met: &mut Obstacles) {
 
 /// Enters each namespace of the node once; returns how many could be read, and what was met on the way.
 pub fn try_each(walker: Walker) -> io::Result<(usize, Obstacles)> {
-    let (mut visits, mut met) = (Visits::default(), Obstacles::default());
+    let (mut visits, mut met) = (Visits::to_read(), Obstacles::default());
     let discovery = netns::discover(&Roots::default())?;
     note_unseen(&discovery, &mut met);
     let wanted = Wanted {

@@ -58,8 +58,10 @@ pub struct Worker {
     pub kernel: Kernel,
     /// Their iterators, for the thread that visits.
     pub walker: Walker,
-    /// Enters namespaces.
+    /// Enters namespaces and reads.
     pub visits: Visits,
+    /// Enters namespaces and walks over their sockets.
+    pub walking: Visits,
     /// What became of the hooks.
     pub report: Arc<Report>,
     /// The maps.
@@ -187,7 +189,7 @@ impl Worker {
 
     /// CPU time of this thread and of the visits that it had made.
     pub(super) fn cpu_time(&self) -> Duration {
-        thread_cpu_time() + self.visits.cpu_time()
+        thread_cpu_time() + self.visits.cpu_time() + self.walking.cpu_time()
     }
 
     /// The time between two passes that keeps those of this cost to their share of a core, as far as that is no longer
@@ -210,7 +212,7 @@ impl Worker {
         let started = Instant::now();
         let discovery = netns::discover(&self.roots).map_err(outage::of("finding the namespaces"))?;
         let before = self.maps.read().map_err(outage::of("reading the maps"))?;
-        let walks = self.socket_pass.plan(&self.report, &self.maps, started)?;
+        let walks = self.socket_pass.plan(&self.report, &self.maps, self.walks_hang(), started)?;
         let mut found = Found::new(&before.listeners);
         let readings = self.visit_all(&discovery, walks, &mut found);
         found.unlisted.extend(self.registry.unread(&readings));
@@ -228,12 +230,13 @@ impl Worker {
             walk?;
             found.left_out.processes += self.maps.processes_left_out()?;
         }
-        self.socket_pass.finish(&self.maps)?;
+        self.socket_pass.finish(&self.maps, self.walks_hang())?;
         let unlisted = std::mem::take(&mut found.unlisted);
         let (listeners, left_out) = found.join();
         self.unlisted = listening::unlisted(&after, &listeners);
         let listeners_done = Instant::now();
         self.walk_ports(&discovery, &readings);
+        self.note_walks();
         let ports_done = Instant::now();
         let node = self.node.read();
         let node_done = Instant::now();
@@ -335,6 +338,7 @@ impl Worker {
             }
             readings.push(seen.reading);
         }
+        self.walk_each(discovery, &readings, &wanted, found);
         readings
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::port_rows;
+use super::{port_rows, zeros};
 use crate::{
     kernel::hooks::Report,
     log_lines,
@@ -28,6 +28,9 @@ pub fn status(report: &Report, view: &View, obstacles: &Obstacles, journal: &Jou
             "interval_seconds": pass.interval.as_secs_f64(),
         })
     });
+    // Thousands of them, which anybody can make, would be tens of megabytes on the way to text.
+    let left_out = zeros::namespaces_without(view);
+    let shown = view.namespaces.iter().filter(|namespace| !left_out.contains(namespace.label.as_str()));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "revision": env!("TRACER_REVISION"),
@@ -39,7 +42,8 @@ pub fn status(report: &Report, view: &View, obstacles: &Obstacles, journal: &Jou
         "log_lines_lost": log_lines::lost(),
         "listeners": view.listeners.len(),
         "largest_difference": view.largest_difference(),
-        "namespaces": view.namespaces.iter().map(namespace).collect::<Vec<_>>(),
+        "namespaces": shown.map(namespace).collect::<Vec<_>>(),
+        "namespaces_left_out": left_out.len(),
         "ports": port_rows::status(view, now),
         "namespaces_denied": view.namespaces_denied,
         "events": journal.newest(EVENTS_SHOWN).collect::<Vec<_>>(),

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::HashSet};
 
 use crate::view::{Namespace, View, WITH_ZEROS_MAX};
 
-/// Values of the label `netns` of those that show none: neither the host's nor a pod's while there is room for these, and
+/// Values of the label `netns` of those that show none, and are not in `/status`: neither the host's nor a pod's while there is room for these, and
 /// the younger ones, where the kernel numbers them in the order of their making.
 pub(super) fn namespaces_without(view: &View) -> HashSet<&str> {
     if view.namespaces.len() <= WITH_ZEROS_MAX {

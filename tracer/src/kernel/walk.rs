@@ -35,6 +35,9 @@ use super::{
 /// a walk sooner than it must.
 pub(super) const READ_BYTES: usize = 64 << 10;
 
+/// Counts the sockets of one namespace.
+const COUNTS_BY_NETNS: &str = "sockets_by_netns";
+
 /// The programs of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walks {
@@ -75,6 +78,12 @@ impl ListeningTable {
 }
 
 impl Walks {
+    /// Whether sockets are counted by a walk in each namespace.
+    #[must_use]
+    pub fn counts_by_netns(&self) -> bool {
+        self.netns == Some(COUNTS_BY_NETNS)
+    }
+
     /// The fewest walks that list listeners and, if it is their turn, count sockets.
     #[must_use]
     pub fn plan(report: &Report, sockets_are_due: bool) -> Self {
@@ -94,7 +103,7 @@ impl Walks {
         let listeners = |rung| stands(Signal::ListenerPass, rung);
         Self {
             node: choose(by_task, listeners("task_file"), "sockets_by_task", "listeners_by_task"),
-            netns: choose(by_netns, listeners("tcp"), "sockets_by_netns", "listeners_by_netns"),
+            netns: choose(by_netns, listeners("tcp"), COUNTS_BY_NETNS, "listeners_by_netns"),
             node_has_listeners: listeners("task_file"),
             table: ListeningTable::choose(report),
             counts_sockets: by_task || by_netns,
@@ -306,6 +315,7 @@ mod tests {
             let walks = Walks::plan(&report(listeners, sockets), due);
             assert_eq!((walks.node, walks.netns), (node, netns), "{listeners:?} {sockets:?} {due}");
             assert_eq!(walks.counts_sockets, due && sockets.is_some());
+            assert_eq!(walks.counts_by_netns(), due && sockets == TCP);
             assert_eq!(walks.node_has_listeners, listeners == TASK_FILE);
         }
     }

@@ -19,6 +19,7 @@ pub(crate) mod greedy;
 pub(crate) mod herd;
 pub(crate) mod holders;
 pub(crate) mod load;
+pub(crate) mod locked;
 pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod multiplier;

@@ -10,6 +10,8 @@ use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::equations::DROPS;
 use crate::lab::gate::Gate;
+use crate::lab::locked::lock_a_socket;
+use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
 use crate::lab::rungs::Signal;
 use crate::lab::scrape::Scrape;
@@ -17,6 +19,7 @@ use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
 
 const PORT: u16 = 8094;
+const OTHER_PORT: u16 = 8093;
 const PASS_INTERVAL: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(10);
 /// Four visits are left behind after five seconds each.
@@ -127,6 +130,58 @@ fn visits_that_hang_are_left_behind() {
         let of = |metric| scrape.one(metric, &[("netns", inode.as_str()), ("signal", "listen_drops")]);
         let account = [of("tracer_kernel_count_total"), of("tracer_count_difference")];
         equal("count and difference", &account, &[Ok(9.0), Ok(0.0)])
+    });
+    drop(listener);
+}
+
+/// Whoever holds a socket locked holds up whatever walks over sockets, and nothing else.
+#[test]
+fn a_socket_that_is_held_locked_keeps_no_counters_from_being_read() {
+    let _lab = Lab::enter(&[Signal::ListenDrops, Signal::EphemeralPorts]);
+    let netns = Netns::single();
+    // So few that the namespace's ports are counted.
+    netns.set_tcp("ip_local_port_range", "40000 40023");
+    let agent = Agent::start();
+    // Dropped before the agent, since no process ends while a thread of it waits for that lock.
+    let locked = lock_a_socket(&netns, OTHER_PORT);
+    let hung = || {
+        let scrape = agent.scrape();
+        let all = ["walk_hung", "hung"].map(|reason| obstacles(&scrape, reason).unwrap_or_default());
+        if all.iter().sum::<f64>() > 0.0 { Ok(()) } else { Err(scrape.show("tracer_pass_obstacles", &[])) }
+    };
+    // Before Linux 5.15 no walk takes a socket's lock.
+    let hangs = machine().kernel >= (5, 15, 0);
+    if hangs {
+        until("a walk to be left behind", HANG_LIMIT, hung);
+    }
+
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let listener = Listener::open(&netns, address, 2);
+    drop(Client::connect_many(&netns, address, 12));
+    let inode = netns.inode();
+    until("the kernel's count", LIMIT, || {
+        let scrape = agent.scrape();
+        let of = |metric| scrape.one(metric, &[("netns", inode.as_str()), ("signal", "listen_drops")]);
+        let account = [of("tracer_kernel_count_total"), of("tracer_count_difference")];
+        equal("count and difference", &account, &[Ok(9.0), Ok(0.0)])
+    });
+    assert_eq!(agent.get("/readyz").unwrap().0, 200);
+    let scrape = agent.scrape();
+    assert_eq!(
+        (obstacles(&scrape, "walk_hung"), obstacles(&scrape, "hung")),
+        (Ok(f64::from(u8::from(hangs))), Ok(0.0))
+    );
+    assert_eq!(
+        said(&agent, "walks over the sockets of network namespaces hang"),
+        usize::from(hangs),
+        "{}",
+        agent.log()
+    );
+
+    drop(locked);
+    until("the end of it", LIMIT, || over(&agent, "walk_hung"));
+    until("the namespace's ports", HANG_LIMIT, || {
+        agent.scrape().one("tracer_tcp_ephemeral_ports_used", &[("netns", &inode)]).map(|_| ())
     });
     drop(listener);
 }

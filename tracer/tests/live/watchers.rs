@@ -79,7 +79,9 @@ fn the_agent_shows_what_an_instance_of_its_own_shows() {
     let process = own_process_name();
     assert!(of_agent.events.iter().filter(|event| is(event, "drop")).all(|drop| drop["process"] == process.as_str()));
     assert_eq!((of_agent.number("lost"), of_agent.number("shown")), (0, own.number("shown")));
-    assert!(agent.log().lines().all(|line| !line.contains("WARN")), "{}", agent.log());
+    // What it may not look at is the machine's affair.
+    let is_fault = |line: &str| line.contains("WARN") && !line.contains("reason=\"denied\"");
+    assert!(!agent.log().lines().any(is_fault), "{}", agent.log());
 }
 
 #[test]
