@@ -1,7 +1,7 @@
 //! How many rows of a table a namespace may have: any until three quarters of the table are taken, and few of the rest.
 //!
 //! So that no tenant can push the others' new rows to `_other`. The hooks count the rows that they make; what the agent makes or removes
-//! itself it sets beside that once a pass. CPUs that race here may admit one row each too many.
+//! itself it sets beside that at once. CPUs that race here may admit one row each too many.
 
 use tracer_ebpf::{
     counter::NetnsSeen,

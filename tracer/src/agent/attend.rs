@@ -10,7 +10,7 @@ use std::{
     io::{self, BufWriter, Read, Write},
     net::Shutdown,
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tracer_ebpf::event::Kind;
+use tracer_ebpf::{counter::ListenerKey, event::Kind};
 
 use super::{
     Shared,
@@ -82,6 +82,11 @@ pub fn open(shared: &Arc<Shared>, port: u16) -> Option<Attended> {
     });
     match listener.and_then(accept) {
         Ok(_) => Some(Attended(path)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let path = path.display();
+            tracing::warn!("tracer events watches another agent by {path}: one that serves on the same port elsewhere");
+            None
+        }
         Err(error) => {
             let path = path.display();
             tracing::warn!(
@@ -94,7 +99,7 @@ pub fn open(shared: &Arc<Shared>, port: u16) -> Option<Attended> {
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
+    own_directory(Path::new(DIRECTORY))?;
     sweep();
     if !is_answered(path) {
         let _ = fs::remove_file(path);
@@ -105,6 +110,17 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     socket.listen(16)?;
     Ok(socket.into())
+}
+
+/// Makes the directory, or takes one that is there into possession: nobody else may put anything in the socket's place.
+fn own_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        let owner = found.uid();
+        return Err(io::Error::other(format!("{} is no directory of this user, but of user {owner}", path.display())));
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// Takes away what agents left that were killed.
@@ -178,6 +194,7 @@ fn attend(stream: &UnixStream, watching: &Watching, shared: &Shared) -> io::Resu
         overdue: shared.report.stands_on(Signal::ListenDrops, "packets").then(Overdue::default),
         wants_drops: kinds & Kind::ListenDrop.bit() != 0,
         asked: HashMap::new(),
+        began_ns: monotonic_ns(),
     };
     let mut ends = None;
     while ends.is_none_or(|ends| Instant::now() < ends) {
@@ -239,6 +256,8 @@ struct Feed<'a> {
     /// `None` where no handshake waits to be judged.
     overdue: Option<Overdue>,
     wants_drops: bool,
+    /// When it began to watch, by the programs' clock.
+    began_ns: u64,
     /// When it was told who listens on a port.
     asked: HashMap<(u64, u16), Instant>,
 }
@@ -268,7 +287,9 @@ impl Feed<'_> {
         }
         self.asked.insert(key, now);
         let view = self.shared.view();
-        let there = view.listeners.keys().filter(|key| (key.netns, key.port) == (event.netns, local.port));
+        let first = ListenerKey { netns: event.netns, cgroup: 0, address: [0; 4], port: 0, zero: [0; 3] };
+        let of_netns = view.listeners.range(first..).map(|(key, _)| key).take_while(|key| key.netns == event.netns);
+        let there = of_netns.filter(|key| key.port == local.port);
         let known: Vec<_> = {
             let labels = lock(&self.shared.labels);
             there.filter_map(|key| Some((key, labels.known(key)?))).collect()
@@ -289,7 +310,10 @@ impl Feed<'_> {
         if self.wants_drops
             && let Some(overdue) = &mut self.overdue
         {
-            for record in overdue.take(&self.shared.maps.handshakes()?, monotonic_ns()) {
+            let mut pending = self.shared.maps.handshakes()?;
+            // What was dropped before it began to watch waits on its CPU for as long as no packet comes.
+            pending.retain(|handshake| handshake.since_ns >= self.began_ns);
+            for record in overdue.take(&pending, monotonic_ns()) {
                 self.out.record(&record)?;
             }
         }

@@ -9,7 +9,7 @@ pub mod inside;
 pub mod late_ipv6;
 pub mod legacy;
 mod listening;
-mod liveness;
+pub mod liveness;
 pub mod origins;
 pub mod outage;
 pub mod overdue;

@@ -239,7 +239,10 @@ impl Registry {
             let read = ids.contains(id);
             // Found but not entered this time: neither alive nor dead can be said, so nothing changes.
             let reused = inums.get(&entry.inum).is_some_and(|now| now != id);
-            let found = (discovery.namespaces.contains_key(&entry.inum) || !discovery.unread.is_empty()) && !reused;
+            // Only one that has a name is kept by a file in a directory that was not read: those that live by their
+            // processes come and go without end.
+            let may_be_kept = !discovery.unread.is_empty() && !entry.name.is_empty();
+            let found = (discovery.namespaces.contains_key(&entry.inum) || may_be_kept) && !reused;
             entry.is_read = read;
             if read || (found && entry.alive) {
                 entry.alive = true;

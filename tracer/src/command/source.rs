@@ -9,6 +9,7 @@ use std::{
     io::{self, Read},
     net::TcpStream,
     ops::ControlFlow,
+    os::unix::net::UnixStream,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use super::scrape;
 use crate::{
     advise::{Origin, exposition::BEYOND_DEFAULTS},
     config::LISTEN_DEFAULT,
+    events::attendance::socket,
     failure::Failure,
 };
 
@@ -37,10 +39,11 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Where an agent serves unless told otherwise.
 pub(super) const AGENT_DEFAULT: &str = "http://127.0.0.1:9795";
 
-/// Whether anybody answers there.
+/// Whether an agent answers there. Anybody may bind a port that is free; only root makes the socket beside it.
 pub(super) fn agent_answers() -> bool {
     const LIMIT: Duration = Duration::from_secs(2);
-    TcpStream::connect_timeout(&LISTEN_DEFAULT, LIMIT).is_ok()
+    UnixStream::connect(socket(LISTEN_DEFAULT.port())).is_ok()
+        && TcpStream::connect_timeout(&LISTEN_DEFAULT, LIMIT).is_ok()
 }
 
 /// Takes the next piece of a text; breaks if it has enough, or cannot read on.

@@ -15,9 +15,8 @@ use std::{
 use sd_notify::NotifyState;
 
 use crate::{
-    agent::Shared,
+    agent::{Shared, liveness},
     kernel::hooks::{Report, Verdict},
-    view::Pass,
 };
 
 /// How many times within its limit the watchdog hears of the agent, so that one late message does no harm.
@@ -65,7 +64,7 @@ pub(super) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("ending: open responses, then the hooks")]);
 }
 
-/// Tells the watchdog, if there is one, that passes go on. Runs on the agent's own runtime, so that one which
+/// Tells the watchdog, if there is one, that passes go on, as `/healthz` does. Runs on the agent's own runtime, so that one which
 /// hangs is silent as well.
 pub(super) fn keep_alive(shared: Arc<Shared>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
@@ -73,17 +72,11 @@ pub(super) fn keep_alive(shared: Arc<Shared>) {
         let mut tick = tokio::time::interval(limit / KEEPALIVES);
         loop {
             tick.tick().await;
-            if is_alive(&shared.view().passes, Instant::now(), limit) {
+            if liveness::alive(&shared.view(), shared.started, Instant::now()).is_ok() {
                 send(&[NotifyState::Watchdog]);
             }
         }
     });
-}
-
-/// Whether the last pass over namespaces is no older than it may be. Passes that would cost too much come less
-/// often, so what is due is counted from their interval; half of the limit is left for a slow one.
-fn is_alive(passes: &[Pass], now: Instant, limit: Duration) -> bool {
-    passes.first().is_some_and(|pass| now.saturating_duration_since(pass.ended) <= pass.interval + limit / 2)
 }
 
 /// One line for `systemctl status`.
@@ -103,30 +96,6 @@ fn send(states: &[NotifyState]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LIMIT: Duration = Duration::from_mins(1);
-
-    fn pass(ended: Instant, interval: Duration) -> Pass {
-        Pass { name: "namespaces", duration: Duration::from_millis(3), ended, interval }
-    }
-
-    #[test]
-    fn passes_that_go_on_are_alive_and_those_that_stopped_are_not() {
-        let ended = Instant::now();
-        let passes = [pass(ended, Duration::from_secs(5))];
-        assert!(is_alive(&passes, ended, LIMIT));
-        assert!(is_alive(&passes, ended + Duration::from_secs(35), LIMIT));
-        assert!(!is_alive(&passes, ended + Duration::from_secs(36), LIMIT));
-        assert!(!is_alive(&[], ended, LIMIT));
-    }
-
-    #[test]
-    fn passes_that_come_less_often_are_alive() {
-        let ended = Instant::now();
-        let passes = [pass(ended, Duration::from_mins(5))];
-        assert!(is_alive(&passes, ended + Duration::from_secs(330), LIMIT));
-        assert!(!is_alive(&passes, ended + Duration::from_secs(331), LIMIT));
-    }
 
     #[test]
     fn the_status_is_one_line_with_the_address() {

@@ -268,7 +268,6 @@ impl Maps {
     /// Forgets a counter of a workload that is gone, and its room.
     pub fn remove_counter(&self, key: &CounterKey) -> io::Result<bool> {
         let _removing = self.lock_rows();
-        let removed = self.map_counters()?.delete(key)?;
         self.other.map::<CounterKey, u64>()?.delete(key)?;
         // There is none if this is a count by namespace; where sockets' cgroups cannot be read, it has cgroup 0.
         let workload = WorkloadKey { netns: key.netns, cgroup: key.cgroup };
@@ -279,7 +278,8 @@ impl Maps {
             let port = PortKey { netns: key.netns, cgroup: key.cgroup, port: key.port, role: key.role, zero: [0; 5] };
             self.ports.map::<PortKey, u64>()?.delete(&port)?;
         }
-        Ok(removed)
+        // Last: where anything is refused the count is still there, and the next pass tries again.
+        self.map_counters()?.delete(key)
     }
 
     /// Forgets a namespace.

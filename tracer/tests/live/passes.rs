@@ -15,6 +15,7 @@ use crate::lab::machine::machine;
 use crate::lab::netns::Netns;
 use crate::lab::rungs::Signal;
 use crate::lab::scrape::Scrape;
+use crate::lab::setting::patient;
 use crate::lab::sockets::{Client, Listener};
 use crate::lab::wait::{equal, until};
 
@@ -190,7 +191,7 @@ fn a_socket_that_is_held_locked_keeps_no_counters_from_being_read() {
 #[test]
 fn a_first_pass_of_over_half_a_minute_is_waited_for() {
     let _lab = Lab::enter(&[]);
-    let _namespaces: Vec<_> = (0..4).map(|_| Netns::single()).collect();
+    let _namespaces: Vec<_> = (0..6).map(|_| Netns::single()).collect();
     let gate = Gate::on_setns();
     gate.delay(2);
     let mut agent = behind(&gate, &[]);
@@ -290,7 +291,10 @@ fn among_a_thousand_namespaces_a_new_one_is_read_within_half_a_minute() {
     assert_eq!((limit, scrape.one("tracer_pass_interval_configured_seconds", &[])), (Ok(0.01), Ok(5.0)));
     // Settings are read in slices, and by now all were.
     let round = scrape.one("tracer_pass_interval_seconds", &[("pass", "settings")]).unwrap();
-    assert!(scrape.one("tracer_pass_age_seconds", &[("pass", "settings")]).unwrap() <= round + LONGEST);
+    assert!(
+        scrape.one("tracer_pass_age_seconds", &[("pass", "settings")]).unwrap()
+            <= round + patient(Duration::from_secs(30)).as_secs_f64()
+    );
 }
 
 /// What a namespace counted before the agent is none of its counts, though it could not be entered at the start.

@@ -40,7 +40,8 @@ fn without_time(seen: &Seen) -> Vec<String> {
         .iter()
         .map(|event| {
             let mut event = event.clone();
-            event.as_object_mut().unwrap().remove("time");
+            // Two programs at one hook do not look at the queues in the same moment.
+            event.as_object_mut().unwrap().retain(|field, _| field != "time" && !field.contains("queue"));
             event.to_string()
         })
         .collect();
@@ -97,7 +98,14 @@ fn a_stuck_watcher_loses_and_nobody_else() {
     stuck.write_all(&u64::MAX.to_le_bytes()).unwrap();
     until("three watchers", LIMIT, || equal("watchers", &agent.scrape().sum("tracer_event_watchers", &[]), &3));
     assert_eq!(agent.status()["event_watchers"]["watching"], 3);
-    refused_connects(&netns, CONNECTS);
+    let connects = |watching: &Watching| watching.events().iter().filter(|event| event["kind"] == "connect").count();
+    // As fast as those that read can follow.
+    for done in (0..CONNECTS).step_by(500) {
+        refused_connects(&netns, 500);
+        for watching in &watching {
+            until("what was made so far", LIMIT, || equal("connects", &connects(watching), &(done + 500)));
+        }
+    }
     until("losses of the stuck one", LIMIT, || match agent.scrape().sum("tracer_events_unwatched_total", &[]) {
         0 => Err("none".to_owned()),
         _ => Ok(()),

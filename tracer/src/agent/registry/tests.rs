@@ -76,10 +76,15 @@ fn one_whose_directory_is_not_read_is_not_dead() {
     let now = Instant::now();
     pass(&mut registry, &[70], &[reading(7, 70, 3)], &counts(7, 3), now);
     let unread = Unread { path: "/run/netns".into(), kind: std::io::ErrorKind::TimedOut, cause: String::new() };
+    registry.entries.get_mut(&7).unwrap().name = "blue".to_owned();
     let hung = Discovery { unread: vec![unread], ..discovery(&[]) };
     registry.enter(&hung, &[], &counts(7, 3), &counts(7, 3), &Evidence::default(), now);
     assert!(registry.close_dead(&counts(7, 3), Duration::ZERO, now, |_| true).is_empty());
     assert!(namespace(&registry, &[70], 7).is_stale);
+    // No file has kept it: its last process is gone.
+    registry.entries.get_mut(&7).unwrap().name = String::new();
+    registry.enter(&hung, &[], &counts(7, 3), &counts(7, 3), &Evidence::default(), now);
+    assert_eq!(registry.close_dead(&counts(7, 3), Duration::ZERO, now, |_| true).len(), 1);
 }
 
 #[test]

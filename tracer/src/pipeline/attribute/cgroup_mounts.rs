@@ -11,6 +11,8 @@ pub struct CgroupMount {
     v1: Option<String>,
     /// Where it is mounted.
     pub point: PathBuf,
+    /// Whether the mount begins at the hierarchy's root, as far as the reader may know of it.
+    pub is_whole: bool,
 }
 
 impl CgroupMount {
@@ -48,8 +50,10 @@ fn cgroup_mount(line: &str) -> Option<CgroupMount> {
         "cgroup" => Some(file_system.nth(1)?.to_owned()),
         _ => return None,
     };
-    let point = mount.split(' ').nth(4).map(|point| unescape(point).into())?;
-    Some(CgroupMount { v1, point })
+    let mut fields = mount.split(' ').skip(3);
+    let is_whole = fields.next()? == "/";
+    let point = unescape(fields.next()?).into();
+    Some(CgroupMount { v1, point, is_whole })
 }
 
 /// Undoes the kernel's `\040` for a space, and the like.

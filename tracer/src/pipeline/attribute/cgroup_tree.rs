@@ -207,14 +207,22 @@ impl CgroupTree {
         let mut walk = Walk::of(&root);
         walk.list(root.ino(), &self.mount)?;
         while let Some((id, path)) = walk.pending.pop() {
-            // A cgroup may be removed at any time during the walk.
-            let _ = walk.list(id, &path);
+            match walk.list(id, &path) {
+                // Without descriptors or memory the living would look gone.
+                Err(error) if is_want(&error) => return Err(error),
+                // A cgroup may be removed at any time during the walk, and its owner may close it to others.
+                Ok(()) | Err(_) => {}
+            }
         }
         self.directories = walk.seen;
         self.truncated = walk.truncated;
         self.walks += 1;
         Ok(())
     }
+}
+
+fn is_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 fn rest_after(walk: Duration) -> Duration {

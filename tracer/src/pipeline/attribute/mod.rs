@@ -227,6 +227,8 @@ impl Attributor {
                 let found = self.names.owner(&cgroup_path::parse(&path), now);
                 (path.as_str().to_owned(), found)
             }
+            // What lies beyond the limit of a walk may be found by another.
+            Lookup::Gone if self.tree.as_ref().is_some_and(CgroupTree::is_truncated) => return Found::Nobody,
             Lookup::Gone => (String::new(), Found::Nobody),
             Lookup::TooEarly => return Found::Later,
         };

@@ -53,7 +53,7 @@ impl Processes {
         let text = String::from_utf8_lossy(&text);
         let Hierarchy { controllers, path } = telling(&text)?;
         let is_outside = path.split('/').any(|segment| segment == "..");
-        let mount = self.mounts.iter().find(|mount| !is_outside && mount.has(controllers));
+        let mount = self.mounts.iter().find(|mount| !is_outside && mount.is_whole && mount.has(controllers));
         let by_root = mount.map_or(path.len(), |mount| made_by_root(&mount.point, path));
         Some(CgroupPath::new(path.to_owned(), by_root))
     }

@@ -16,6 +16,10 @@ use super::{Gathered, Holder, Listener, Queue, TableSocket};
 /// 64 workers. Some 100 bytes each, during the pass.
 pub const SOCKETS_MAX: usize = 65_536;
 
+/// Sockets of its kernel's table that a namespace may add when the room is taken: as many as most have at all, so that
+/// these are listed beside any number of others.
+const TABLE_LEAST: usize = 8;
+
 /// Identities kept from one pass to the next, beside those that have a row: three times the rows of a default table.
 /// Some 200 bytes each, twice during a pass.
 const LISTENERS_MAX: usize = 32_768;
@@ -164,7 +168,7 @@ impl<'rows> Found<'rows> {
     /// taken and few of the rest, so that no tenant's listeners end the listing of the others'.
     fn room_in_table(&self) -> usize {
         let (taken, all) = (self.table.len(), self.bounds.sockets);
-        (all - all / 4).saturating_sub(taken).max((all / 64).min(all.saturating_sub(taken)))
+        (all - all / 4).saturating_sub(taken).max((all / 64).min(all.saturating_sub(taken))).max(TABLE_LEAST)
     }
 
     /// One entry for each metric identity. A socket that a walk and the table have counts once.

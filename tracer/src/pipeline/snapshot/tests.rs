@@ -209,7 +209,9 @@ fn the_room_for_tables_ends() {
     let mut found = Found::default();
     (1..=17).for_each(|netns| visit(&mut found, netns, 70_000));
     assert_eq!(found.unlisted.len(), 17);
-    visit(&mut found, 18, 1);
+    visit(&mut found, 18, 8);
+    assert!(!found.unlisted.contains(&18), "the few that most have are listed in any case");
+    visit(&mut found, 18, 9);
     assert!(found.unlisted.contains(&18));
     let mut gathered = Gathered::default();
     gathered.set_table(Vec::new(), false);
