@@ -196,6 +196,8 @@ fn attend(stream: &UnixStream, watching: &Watching, shared: &Shared) -> io::Resu
         asked: HashMap::new(),
         began_ns: monotonic_ns(),
     };
+    // Goes before the feed, whose buffer would wait for the watcher a second time.
+    let _over = Over(stream);
     let mut ends = None;
     while ends.is_none_or(|ends| Instant::now() < ends) {
         match watching.records.recv_timeout(TICK) {
@@ -217,8 +219,17 @@ fn attend(stream: &UnixStream, watching: &Watching, shared: &Shared) -> io::Resu
         queue: watching.lost(after.wire()),
         ..Loss::of(after.kind)
     });
-    feed.out.end(&End { losses: losses.filter(|loss| loss.total() > 0).collect() })?;
-    stream.shutdown(Shutdown::Both)
+    feed.out.end(&End { losses: losses.filter(|loss| loss.total() > 0).collect() })
+}
+
+/// Ends the dialogue when it is dropped.
+struct Over<'a>(&'a UnixStream);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        // Fails only if the watcher has ended it.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 /// A kind's losses before it comes to any watcher.

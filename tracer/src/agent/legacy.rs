@@ -37,12 +37,18 @@ impl Legacy {
     /// found no room.
     pub fn bequeath_counters(&mut self, rows: &[(CounterKey, u64)], heir: u64) -> Totals {
         let mut homeless = Totals::default();
+        // What the workload had taken over of kinds that it counted none of itself goes on as well.
+        let workload = rows.first().map(|(key, _)| (key.netns, key.cgroup));
+        let is_its_own = |key: &CounterKey| workload == Some((key.netns, key.cgroup));
+        let mut all: HashMap<CounterKey, u64> = self.counters.extract_if(|key, _| is_its_own(key)).collect();
         for (key, n) in rows {
-            let all = n + self.counters.remove(key).unwrap_or(0);
+            *all.entry(*key).or_default() += n;
+        }
+        for (key, all) in &all {
             if heir == CGROUP_OF_NAMESPACE {
-                homeless.add_all(&self.leave_to_namespace(key, all));
+                homeless.add_all(&self.leave_to_namespace(key, *all));
             } else {
-                *self.counters.entry(CounterKey { cgroup: heir, ..*key }).or_default() += all;
+                *self.counters.entry(CounterKey { cgroup: heir, ..*key }).or_default() += *all;
             }
         }
         homeless
@@ -146,6 +152,14 @@ mod tests {
         let mut counts = Counts::default();
         legacy.add_to(&mut counts);
         assert_eq!(counts.counters, [(counter(0), 8)]);
+        // Of a kind, or a port, of which the workload counted nothing itself.
+        let of_port = |cgroup| CounterKey { port: 80, ..counter(cgroup) };
+        legacy.bequeath_counters(&[(of_port(6), 4)], 9);
+        legacy.bequeath_counters(&[(counter(9), 0)], 10);
+        let mut counts = Counts::default();
+        legacy.add_to(&mut counts);
+        assert!(counts.counters.contains(&(of_port(10), 4)), "{:?}", counts.counters);
+        assert_eq!(legacy.end_workload(1, 10).get(Closing::RetransmitsFailed), 4);
         assert_eq!(legacy.end_workload(1, 8), Totals::default());
         assert_eq!(legacy.end_namespace(1).get(Closing::RetransmitsFailed), 8);
     }
