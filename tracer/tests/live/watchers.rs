@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -210,10 +210,33 @@ fn advice_and_tables_are_the_agents() {
                     .and_then(|read| if read > 0 { stream.write_all(answer.as_bytes()) } else { Ok(()) });
             }
         });
-        [&["advise"][..], &["top", "--once"]].map(|args| Command::new(agent_binary()).args(args).output().unwrap())
+        let said = |args: &[&str]| {
+            let output = Command::new(agent_binary()).args(args).output().unwrap();
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        };
+        // Anybody may have bound the port: without the socket, which is root's, it is nobody's agent.
+        let stranger = said(&["top", "--once"]);
+        let _socket = OwnSocket::bind("/run/tracer/9795.sock");
+        [stranger, said(&["advise"]), said(&["top", "--once"])]
     });
-    for output in outputs {
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert!(said.contains("the agent at http://127.0.0.1:9795"), "{said} {:?}", output.stderr);
+    let asks_agent = outputs.each_ref().map(|said| said.contains("the agent at http://127.0.0.1:9795"));
+    assert_eq!(asks_agent, [false, true, true], "{outputs:#?}");
+}
+
+/// A socket where an agent has one; the file goes with it.
+struct OwnSocket {
+    path: &'static str,
+    _listener: UnixListener,
+}
+
+impl OwnSocket {
+    fn bind(path: &'static str) -> Self {
+        Self { path, _listener: UnixListener::bind(path).unwrap() }
+    }
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        std::fs::remove_file(self.path).unwrap();
     }
 }
