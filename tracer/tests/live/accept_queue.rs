@@ -279,7 +279,10 @@ fn limit_follows_a_second_listen() {
     wait_for_drops(&watch, 8 + 4);
     give_up(&mut clients);
     assert_closes(&agent, &[&watch]);
-    name.assert_drops(&agent, ACCEPT_QUEUE_FULL, watch.delta("ListenDrops"));
+    // Handshakes that were under way may be turned away once more between the kernel's count and the scrape.
+    until("the listener's drops", SCRAPES, || {
+        drops_are(&agent, &name.labels(), &[(ACCEPT_QUEUE_FULL, watch.delta("ListenDrops"))])
+    });
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn peaks_and_events_have_the_kernels_time() {
     let listener = listen(&netns);
     let watch = Watch::from_now(&netns);
     let agent = served(&AHEAD);
-    let events = Watching::start_by(unshared(&AHEAD), &["--netns", &watch.inode, "--duration", "4s"]);
+    let events = Watching::start_by(&unshared(&AHEAD), &["--netns", &watch.inode, "--duration", "4s"]);
     let first = now();
     drop(Client::connect_many(&netns, SocketAddr::V4(address()), 10));
     assert_closes(&agent, &[&watch]);

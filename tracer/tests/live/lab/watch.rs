@@ -41,7 +41,7 @@ type Lines = Arc<Mutex<Vec<String>>>;
 impl Watching {
     /// Lets it watch an agent.
     pub(crate) fn agent(agent: &Agent, flags: &[&str]) -> Self {
-        let mut watching = Self::launch(agent_command(), &["--socket", &agent.socket()], flags);
+        let mut watching = Self::launch(&agent_command(), &["--socket", &agent.socket()], flags);
         watching.read();
         watching
     }
@@ -54,7 +54,7 @@ impl Watching {
     }
 
     /// The same in surroundings that the command makes, which has to end by itself.
-    pub(crate) fn start_by(command: Command, flags: &[&str]) -> Self {
+    pub(crate) fn start_by(command: &Command, flags: &[&str]) -> Self {
         let mut watching = Self::own(command, flags);
         watching.read();
         watching
@@ -62,17 +62,21 @@ impl Watching {
 
     /// The same, but nobody reads its standard output yet.
     pub(crate) fn unread(flags: &[&str]) -> Self {
-        Self::own(agent_command(), flags)
+        Self::own(&agent_command(), flags)
     }
 
-    fn own(command: Command, flags: &[&str]) -> Self {
+    fn own(command: &Command, flags: &[&str]) -> Self {
         let without = without();
         let without: Vec<&str> = without.iter().flat_map(|kind| ["--disable-hooks", kind]).collect();
         Self::launch(command, &[&["--own"], &without[..]].concat(), flags)
     }
 
-    fn launch(mut command: Command, source: &[&str], flags: &[&str]) -> Self {
-        let mut child = command
+    /// Hang-ups end it, though whoever started the tests may have told them to ignore those.
+    fn launch(command: &Command, source: &[&str], flags: &[&str]) -> Self {
+        let mut child = Command::new("perl")
+            .args(["-e", "$SIG{HUP} = 'DEFAULT'; exec(@ARGV) or die"])
+            .arg(command.get_program())
+            .args(command.get_args())
             .args(["events", "--output", "json"])
             .args(source)
             .args(flags)
@@ -106,7 +110,7 @@ impl Watching {
     /// Lets it watch an agent, if there is one, else with programs of its own; nobody reads yet.
     pub(crate) fn launch_quiet(agent: Option<&Agent>, flags: &[&str]) -> Self {
         match agent {
-            Some(agent) => Self::launch(agent_command(), &["--socket", &agent.socket()], flags),
+            Some(agent) => Self::launch(&agent_command(), &["--socket", &agent.socket()], flags),
             None => Self::unread(flags),
         }
     }
