@@ -116,6 +116,7 @@ fn names_in_a_delegated_cgroup_are_nobodys() {
     let (given, manager) = (format!("{root}/given.service"), format!("{root}/user@1000.service"));
     let delegated = Cgroup::make(&given);
     delegated.delegate();
+    let _managed = Cgroup::make(&manager);
     let unit = |inside: &str| Cgroup::make(&format!("{inside}/sshd.service"));
     // The user's manager has cgroups of its own by its name alone.
     for impostor in [pod.impostor(&given, 1), unit(&given), pod.impostor(&manager, 1), unit(&manager)] {
