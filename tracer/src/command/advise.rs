@@ -7,7 +7,6 @@
 
 use std::{
     io::{self, Write},
-    ops::ControlFlow,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -142,15 +141,8 @@ fn ask(from: &str) -> Result<Input, Failure> {
     let _progress = from.contains("://").then(|| Progress::new(&format!("asking {from}"), None));
     let origin = source::origin(from);
     let mut building = Building::new(is_used);
-    let mut wrong = None;
-    source::read(from, &mut |piece| match building.feed(piece) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            wrong = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    let samples = wrong.map_or_else(|| building.end(), Err).map_err(|error| no_exposition(&origin, &error))?;
+    let fed = source::feed(from, |piece| building.feed(piece))?;
+    let samples = fed.and_then(|()| building.end()).map_err(|error| no_exposition(&origin, &error))?;
     let destinations = match source::status(&origin) {
         None => Destinations::default(),
         Some(Ok(status)) => Destinations::parse(&status),

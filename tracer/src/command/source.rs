@@ -59,7 +59,7 @@ pub(super) fn origin(from: &str) -> Origin {
 }
 
 /// Fetches or reads the text that `--from` names, and hands it on.
-pub(super) fn read(from: &str, take: Take<'_>) -> Result<(), Failure> {
+fn read(from: &str, take: Take<'_>) -> Result<(), Failure> {
     match origin(from) {
         Origin::Stdin => bounded(io::stdin().lock(), "standard input", take),
         Origin::Agent(url) => scrape::get(&url, METRICS, take),
@@ -74,6 +74,16 @@ fn open(path: &str) -> Result<File, Failure> {
              http://127.0.0.1:9795"
         ))
     })
+}
+
+/// Hands the text on until it ends or a piece of it is refused; gives why, if so.
+pub(super) fn feed<E>(from: &str, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Result<(), E>, Failure> {
+    let mut fed = Ok(());
+    read(from, &mut |piece| {
+        fed = take(piece);
+        if fed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(fed)
 }
 
 /// Fetches the `/status` of the agent that was asked for its metrics. No other origin has one: `None`.

@@ -5,7 +5,6 @@
 use std::{
     fs, io,
     io::{IsTerminal, Write},
-    ops::ControlFlow,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -109,16 +108,9 @@ impl Feed {
     /// Reads what an agent, a file or standard input gives.
     fn ask(&mut self, from: &str) -> Result<Reading, Failure> {
         let mut building = Building::default();
-        let mut wrong = None;
-        source::read(from, &mut |piece| match building.feed(piece) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                wrong = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
+        let fed = source::feed(from, |piece| building.feed(piece))?;
         let at = self.time()?;
-        wrong.map_or_else(|| building.end(at), Err).map_err(|error| self.refused(&error))
+        fed.and_then(|()| building.end(at)).map_err(|error| self.refused(&error))
     }
 
     /// When what was just read was written, on the source's clock.
